@@ -1,0 +1,124 @@
+"""One authenticated, authorised S3 call, as a handler receives it.
+
+The seam between `s3api.pipeline` (which makes a Call) and `s3api.handlers` (which answer it).
+Owns nothing. Does not know sockets. Kind: value types and protocols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from s3api.message import Request, Response
+from tiering.contract import BucketInfo, Checksum, Store
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Who calls. `access_key` "" is anonymous. `owner_id` is the canonical id shown in listings."""
+
+    access_key: str
+    secret_key: str = ""
+    owner_id: str = ""
+    display_name: str = ""
+
+
+class KeyRule(msgspec.Struct, frozen=True):
+    """A settings row that gives intent to clients that cannot send headers: the first matching row of each kind counts.
+
+    `bucket` and `key` are shell patterns (fnmatch, case-sensitive) on the bucket name and the whole key; "" matches all.
+    `pin`, `ttl`: values as in the `x-recall-pin` / `x-recall-ttl` headers. `pool`: for buckets at creation.
+    """
+
+    bucket: str = ""
+    key: str = ""
+    pin: str = ""
+    ttl: str = ""
+    pool: str = ""
+
+
+class ApiConfig(msgspec.Struct, frozen=True):
+    """The part of the settings the protocol layer reads."""
+
+    region: str = "us-east-1"
+    domains: tuple[str, ...] = ()  # virtual-host style: <bucket>.<domain>[:port]
+    host_buckets: Mapping[str, str] = {}  # Host value (with or without port) → the bucket it is bound to
+    key_rules: tuple[KeyRule, ...] = ()
+    clock_skew_s: int = 900
+    document_bytes_max: int = 8 << 20
+    presign_expires_max_s: int = 604_800
+
+
+class Payload(Protocol):
+    """The request's content: transfer and aws-chunked coding removed, hashes, chunk signatures and trailers checked.
+
+    `length`: decoded bytes, None when the client stated none. `trailer`: the checksum a trailer carried, after the end.
+    """
+
+    length: int | None
+    trailer: Checksum | None
+
+    async def read(self) -> memoryview:
+        """Next content bytes, borrowed until the next call; empty at the verified end. Raises S3Error, BodyError."""
+
+    async def document(self) -> bytes:
+        """The whole of a small body. Raises S3Error above the configured bound."""
+
+
+class Call:
+    """A resolved request: operation name, target, query, caller, payload. `query` values are percent-decoded text."""
+
+    __slots__ = (
+        "bucket",
+        "bucket_info",
+        "config",
+        "identity",
+        "key",
+        "now_ms",
+        "operation",
+        "payload",
+        "query",
+        "request",
+        "request_id",
+        "store",
+    )
+
+    def __init__(
+        self,
+        *,
+        request: Request,
+        request_id: str,
+        operation: str,
+        bucket: str,
+        key: str,
+        query: Mapping[str, str],
+        identity: Identity,
+        payload: Payload,
+        store: Store,
+        config: ApiConfig,
+        now_ms: int,
+    ) -> None:
+        self.request = request
+        self.request_id = request_id
+        self.operation = operation
+        self.bucket = bucket
+        self.key = key
+        self.query = query
+        self.identity = identity
+        self.payload = payload
+        self.store = store
+        self.config = config
+        self.now_ms = now_ms
+        self.bucket_info: BucketInfo | None = None
+
+    def header(self, name: bytes) -> str:
+        """A request header as text, stripped; "" when absent. `name` in lower case."""
+        value = self.request.headers.get(name)
+        return value.decode("utf-8", "surrogateescape").strip() if value else ""
+
+
+class Handler(Protocol):
+    """Answers one operation; raises S3Error or a StoreError."""
+
+    def __call__(self, call: Call) -> Response | Coroutine[Any, Any, Response]: ...

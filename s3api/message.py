@@ -1,0 +1,110 @@
+"""What the protocol layer asks of a transport: the request and response values, and who answers them.
+
+Owns nothing. Does not know sockets, parsers or S3: `gateway.http` makes requests and sends responses, `s3api.pipeline`
+turns one into the other. It stands here, below the transport, because imports go one way.
+
+Kind: tables and protocols. Invariants: header names are lower-case bytes; repeated headers are joined with a comma by
+the transport, which refuses repeats of Host, Content-Length and Authorization.
+Spec: RFC 9110, RFC 9112.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Coroutine
+from typing import Any, Protocol
+
+from tiering.contract import Buffer, FileSpans
+
+Headers = dict[bytes, bytes]
+
+
+class BodyError(Exception):
+    """The request body cannot be read to its end. `kind`: "gone" (peer closed), "slow" (minimum rate), "framing"."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
+        self.kind = kind
+
+
+class RequestBody(Protocol):
+    """The raw body: transfer coding removed, content untouched."""
+
+    length: int | None
+    """Content-Length; None for a chunked body."""
+
+    async def read(self) -> memoryview:
+        """The next bytes, as many as have arrived; empty at the end. Borrowed until the next call.
+
+        The first call answers `Expect: 100-continue`. Raises BodyError.
+        """
+
+
+class Request:
+    """One parsed request head and its body."""
+
+    __slots__ = ("body", "headers", "method", "path", "peer", "query", "secure", "started_s", "state")
+
+    def __init__(
+        self,
+        method: str,
+        path: bytes,
+        query: bytes,
+        headers: Headers,
+        body: RequestBody,
+        peer: str = "",
+        secure: bool = False,
+        started_s: float = 0.0,
+    ) -> None:
+        self.method = method  # upper case
+        self.path = path  # as sent, percent-encoded; scheme and authority of an absolute-form target removed
+        self.query = query  # as sent, without `?`
+        self.headers = headers
+        self.body = body
+        self.peer = peer  # address without port
+        self.secure = secure
+        self.started_s = started_s  # monotonic
+        self.state: Any = None  # the application's own, from handle() to finished()
+
+
+class StreamBody:
+    """A body of known length made while it is sent. Ending early aborts the connection."""
+
+    __slots__ = ("chunks", "length")
+
+    def __init__(self, chunks: AsyncIterator[Buffer], length: int) -> None:
+        self.chunks = chunks
+        self.length = length
+
+
+class Response:
+    """A reply. `headers`: rendered lines, each ended by CRLF, without Content-Length, Date and Connection.
+
+    `length`: the Content-Length to state when the body is not sent (HEAD) ; None takes the body's own. 204 and 304 have none.
+    `close`: end the connection afterwards.
+    """
+
+    __slots__ = ("body", "close", "headers", "length", "status")
+
+    def __init__(
+        self,
+        status: int,
+        headers: bytes = b"",
+        body: bytes | FileSpans | StreamBody = b"",
+        length: int | None = None,
+        close: bool = False,
+    ) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        self.length = length
+        self.close = close
+
+
+class Application(Protocol):
+    """Answers requests. A response at once where nothing waits; a coroutine where something does."""
+
+    def handle(self, request: Request) -> Response | Coroutine[Any, Any, Response]:
+        """Never raises: every error is a response."""
+
+    def finished(self, request: Request, response: Response, sent_bytes: int, complete: bool) -> None:
+        """Called once a response's last byte is handed to the kernel, or the connection is lost before that."""

@@ -1,0 +1,472 @@
+"""The promise of the storage engine to its callers: value types, protocols and error kinds.
+
+The only module of `tiering` that `s3api` may import. It speaks of objects, buckets and uploads; it does not know HTTP,
+XML, signatures or status codes, and names no implementation.
+
+Kind: tables and protocols. Invariants: values are immutable; times are Unix milliseconds; byte ranges are half-open;
+keys are text whose UTF-8 form is the stored form; a generation never changes and grows with every write in a pool.
+Spec: docs/SEMANTICS.md.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final, Literal, Protocol
+
+import msgspec
+
+FOREVER_MS: Final = (1 << 63) - 1
+"""`pin_until_ms` of an object that is pinned until somebody unpins it."""
+
+PART_BYTES_MIN: Final = 5 << 20
+"""Smallest part but the last of a completed upload (AWS: multipart upload limits)."""
+PARTS_MAX: Final = 10_000
+OBJECT_BYTES_MAX: Final = 5 << 40
+KEY_BYTES_MAX: Final = 1024
+
+Buffer = bytes | bytearray | memoryview
+"""What a writer takes and a body yields: contiguous bytes, borrowed until the call returns."""
+
+
+class Residency(enum.IntEnum):
+    """Where an object's bytes are. The legal moves are in `tiering.residency`."""
+
+    HOT_ONLY = 0
+    BOTH = 1
+    COLD_ONLY = 2
+
+
+class Checksum(msgspec.Struct, frozen=True, array_like=True):
+    """A checksum as S3 names it: algorithm `CRC32|CRC32C|CRC64NVME|SHA1|SHA256`, base64 value (composite: with `-N`)."""
+
+    algorithm: str
+    value: str
+    kind: Literal["FULL_OBJECT", "COMPOSITE"] = "FULL_OBJECT"
+
+
+class PartInfo(msgspec.Struct, frozen=True, array_like=True):
+    """One part of an upload, or of an object that was completed from parts."""
+
+    number: int
+    size: int
+    etag: str
+    modified_ms: int = 0
+    checksum: Checksum | None = None
+
+
+class ObjectInfo(msgspec.Struct, array_like=True, kw_only=True):
+    """What is known of one stored object. Everything but the lease fields is fixed for a generation."""
+
+    generation: int
+    size: int
+    modified_ms: int
+    etag: str  # without quotes
+    crc64: int  # CRC64NVME of the whole object
+    residency: Residency = Residency.HOT_ONLY
+    content_type: str = ""
+    headers: dict[str, str] = {}  # system metadata, by lower-case header name: cache-control, content-encoding, …
+    metadata: dict[str, str] = {}  # user metadata, by lower-case name without `x-amz-meta-`
+    tags: dict[str, str] = {}
+    checksum: Checksum | None = None  # what the client asked to be kept
+    parts: tuple[PartInfo, ...] = ()  # empty unless completed from parts
+    storage_class: str = ""
+    pin_until_ms: int = 0  # 0: not pinned; FOREVER_MS: until unpinned
+    ttl_ms: int = 0  # 0: never expires
+    sliding: bool = False  # the TTL starts again at each read
+    expires_ms: int = 0  # the deadline as of the last write or recorded read; 0: none
+    restore_until_ms: int = 0  # RestoreObject holds the object hot until then
+
+
+class BucketInfo(msgspec.Struct, array_like=True, kw_only=True):
+    """A bucket. `opaque_etag`: ETags come from the CRC64 of the bytes, not from MD5. `cache`: evicting loses the object."""
+
+    name: str
+    created_ms: int
+    pool: str
+    opaque_etag: bool = False
+    cache: bool = False
+    location: str = ""
+    documents: dict[str, str] = {}  # sub-resource name → its stored document
+
+
+class Conditions(msgspec.Struct, frozen=True):
+    """Preconditions of a read, write, copy source or delete (RFC 9110 §13, S3 conditional requests).
+
+    ETags are unquoted; `("*",)` means any existing object. Judged inside the write's transaction.
+    """
+
+    if_match: tuple[str, ...] | None = None
+    if_none_match: tuple[str, ...] | None = None
+    if_modified_since_s: int | None = None
+    if_unmodified_since_s: int | None = None
+    if_match_size: int | None = None
+    if_match_modified_s: int | None = None
+
+
+class Ttl(msgspec.Struct, frozen=True):
+    """A time to live. `ttl_ms` 0 removes one."""
+
+    ttl_ms: int
+    sliding: bool = False
+
+
+class ByteRange(msgspec.Struct, frozen=True):
+    """A requested range, half-open; `suffix`: the last `stop` bytes. `stop` None: to the end. Clipped by the store."""
+
+    start: int = 0
+    stop: int | None = None
+    suffix: bool = False
+
+
+class ReadOptions(msgspec.Struct, frozen=True):
+    """How to open an object. At most one of `range` and `part_number`. `head`: no body, no waiting, no heat."""
+
+    head: bool = False
+    range: ByteRange | None = None
+    part_number: int | None = None
+    conditions: Conditions | None = None
+
+
+class PutOptions(msgspec.Struct, frozen=True):
+    """What is stored with the bytes. `pin_ms`: lease length, FOREVER_MS for ever, 0 none."""
+
+    content_type: str = ""
+    headers: Mapping[str, str] = {}
+    metadata: Mapping[str, str] = {}
+    tags: Mapping[str, str] = {}
+    storage_class: str = ""
+    pin_ms: int = 0
+    ttl: Ttl | None = None
+    conditions: Conditions | None = None
+
+
+class PutResult(msgspec.Struct, frozen=True):
+    """What the reader of the body found: the ETag (None: the store derives an opaque one) and the checksum to keep."""
+
+    etag: str | None = None
+    checksum: Checksum | None = None
+
+
+class CopyOptions(msgspec.Struct, frozen=True):
+    """A server-side copy. `replace`: options that replace content type, headers and metadata; None keeps the source's.
+
+    `tags` None keeps the source's. Pin and TTL of the copy come from `pin_ms` and `ttl` alone.
+    """
+
+    source_conditions: Conditions | None = None
+    conditions: Conditions | None = None
+    replace: PutOptions | None = None
+    tags: Mapping[str, str] | None = None
+    storage_class: str = ""
+    pin_ms: int = 0
+    ttl: Ttl | None = None
+    checksum_algorithm: str | None = None  # the copy keeps a checksum of this kind instead of the source's
+
+
+class ObjectChange(msgspec.Struct, frozen=True):
+    """A change that leaves bytes, ETag and Last-Modified alone. None leaves a field as it is.
+
+    `pin_ms`: from now; 0 unpins; FOREVER_MS for ever. `restore_ms`: recall it and hold it hot that long.
+    `tier`: "hot" recalls now, "cold" demotes now and drops the hot copy, "both" demotes and keeps it.
+    """
+
+    pin_ms: int | None = None
+    ttl: Ttl | None = None
+    tags: Mapping[str, str] | None = None
+    restore_ms: int | None = None
+    tier: Literal["hot", "cold", "both"] | None = None
+    conditions: Conditions | None = None
+
+
+class ListOptions(msgspec.Struct, frozen=True):
+    """One page of keys in UTF-8 byte order. `after` is exclusive and may be a common prefix already given out."""
+
+    prefix: str = ""
+    delimiter: str = ""
+    after: str = ""
+    limit: int = 1000
+
+
+class Listing(msgspec.Struct, frozen=True):
+    """`objects` and `prefixes` together number at most `limit`; `next_after` continues when `truncated`."""
+
+    objects: Sequence[tuple[str, ObjectInfo]]
+    prefixes: Sequence[str]
+    truncated: bool
+    next_after: str = ""
+
+
+class UploadInfo(msgspec.Struct, array_like=True, kw_only=True):
+    """A multipart upload under way. `checksum_algorithm` "" when the client named none."""
+
+    bucket: str
+    key: str
+    upload_id: str
+    initiated_ms: int
+    options: PutOptions
+    checksum_algorithm: str = ""
+    checksum_kind: Literal["FULL_OBJECT", "COMPOSITE"] | None = None
+
+
+class PendingOptions(msgspec.Struct, frozen=True):
+    """One page of pending uploads, ordered by key, then by upload id (which grows with time)."""
+
+    prefix: str = ""
+    delimiter: str = ""
+    key_after: str = ""
+    upload_id_after: str = ""  # only with key_after: also the uploads of that key after this id
+    limit: int = 1000
+
+
+class PendingListing(msgspec.Struct, frozen=True):
+    uploads: Sequence[UploadInfo]
+    prefixes: Sequence[str]
+    truncated: bool
+    next_key: str = ""
+    next_upload_id: str = ""
+
+
+class PartClaim(msgspec.Struct, frozen=True):
+    """A part as the completing client names it."""
+
+    number: int
+    etag: str  # without quotes
+    checksum: Checksum | None = None
+
+
+class CompleteOptions(msgspec.Struct, frozen=True):
+    """`etag` and `checksum` of the whole are computed by the caller from the stored parts (`Uploads.parts`)."""
+
+    etag: str
+    checksum: Checksum | None = None
+    object_size: int | None = None  # x-amz-mp-object-size: must equal the sum when given
+    conditions: Conditions | None = None
+
+
+class FileSpans:
+    """Body bytes that lie in files: `(fd, offset, length)` in order. `release` must be called exactly once, always."""
+
+    __slots__ = ("length", "release", "spans")
+
+    def __init__(self, spans: tuple[tuple[int, int, int], ...], length: int, release: Callable[[], None]) -> None:
+        self.spans = spans
+        self.length = length
+        self.release = release
+
+
+class Reading:
+    """An opened object: `info`, the range `start:stop` actually answered, and the body (None for a HEAD).
+
+    A body is a `FileSpans`, or an async iterator of buffers (each borrowed until the next is asked for) whose early end
+    is raised as a StoreError. A body that is not sent must be given back with `close()`.
+    """
+
+    __slots__ = ("body", "info", "start", "stop", "tier")
+
+    def __init__(
+        self,
+        info: ObjectInfo,
+        start: int,
+        stop: int,
+        body: FileSpans | AsyncIterator[Buffer] | None,
+        tier: Literal["hot", "cold"],
+    ) -> None:
+        self.info = info
+        self.start = start
+        self.stop = stop
+        self.body = body
+        self.tier = tier
+
+    def close(self) -> None:
+        """Gives an unsent body back."""
+        if isinstance(self.body, FileSpans):
+            self.body.release()
+        self.body = None
+
+
+class Writer(Protocol):
+    """The body of one object or part on its way in. Exactly one of `commit` and `abort` ends it."""
+
+    crc64: int  # CRC64NVME of the bytes written so far
+
+    def write(self, data: Buffer) -> Awaitable[None] | None:
+        """Appends; borrows `data` until it returns or the awaitable it returns is done. Raises TierFull, DiskFull, Busy."""
+
+    async def commit(self, result: PutResult) -> ObjectInfo:
+        """Makes it visible under the pool's durability; raises PreconditionFailed, PinLimit, NoSuchBucket, NoSuchUpload."""
+
+    def abort(self) -> None:
+        """Frees what was written. Safe after a failed write or commit."""
+
+
+class PartWriter(Protocol):
+    """As Writer, for one part of an upload."""
+
+    crc64: int
+
+    def write(self, data: Buffer) -> Awaitable[None] | None: ...
+    async def commit(self, result: PutResult) -> PartInfo: ...
+    def abort(self) -> None: ...
+
+
+class Objects(Protocol):
+    """Objects of buckets. Every call raises NoSuchBucket; sync results are preferred, awaitables mean a real wait."""
+
+    def open(self, bucket: str, key: str, options: ReadOptions) -> Reading | Awaitable[Reading]:
+        """One open for GET, HEAD, ranges and preconditions. Raises NoSuchKey, PreconditionFailed, NotModified,
+        InvalidRange, InvalidPartNumber, ColdUnavailable, Corrupt."""
+
+    def put(self, bucket: str, key: str, size: int, options: PutOptions) -> Writer | Awaitable[Writer]:
+        """Judges the preconditions a first time and reserves room for `size` bytes, before any byte is read."""
+
+    async def copy(self, source: tuple[str, str], target: tuple[str, str], options: CopyOptions) -> ObjectInfo:
+        """Copies (bucket, key) to (bucket, key); no bytes move when both are in one pool and the source is hot."""
+
+    async def change(self, bucket: str, key: str, change: ObjectChange) -> ObjectInfo:
+        """Pins, TTLs, tags, tiers. Raises NoSuchKey, PinLimit, PreconditionFailed, ColdUnavailable."""
+
+    async def delete(self, bucket: str, key: str, conditions: Conditions | None = None) -> bool:
+        """True when there was something to delete. Raises PreconditionFailed; NoSuchKey only under `if_match`."""
+
+    def list(self, bucket: str, options: ListOptions) -> Listing: ...
+
+
+class Buckets(Protocol):
+    async def create_bucket(self, bucket: BucketInfo) -> None:
+        """Raises BucketExists, UnknownPool. `pool` "" takes the first pool whose rule matches, else the default."""
+
+    async def delete_bucket(self, name: str) -> None:
+        """Raises NoSuchBucket, BucketNotEmpty."""
+
+    def bucket(self, name: str) -> BucketInfo:
+        """Raises NoSuchBucket. Cheap: called for every request."""
+
+    def buckets(self) -> Sequence[BucketInfo]:
+        """All, in name order."""
+
+    async def change_bucket(self, name: str, documents: Mapping[str, str | None]) -> BucketInfo:
+        """Sets (text) or removes (None) sub-resource documents."""
+
+
+class Uploads(Protocol):
+    """Multipart uploads. Calls that name an upload raise NoSuchUpload when it is unknown for that bucket and key."""
+
+    async def begin_upload(
+        self,
+        bucket: str,
+        key: str,
+        options: PutOptions,
+        checksum_algorithm: str = "",
+        checksum_kind: Literal["FULL_OBJECT", "COMPOSITE"] | None = None,
+    ) -> UploadInfo: ...
+
+    def put_part(
+        self, bucket: str, key: str, upload_id: str, number: int, size: int
+    ) -> PartWriter | Awaitable[PartWriter]: ...
+
+    def upload(self, bucket: str, key: str, upload_id: str) -> UploadInfo: ...
+
+    def parts(
+        self, bucket: str, key: str, upload_id: str, after: int = 0, limit: int = PARTS_MAX
+    ) -> Sequence[PartInfo]:
+        """Stored parts with number > `after`, in order."""
+
+    async def complete_upload(
+        self, bucket: str, key: str, upload_id: str, parts: Sequence[PartClaim], options: CompleteOptions
+    ) -> ObjectInfo:
+        """Copies no bytes. Raises InvalidPart, InvalidPartOrder, PartTooSmall, SizeMismatch, PreconditionFailed. Repeating
+        a completion that already won answers the object again."""
+
+    async def abort_upload(self, bucket: str, key: str, upload_id: str) -> None: ...
+
+    def pending(self, bucket: str, options: PendingOptions) -> PendingListing: ...
+
+
+class Store(Objects, Buckets, Uploads, Protocol):
+    """All that the S3 layer is given."""
+
+
+class Clock(Protocol):
+    """The only source of time below the shell."""
+
+    def now_ms(self) -> int:
+        """Unix time in milliseconds."""
+
+
+class StoreError(Exception):
+    """A fact about storage that stops a call. `facts` are safe to show to a client."""
+
+    def __init__(self, message: str = "", **facts: Any) -> None:
+        super().__init__(message or self.__class__.__name__)
+        self.facts: dict[str, Any] = facts
+
+
+class NoSuchBucket(StoreError): ...
+
+
+class BucketExists(StoreError): ...
+
+
+class BucketNotEmpty(StoreError): ...
+
+
+class UnknownPool(StoreError): ...
+
+
+class NoSuchKey(StoreError): ...
+
+
+class NoSuchUpload(StoreError): ...
+
+
+class InvalidPart(StoreError): ...
+
+
+class InvalidPartOrder(StoreError): ...
+
+
+class InvalidPartNumber(StoreError):
+    """`part_number` of a read is beyond the object's parts."""
+
+
+class PartTooSmall(StoreError):
+    """Facts: number, size."""
+
+
+class SizeMismatch(StoreError): ...
+
+
+class PreconditionFailed(StoreError):
+    """Facts: condition (the header's name)."""
+
+
+class NotModified(StoreError):
+    """Facts: info (ObjectInfo)."""
+
+
+class InvalidRange(StoreError):
+    """Facts: size."""
+
+
+class TierFull(StoreError):
+    """The hot tier is full of what may not be evicted (pins)."""
+
+
+class PinLimit(StoreError):
+    """The pin would exceed the pool's pin limit."""
+
+
+class DiskFull(StoreError): ...
+
+
+class Busy(StoreError):
+    """No room in time, or too much waits to be demoted: try again. Facts: retry_s."""
+
+
+class ColdUnavailable(StoreError):
+    """The backing store does not answer: try again. Facts: retry_s."""
+
+
+class Corrupt(StoreError):
+    """No copy passes its checksum."""

@@ -1,0 +1,93 @@
+"""The protocols inside the engine: what the tiers ask of time, of a backing store, of a policy and of a duty.
+
+Owns nothing; knows no implementation. Kind: protocols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
+
+import msgspec
+
+from tiering.contract import Buffer
+
+
+class BackingError(Exception):
+    """Base of the three things a backing may raise; nothing else passes its border."""
+
+
+class NotFound(BackingError):
+    """No such key in the backing store."""
+
+
+class BackingUnavailable(BackingError):
+    """Refused, timed out, overloaded, credentials or bucket missing: the bytes may be there; try again."""
+
+
+class BackingCorrupt(BackingError):
+    """What came back is not what was stored."""
+
+
+class BackingStat(msgspec.Struct, frozen=True):
+    """One stored key. `etag` as the store gives it, unquoted; "" when it has none."""
+
+    key: str
+    size: int
+    etag: str = ""
+
+
+class BackingSource(Protocol):
+    """Bytes to upload, re-readable, so that a retry starts again."""
+
+    size: int
+
+    def chunks(self) -> AsyncIterator[Buffer]:
+        """From the first byte, each time it is called; `size` bytes in all. A chunk is borrowed until the next."""
+
+
+class Backing(Protocol):
+    """Five calls on whole keys. Keys are text, already escaped by the caller, `/`-separated, without leading slash.
+
+    Idempotent: repeating a call gives the same result. Raises NotFound, BackingUnavailable, BackingCorrupt only.
+    """
+
+    async def put(self, key: str, source: BackingSource) -> BackingStat:
+        """Stores all bytes or nothing: a reader never sees a part of them."""
+
+    def get(self, key: str, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+        """Streams bytes `start:stop`; raises BackingCorrupt when it ends early. Closing the iterator frees the connection."""
+
+    async def delete(self, key: str) -> None:
+        """Removes it; a missing key is success."""
+
+    def list(self, prefix: str) -> AsyncIterator[BackingStat]:
+        """Every key under `prefix`, in key order."""
+
+    async def stat(self, key: str) -> BackingStat: ...
+
+    async def close(self) -> None:
+        """Frees connections and threads."""
+
+
+class Duty(Protocol):
+    """A background job. `step` does one bounded unit and returns the number of things changed; 0 means idle."""
+
+    name: str
+
+    async def step(self) -> int: ...
+
+
+class Resident(msgspec.Struct, frozen=True):
+    """What an eviction policy may know of one object in the region to be freed."""
+
+    size: int
+    heat: int
+    held: bool  # pinned, restored, or part of an upload: must stay hot
+
+
+class EvictionPolicy(Protocol):
+    """Which objects of the oldest region stay. Pure, deterministic, O(1) an object."""
+
+    def keep(self, residents: Sequence[Resident], region_bytes: int) -> Sequence[bool]:
+        """One verdict a resident: True copies it to a survivor region with its heat lowered by one."""
