@@ -44,6 +44,7 @@ class ApiConfig(msgspec.Struct, frozen=True):
     region: str = "us-east-1"
     domains: tuple[str, ...] = ()  # virtual-host style: <bucket>.<domain>[:port]
     host_buckets: Mapping[str, str] = {}  # Host value (with or without port) → the bucket it is bound to
+    every_host_bucket: str = ""  # a listener bound to one bucket: whatever Host says
     key_rules: tuple[KeyRule, ...] = ()
     clock_skew_s: int = 900
     document_bytes_max: int = 8 << 20

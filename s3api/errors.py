@@ -1,7 +1,9 @@
 """Every error code this gateway answers, one row each, and the one exception that carries a row to the border.
 
-Owns the table. Does not know how an error is rendered (`s3api.pipeline`) nor storage (rows name StoreError kinds only).
-Kind: table. Spec: AWS S3 API Reference, "Error responses"; docs/S3.md.
+Owns the table and the translation of store facts into codes. Does not know how an error is rendered
+(`s3api.pipeline`) nor storage (rows name StoreError kinds only).
+Kind: table. Invariants: a code is one row; every StoreError kind of `tiering.contract` has a code.
+Spec: AWS S3 API Reference, "Error responses"; docs/S3.md.
 """
 
 from __future__ import annotations
@@ -24,28 +26,161 @@ class ErrorSpec(msgspec.Struct, frozen=True):
 
 
 class S3Error(Exception):
-    """An answer for the client. `fields` become extra elements of the error document."""
+    """An answer for the client. `headers`: rendered lines ended by CRLF; `fields` become extra elements of the document.
+
+    A field `retry_s` is no element: it overrides the row's Retry-After.
+    """
 
     def __init__(self, code: str, message: str = "", headers: bytes = b"", **fields: Any) -> None:
         self.spec = ERRORS[code]
         self.message = message or self.spec.message
         self.headers = headers
+        self.retry_s = int(fields.pop("retry_s", self.spec.retry_s))
         self.fields = fields
         super().__init__(f"{code}: {self.message}")
 
 
 _ROWS: Final = (
+    # who calls
     ErrorSpec("AccessDenied", 403, "Access Denied."),
-    ErrorSpec("InternalError", 500, "We encountered an internal error. Please try again."),
+    ErrorSpec("SignatureDoesNotMatch", 403, "The request signature we calculated does not match the signature you provided. Check your key and signing method."),
+    ErrorSpec("InvalidAccessKeyId", 403, "The access key id you provided does not exist in our records."),
+    ErrorSpec("InvalidToken", 400, "The provided token is malformed or otherwise invalid."),
+    ErrorSpec("ExpiredToken", 400, "The provided token has expired."),
+    ErrorSpec("RequestTimeTooSkewed", 403, "The difference between the request time and the server's time is too large."),
+    ErrorSpec("AuthorizationHeaderMalformed", 400, "The authorization header is malformed."),
+    ErrorSpec("AuthorizationQueryParametersError", 400, "The query string authentication parameters are malformed."),
+    ErrorSpec("InvalidSecurity", 403, "The provided security credentials are not valid."),
+    ErrorSpec("MissingSecurityHeader", 400, "Your request is missing a required header."),
+    # what the request says
+    ErrorSpec("InvalidRequest", 400, "The request is not valid."),
     ErrorSpec("InvalidArgument", 400, "Invalid argument."),
-    ErrorSpec("NoSuchBucket", 404, "The specified bucket does not exist."),
-    ErrorSpec("NoSuchKey", 404, "The specified key does not exist."),
+    ErrorSpec("InvalidURI", 400, "The request path cannot be parsed: it must be percent-encoded UTF-8."),
+    ErrorSpec("InvalidHostHeader", 400, "The Host header is missing or cannot be parsed."),
+    ErrorSpec("InvalidBucketName", 400, "The specified bucket is not valid."),
+    ErrorSpec("InvalidStorageClass", 400, "The storage class you specified is not valid."),
+    ErrorSpec("InvalidTag", 400, "The tag provided is not valid."),
+    ErrorSpec("InvalidEncryptionAlgorithmError", 400, "The encryption algorithm you specified is not valid."),
+    ErrorSpec("InvalidLocationConstraint", 400, "The specified location constraint is not valid."),
+    ErrorSpec("IllegalLocationConstraintException", 400, "The location constraint is not compatible with this endpoint."),
+    ErrorSpec("KeyTooLongError", 400, "Your key is too long."),
+    ErrorSpec("MetadataTooLarge", 400, "Your metadata headers exceed the maximum allowed metadata size."),
+    ErrorSpec("MissingContentLength", 411, "You must provide the Content-Length HTTP header."),
+    ErrorSpec("MissingRequestBodyError", 400, "The request body is empty."),
+    ErrorSpec("MalformedXML", 400, "The XML you provided was not well-formed or did not validate against our published schema."),
+    ErrorSpec("MalformedACLError", 400, "The ACL you provided was not well-formed or did not validate against our published schema."),
+    ErrorSpec("MalformedPolicy", 400, "The policy document is not well-formed."),
+    ErrorSpec("MalformedPOSTRequest", 400, "The body of your POST request is not well-formed multipart/form-data."),
+    ErrorSpec("MalformedTrailerError", 400, "The request contained trailing data that was not well-formed or was not declared in x-amz-trailer."),
+    ErrorSpec("MaxMessageLengthExceeded", 400, "Your request was too big."),
+    ErrorSpec("UnexpectedContent", 400, "This request does not support content."),
+    ErrorSpec("MethodNotAllowed", 405, "The specified method is not allowed against this resource."),
     ErrorSpec("NotImplemented", 501, "A header or query you provided implies functionality that is not implemented."),
-)
+    # the bytes
+    ErrorSpec("BadDigest", 400, "The checksum you specified did not match the calculated checksum."),
+    ErrorSpec("InvalidDigest", 400, "The Content-MD5 you specified is not valid."),
+    ErrorSpec("XAmzContentSHA256Mismatch", 400, "The provided x-amz-content-sha256 header does not match what was computed."),
+    ErrorSpec("IncompleteBody", 400, "The request body ended before the number of bytes stated by its headers.", close=True),
+    ErrorSpec("RequestTimeout", 400, "Your socket connection to the server was not read from or written to within the timeout period.", close=True),
+    ErrorSpec("EntityTooLarge", 400, "Your proposed upload exceeds the maximum allowed object size."),
+    ErrorSpec("EntityTooSmall", 400, "Your proposed upload is smaller than the minimum allowed size."),
+    ErrorSpec("InvalidChunkSizeError", 400, "The size of a chunk is not valid."),
+    # buckets
+    ErrorSpec("NoSuchBucket", 404, "The specified bucket does not exist."),
+    ErrorSpec("BucketAlreadyExists", 409, "The requested bucket name is not available. Please select a different name and try again."),
+    ErrorSpec("BucketAlreadyOwnedByYou", 409, "Your previous request to create the named bucket succeeded and you already own it."),
+    ErrorSpec("BucketNotEmpty", 409, "The bucket you tried to delete is not empty."),
+    ErrorSpec("TooManyBuckets", 400, "You have attempted to create more buckets than allowed."),
+    ErrorSpec("InvalidBucketState", 409, "The request is not valid for the current state of the bucket."),
+    ErrorSpec("NoSuchBucketPolicy", 404, "The bucket policy does not exist."),
+    ErrorSpec("NoSuchLifecycleConfiguration", 404, "The lifecycle configuration does not exist."),
+    ErrorSpec("NoSuchCORSConfiguration", 404, "The CORS configuration does not exist."),
+    ErrorSpec("NoSuchTagSet", 404, "The TagSet does not exist."),
+    ErrorSpec("NoSuchWebsiteConfiguration", 404, "The specified bucket does not have a website configuration."),
+    ErrorSpec("NoSuchPublicAccessBlockConfiguration", 404, "The public access block configuration was not found."),
+    ErrorSpec("NoSuchConfiguration", 404, "The specified configuration does not exist."),
+    ErrorSpec("ObjectLockConfigurationNotFoundError", 404, "Object Lock configuration does not exist for this bucket."),
+    ErrorSpec("NoSuchObjectLockConfiguration", 404, "The specified object does not have an Object Lock configuration."),
+    ErrorSpec("ServerSideEncryptionConfigurationNotFoundError", 404, "The server side encryption configuration was not found."),
+    ErrorSpec("ReplicationConfigurationNotFoundError", 404, "The replication configuration was not found."),
+    ErrorSpec("OwnershipControlsNotFoundError", 404, "The bucket ownership controls were not found."),
+    # objects
+    ErrorSpec("NoSuchKey", 404, "The specified key does not exist."),
+    ErrorSpec("NoSuchVersion", 404, "The specified version does not exist."),
+    ErrorSpec("InvalidObjectState", 403, "The operation is not valid for the current state of the object."),
+    ErrorSpec("RestoreAlreadyInProgress", 409, "Object restore is already in progress."),
+    ErrorSpec("PreconditionFailed", 412, "At least one of the preconditions you specified did not hold."),
+    ErrorSpec("NotModified", 304, "Not Modified."),
+    ErrorSpec("InvalidRange", 416, "The requested range is not satisfiable."),
+    ErrorSpec("InvalidPartNumber", 416, "The requested part number is not satisfiable."),
+    ErrorSpec("ConditionalRequestConflict", 409, "A conflicting operation occurred while this request was running. Try again."),
+    ErrorSpec("OperationAborted", 409, "A conflicting conditional operation is currently in progress against this resource. Try again."),
+    # multipart uploads
+    ErrorSpec("NoSuchUpload", 404, "The specified multipart upload does not exist. The upload id may be invalid, or the upload may have been aborted or completed."),
+    ErrorSpec("InvalidPart", 400, "One or more of the specified parts could not be found, or its entity tag or checksum did not match."),
+    ErrorSpec("InvalidPartOrder", 400, "The list of parts was not in ascending order. Parts must be ordered by part number."),
+    # room
+    ErrorSpec("TierFullOfPins", 507, "The hot tier of this pool is full of pinned objects: unpin some, let leases end, or enlarge the pool."),
+    ErrorSpec("PinLimitExceeded", 507, "The pin would exceed this pool's pin limit: unpin something else, or raise the limit. Nothing was stored or changed."),
+    ErrorSpec("DiskFull", 507, "The disk under this pool is full. Nothing was stored."),
+    # try again
+    ErrorSpec("SlowDown", 503, "Please reduce your request rate.", retry_s=1),
+    ErrorSpec("ServiceUnavailable", 503, "Service is unable to handle the request. Please try again.", retry_s=1),
+    ErrorSpec("InternalError", 500, "We encountered an internal error. Please try again.", retry_s=1),
+)  # fmt: skip
 
 ERRORS: Final[dict[str, ErrorSpec]] = {row.code: row for row in _ROWS}
+assert len(ERRORS) == len(_ROWS), "a code has two rows"
 
 STORE_ERRORS: Final[dict[type[contract.StoreError], str]] = {
     contract.NoSuchBucket: "NoSuchBucket",
+    contract.BucketExists: "BucketAlreadyOwnedByYou",
+    contract.BucketNotEmpty: "BucketNotEmpty",
+    contract.UnknownPool: "InvalidArgument",
     contract.NoSuchKey: "NoSuchKey",
+    contract.NoSuchUpload: "NoSuchUpload",
+    contract.InvalidPart: "InvalidPart",
+    contract.InvalidPartOrder: "InvalidPartOrder",
+    contract.InvalidPartNumber: "InvalidPartNumber",
+    contract.PartTooSmall: "EntityTooSmall",
+    contract.SizeMismatch: "InvalidRequest",
+    contract.PreconditionFailed: "PreconditionFailed",
+    contract.NotModified: "NotModified",
+    contract.InvalidRange: "InvalidRange",
+    contract.TierFull: "TierFullOfPins",
+    contract.PinLimit: "PinLimitExceeded",
+    contract.DiskFull: "DiskFull",
+    contract.Busy: "SlowDown",
+    contract.ColdUnavailable: "SlowDown",
+    contract.Corrupt: "InternalError",
 }
+
+_MESSAGES: Final[dict[type[contract.StoreError], str]] = {
+    contract.UnknownPool: "x-recall-pool names a pool this gateway does not have.",
+    contract.SizeMismatch: "The size of the completed object does not match x-amz-mp-object-size.",
+    contract.ColdUnavailable: "The object's bytes are in the backing store, which does not answer now. Please try again.",
+    contract.Corrupt: "No copy of this object's bytes passes its checksum.",
+}
+
+
+def from_store(error: contract.StoreError) -> S3Error:
+    """The answer for a store fact: its code, its facts as the elements AWS names, Retry-After from `retry_s`."""
+    kind = type(error)
+    code = next((STORE_ERRORS[each] for each in kind.__mro__ if each in STORE_ERRORS), "InternalError")
+    facts = error.facts
+    fields: dict[str, Any] = {}
+    headers = b""
+    if kind is contract.PreconditionFailed and "condition" in facts:
+        fields["Condition"] = facts["condition"]
+    elif kind is contract.InvalidRange and "size" in facts:
+        fields["ActualObjectSize"] = facts["size"]
+        headers = b"content-range: bytes */%d\r\n" % facts["size"]
+    elif kind is contract.PartTooSmall:
+        fields["MinSizeAllowed"] = contract.PART_BYTES_MIN
+        if "size" in facts:
+            fields["ProposedSize"] = facts["size"]
+        if "number" in facts:
+            fields["PartNumber"] = facts["number"]
+    if "retry_s" in facts:
+        fields["retry_s"] = max(1, int(facts["retry_s"]))
+    return S3Error(code, _MESSAGES.get(kind, ""), headers, **fields)

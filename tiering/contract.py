@@ -288,7 +288,9 @@ class Reading:
 class Writer(Protocol):
     """The body of one object or part on its way in. Exactly one of `commit` and `abort` ends it."""
 
-    crc64: int  # CRC64NVME of the bytes written so far
+    @property
+    def crc64(self) -> int:
+        """CRC64NVME of the bytes written so far."""
 
     def write(self, data: Buffer) -> Awaitable[None] | None:
         """Appends; borrows `data` until it returns or the awaitable it returns is done. Raises TierFull, DiskFull, Busy."""
@@ -303,8 +305,8 @@ class Writer(Protocol):
 class PartWriter(Protocol):
     """As Writer, for one part of an upload."""
 
-    crc64: int
-
+    @property
+    def crc64(self) -> int: ...
     def write(self, data: Buffer) -> Awaitable[None] | None: ...
     async def commit(self, result: PutResult) -> PartInfo: ...
     def abort(self) -> None: ...

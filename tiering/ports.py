@@ -5,7 +5,7 @@ Owns nothing; knows no implementation. Kind: protocols.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Protocol
 
 import msgspec
@@ -68,6 +68,10 @@ class Backing(Protocol):
 
     async def close(self) -> None:
         """Frees connections and threads."""
+
+
+Meter = Callable[[str, str, int], None]
+"""Counts events: (event, pool, amount). Events are the rows of `tiering.events`; called on the loop's thread only."""
 
 
 class Duty(Protocol):

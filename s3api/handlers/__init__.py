@@ -1,0 +1,55 @@
+"""The answers to S3's operations, by AWS name: what `s3api.operations` names and `s3api.pipeline` calls.
+
+A handler takes an authenticated, authorised `Call` and returns a `Response`, or a coroutine where it must wait; it
+raises S3Error or StoreError and never renders one, but for the keys of DeleteObjects.
+
+Owns the mapping. Kind: table. Invariant, asserted in the tests: it has exactly the operations the table serves.
+Spec: AWS S3 API Reference; docs/S3.md.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from s3api.call import Handler
+from s3api.handlers import (
+    attributes,
+    buckets,
+    context_memory,
+    copy,
+    listing,
+    objects,
+    tagging,
+    uploads,
+)
+
+HANDLERS: Final[dict[str, Handler]] = {
+    "AbortMultipartUpload": uploads.abort_multipart_upload,
+    "ChangeObject": context_memory.change_object,
+    "CompleteMultipartUpload": uploads.complete_multipart_upload,
+    "CopyObject": copy.copy_object,
+    "CreateBucket": buckets.create_bucket,
+    "CreateMultipartUpload": uploads.create_multipart_upload,
+    "DeleteBucket": buckets.delete_bucket,
+    "DeleteObject": objects.delete_object,
+    "DeleteObjectTagging": tagging.delete_object_tagging,
+    "DeleteObjects": objects.delete_objects,
+    "GetBucketAcl": buckets.get_bucket_acl,
+    "GetBucketLocation": buckets.get_bucket_location,
+    "GetObject": objects.get_object,
+    "GetObjectAcl": buckets.get_object_acl,
+    "GetObjectAttributes": attributes.get_object_attributes,
+    "GetObjectTagging": tagging.get_object_tagging,
+    "HeadBucket": buckets.head_bucket,
+    "HeadObject": objects.head_object,
+    "ListBuckets": buckets.list_buckets,
+    "ListMultipartUploads": listing.list_multipart_uploads,
+    "ListObjects": listing.list_objects,
+    "ListObjectsV2": listing.list_objects_v2,
+    "ListParts": uploads.list_parts,
+    "PutObject": objects.put_object,
+    "PutObjectTagging": tagging.put_object_tagging,
+    "RestoreObject": context_memory.restore_object,
+    "UploadPart": uploads.upload_part,
+    "UploadPartCopy": uploads.upload_part_copy,
+}

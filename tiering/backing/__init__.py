@@ -1,0 +1,144 @@
+"""The backing store: where cold objects are. `open_backing` turns a URL into a Backing with its wrappers on.
+
+    file:///var/lib/recall/cold              a directory
+    s3://bucket/prefix?endpoint=http://host:9000&region=us-east-1
+    memory:                                  tests
+
+`?create=true` makes a missing directory or bucket on first use; without it, missing is BackingUnavailable, because a
+typing mistake or an unmounted disk must not look like an empty store.
+
+Owns: nothing. Does not know: what is stored. Kind: shell (the one place that knows which store a URL means).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Final
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import msgspec
+
+from tiering.backing.directory import DirectoryBacking
+from tiering.backing.keys import check_prefix
+from tiering.backing.memory import MemoryBacking
+from tiering.backing.minio import BucketAddress, MinioBacking, MinioLimits
+from tiering.backing.wrappers import (
+    Breaker,
+    Guarded,
+    Limited,
+    Metered,
+    Record,
+    Retrying,
+    RetryPolicy,
+    TimeLimited,
+    TimeLimits,
+)
+from tiering.ports import Backing
+
+_CREDENTIALS: Final = (
+    ("RECALL_BACKING_ACCESS_KEY", "RECALL_BACKING_SECRET_KEY"),
+    ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
+)
+
+
+class BackingOptions(msgspec.Struct, frozen=True):
+    """How patient the wrappers are."""
+
+    retry: RetryPolicy = RetryPolicy()
+    limits: TimeLimits = TimeLimits()
+    breaker: Breaker = Breaker()
+    minio: MinioLimits = MinioLimits()
+    active: int = 32
+    waiting: int = 1024
+
+
+def open_store(url: str, env: Mapping[str, str], options: BackingOptions | None = None) -> Backing:
+    """The store a URL names, bare. No I/O: the store need not be up. Raises ValueError naming the fault."""
+    options = options or BackingOptions()
+    parts = urlsplit(url)
+    query = dict(_query(parts.query, {"s3": ("create", "endpoint", "region")}.get(parts.scheme, ("create",))))
+    create = _flag("create", query.get("create", "false"))
+    if parts.fragment:
+        raise ValueError("backing URL: no #fragment is known")
+    if parts.scheme == "memory":
+        return MemoryBacking()
+    if parts.scheme == "file":
+        if parts.netloc not in ("", "localhost"):
+            raise ValueError(f"backing URL: file://{parts.netloc}… names a host; write file:///directory")
+        if not parts.path.startswith("/"):
+            raise ValueError("backing URL: file:// needs an absolute directory, as file:///directory")
+        return DirectoryBacking(unquote(parts.path), create=create)
+    if parts.scheme == "s3":
+        return MinioBacking(_address(parts.netloc, parts.path, query, env), options.minio, create=create)
+    raise ValueError(f"backing URL: scheme {parts.scheme!r} is not one of file, s3, memory")
+
+
+def open_backing(
+    url: str,
+    env: Mapping[str, str],
+    *,
+    options: BackingOptions | None = None,
+    record: Record | None = None,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Guarded | Metered:
+    """The store a URL names, with retries, limits, circuit breaker and (when `record` is given) meter."""
+    return wrap_backing(open_store(url, env, options), options=options, record=record, monotonic=monotonic)
+
+
+def wrap_backing(
+    store: Backing,
+    *,
+    options: BackingOptions | None = None,
+    record: Record | None = None,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> Guarded | Metered:
+    """Puts the wrappers around a store."""
+    options = options or BackingOptions()
+    limited = Limited(TimeLimited(store, options.limits), options.active, options.waiting)
+    guarded = Guarded(Retrying(limited, options.retry), options.breaker, monotonic=monotonic)
+    return guarded if record is None else Metered(guarded, record, monotonic=monotonic)
+
+
+def _query(text: str, known: tuple[str, ...]) -> list[tuple[str, str]]:
+    pairs = parse_qsl(text, keep_blank_values=True)
+    names = [name for name, _ in pairs]
+    for name in names:
+        if name not in known:
+            raise ValueError(f"backing URL: unknown option {name!r}; known are {', '.join(known)}")
+        if names.count(name) > 1:
+            raise ValueError(f"backing URL: option {name!r} is given twice")
+    return pairs
+
+
+def _flag(name: str, text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError(f"backing URL: {name}={text} is neither true nor false")
+    return text == "true"
+
+
+def _address(netloc: str, path: str, query: Mapping[str, str], env: Mapping[str, str]) -> BucketAddress:
+    if not netloc or "@" in netloc or ":" in netloc:
+        raise ValueError("backing URL: s3://bucket/prefix?endpoint=… ; credentials come from the environment")
+    endpoint = urlsplit(query.get("endpoint", ""))
+    if endpoint.scheme not in ("http", "https") or not endpoint.hostname:
+        raise ValueError("backing URL: endpoint= must be http://host:port or https://host:port")
+    if endpoint.username or endpoint.path not in ("", "/") or endpoint.query:
+        raise ValueError("backing URL: endpoint= is only scheme, host and port")
+    for access_name, secret_name in _CREDENTIALS:
+        access, secret = env.get(access_name, ""), env.get(secret_name, "")
+        if bool(access) != bool(secret):
+            raise ValueError(f"of {access_name} and {secret_name} only one is set")
+        if access:
+            break
+    else:
+        raise ValueError("no credentials for the backing bucket: set RECALL_BACKING_ACCESS_KEY and _SECRET_KEY")
+    return BucketAddress(
+        endpoint=endpoint.netloc,
+        bucket=netloc,
+        access_key=access,
+        secret_key=secret,
+        prefix=check_prefix(unquote(path).strip("/")),
+        region=query.get("region") or "us-east-1",
+        secure=endpoint.scheme == "https",
+    )

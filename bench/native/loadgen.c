@@ -1,0 +1,452 @@
+/* A closed-loop load generator: prepared request bytes over keep-alive connections, one epoll loop, one thread.
+ *
+ * Each connection sends the next prepared request, waits for its whole reply, checks status and body length, and sends
+ * again. Nothing is formatted, signed or copied while it runs, and reply bodies are discarded inside the kernel
+ * (MSG_TRUNC), so that on a small machine the loader is not what is measured. It speaks HTTP/1.1 with Content-Length
+ * and Redis's RESP, so that every peer is loaded by the same code. At the deadline no request is started and those
+ * under way are finished, so that requests and server CPU cover the same work.
+ *
+ * The requests file: uint32 count, count x uint32 head length (little endian), then the heads. The body file, if any,
+ * follows every head. The result is one line of JSON on stdout; exit 0 unless the arguments or files are unusable.
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+#include <sys/epoll.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <time.h>
+#include <unistd.h>
+
+enum {
+    HEAD_BYTES_MAX = 65536, /* of a reply's head, together with the start of its body */
+    CONNECTIONS_MAX = 4096,
+    FAILURES_MAX = 1000, /* then the run is given up: the peer is not there */
+    DRAIN_S = 20,        /* for requests under way at the deadline */
+    SUB_BUCKETS = 64,    /* of a power of two: latencies are kept to 1.6 % */
+};
+
+struct connection {
+    int fd;
+    int wants_write;
+    int busy;
+    int closes; /* the peer said so */
+    size_t request;
+    size_t sent;
+    size_t head_used;
+    int head_done;
+    int status;
+    int64_t body_bytes; /* as stated by the reply */
+    int64_t body_left;
+    int64_t framing_left; /* RESP: the CRLF behind a bulk string, part of body_left */
+    uint64_t started_ns;
+    char head[HEAD_BYTES_MAX];
+};
+
+static struct sockaddr_in address;
+static int epoll_fd;
+static int is_resp;
+static int is_head;
+static int expect_status = 200;
+static int64_t expect_bytes = -1; /* -1: any */
+static size_t request_count;
+static const char **requests;
+static size_t *request_bytes;
+static const char *body = "";
+static size_t body_bytes;
+
+static uint64_t ok_count, bad_count, body_total, connect_count;
+static char first_bad[160];
+static uint64_t latency[64 * SUB_BUCKETS];
+static uint64_t latency_max_ns;
+static uint64_t stop_ns;
+static size_t next_request;
+
+static void fatal(const char *what)
+{
+    fprintf(stderr, "loadgen: %s: %s\n", what, errno ? strerror(errno) : "bad value");
+    exit(2);
+}
+
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* Bucket of a value, exact below SUB_BUCKETS, then SUB_BUCKETS to each power of two. */
+static size_t bucket_of(uint64_t value)
+{
+    if (value < SUB_BUCKETS)
+        return value;
+    int top = 63 - __builtin_clzll(value);
+    return (size_t)(top - 5) * SUB_BUCKETS + ((value >> (top - 6)) & (SUB_BUCKETS - 1));
+}
+
+static uint64_t bucket_floor(size_t bucket)
+{
+    if (bucket < SUB_BUCKETS)
+        return bucket;
+    int top = (int)(bucket / SUB_BUCKETS) + 5;
+    return (1ull << top) + ((uint64_t)(bucket % SUB_BUCKETS) << (top - 6));
+}
+
+static double percentile_us(double share)
+{
+    uint64_t wanted = (uint64_t)(share * (double)ok_count), seen = 0;
+    for (size_t i = 0; i < sizeof latency / sizeof *latency; i++) {
+        seen += latency[i];
+        if (seen > wanted)
+            return (double)bucket_floor(i) / 1000.0;
+    }
+    return (double)latency_max_ns / 1000.0;
+}
+
+static void bad(const char *why, const char *detail, size_t length)
+{
+    bad_count++;
+    if (first_bad[0])
+        return;
+    char shown[100];
+    size_t n = 0;
+    for (; n < length && n < sizeof shown - 1 && detail[n] != '\r' && detail[n] != '\n'; n++)
+        shown[n] = detail[n] < 32 || detail[n] > 126 || detail[n] == '"' || detail[n] == '\\' ? '?' : detail[n];
+    shown[n] = 0;
+    snprintf(first_bad, sizeof first_bad, "%s: %s", why, shown);
+}
+
+static void watch(struct connection *c, int operation, int writing)
+{
+    struct epoll_event event = {.events = EPOLLIN | (writing ? EPOLLOUT : 0), .data.ptr = c};
+    c->wants_write = writing;
+    if (epoll_ctl(epoll_fd, operation, c->fd, &event))
+        fatal("epoll_ctl");
+}
+
+static void open_connection(struct connection *c)
+{
+    int on = 1;
+    c->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (c->fd < 0)
+        fatal("socket");
+    connect_count++;
+    c->busy = 0;
+    if (connect(c->fd, (struct sockaddr *)&address, sizeof address)) {
+        bad("connect", strerror(errno), 99);
+        close(c->fd);
+        c->fd = -1;
+        return;
+    }
+    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
+    fcntl(c->fd, F_SETFL, O_NONBLOCK);
+    watch(c, EPOLL_CTL_ADD, 0);
+}
+
+static void reopen(struct connection *c)
+{
+    if (c->fd >= 0)
+        close(c->fd);
+    open_connection(c);
+}
+
+/* Sends what the socket takes of the request. Returns -1 when the connection is lost. */
+static int send_more(struct connection *c)
+{
+    size_t head = request_bytes[c->request], total = head + body_bytes;
+    while (c->sent < total) {
+        struct iovec parts[2];
+        int count = 0;
+        if (c->sent < head)
+            parts[count++] = (struct iovec){(void *)(requests[c->request] + c->sent), head - c->sent};
+        size_t of_body = c->sent > head ? c->sent - head : 0;
+        if (of_body < body_bytes)
+            parts[count++] = (struct iovec){(void *)(body + of_body), body_bytes - of_body};
+        struct msghdr message = {.msg_iov = parts, .msg_iovlen = (size_t)count};
+        ssize_t n = sendmsg(c->fd, &message, MSG_NOSIGNAL);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) {
+            if (!c->wants_write)
+                watch(c, EPOLL_CTL_MOD, 1);
+            return 0;
+        }
+        if (n < 0)
+            return -1;
+        c->sent += (size_t)n;
+    }
+    if (c->wants_write)
+        watch(c, EPOLL_CTL_MOD, 0);
+    return 0;
+}
+
+static void start_request(struct connection *c, uint64_t now)
+{
+    /* Finish what was begun and begin nothing after the deadline. */
+    if (now >= stop_ns || bad_count >= FAILURES_MAX || c->fd < 0)
+        return;
+    c->request = next_request++ % request_count;
+    c->sent = c->head_used = 0;
+    c->head_done = 0;
+    c->busy = 1;
+    c->started_ns = now;
+    if (send_more(c) < 0) {
+        bad("send", strerror(errno), 99);
+        reopen(c);
+    }
+}
+
+static int64_t header_number(const char *head, size_t length, const char *name)
+{
+    size_t name_length = strlen(name);
+    const char *line = head, *end = head + length;
+    while ((line = memchr(line, '\n', (size_t)(end - line)))) {
+        line++;
+        if ((size_t)(end - line) > name_length && !strncasecmp(line, name, name_length))
+            return strtoll(line + name_length, NULL, 10);
+    }
+    return -1;
+}
+
+/* Parses the head once all of it is there. Returns its length, 0 for not yet, -1 for not understood. */
+static ssize_t parse_http(struct connection *c)
+{
+    char *end = memmem(c->head, c->head_used, "\r\n\r\n", 4);
+    if (!end)
+        return c->head_used == HEAD_BYTES_MAX ? -1 : 0;
+    size_t length = (size_t)(end - c->head) + 4;
+    if (length < 16 || memcmp(c->head, "HTTP/1.", 7))
+        return -1;
+    c->status = atoi(c->head + 9);
+    c->closes = memmem(c->head, length, "onnection: close", 16) != NULL;
+    c->body_bytes = header_number(c->head, length, "content-length:");
+    if (c->status / 100 == 1 || c->status == 204 || c->status == 304)
+        c->body_bytes = 0;
+    if (c->body_bytes < 0)
+        return -1;
+    c->framing_left = 0;
+    c->body_left = is_head ? 0 : c->body_bytes;
+    return (ssize_t)length;
+}
+
+static ssize_t parse_resp(struct connection *c)
+{
+    char *end = memmem(c->head, c->head_used, "\r\n", 2);
+    if (!end)
+        return c->head_used == HEAD_BYTES_MAX ? -1 : 0;
+    c->closes = 0;
+    c->body_bytes = c->body_left = c->framing_left = 0;
+    c->status = c->head[0] == '-' ? 500 : 200;
+    if (c->head[0] == '$') {
+        c->body_bytes = strtoll(c->head + 1, NULL, 10);
+        if (c->body_bytes < 0) {
+            c->status = 404; /* nil */
+            c->body_bytes = 0;
+        } else {
+            c->framing_left = 2;
+            c->body_left = c->body_bytes + 2;
+        }
+    }
+    return (ssize_t)(end - c->head) + 2;
+}
+
+static void reply_done(struct connection *c)
+{
+    uint64_t now = now_ns(), took = now - c->started_ns;
+    c->busy = 0;
+    if (c->status != expect_status)
+        bad("status", c->head, c->head_used);
+    else if (expect_bytes >= 0 && c->body_bytes != expect_bytes)
+        bad("length", c->head, c->head_used);
+    else if (c->sent < request_bytes[c->request] + body_bytes)
+        bad("reply before the end of the request", c->head, c->head_used);
+    else {
+        ok_count++;
+        body_total += is_head ? 0 : (uint64_t)c->body_bytes;
+        latency[bucket_of(took)]++;
+        if (took > latency_max_ns)
+            latency_max_ns = took;
+    }
+    if (c->closes || c->sent < request_bytes[c->request] + body_bytes)
+        reopen(c);
+    start_request(c, now);
+}
+
+/* Reads what has arrived. Returns -1 when the connection is lost or the reply is not understood. */
+static int receive_more(struct connection *c)
+{
+    for (;;) {
+        ssize_t n;
+        if (!c->head_done)
+            n = recv(c->fd, c->head + c->head_used, HEAD_BYTES_MAX - c->head_used, 0);
+        else
+            n = recv(c->fd, c->head, (size_t)c->body_left, MSG_TRUNC); /* discards; nothing is written to the buffer */
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0 && (errno == EAGAIN || errno == EWOULDBLOCK))
+            return 0;
+        if (n <= 0 || !c->busy)
+            return -1;
+        if (c->head_done) {
+            c->body_left -= n;
+        } else {
+            c->head_used += (size_t)n;
+            ssize_t length = is_resp ? parse_resp(c) : parse_http(c);
+            if (length < 0)
+                return -1;
+            if (length == 0)
+                continue;
+            int64_t more = (int64_t)c->head_used - length;
+            if (c->status == 100) {
+                memmove(c->head, c->head + length, (size_t)more);
+                c->head_used = (size_t)more;
+                continue;
+            }
+            if (more > c->body_left)
+                return -1; /* bytes nobody asked for */
+            c->body_left -= more;
+            c->head_done = 1;
+        }
+        if (c->body_left == 0) {
+            reply_done(c);
+            return 0;
+        }
+    }
+}
+
+static const char *map_file(const char *path, size_t *length)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat info;
+    if (fd < 0 || fstat(fd, &info))
+        fatal(path);
+    *length = (size_t)info.st_size;
+    if (!*length)
+        return "";
+    void *start = mmap(NULL, *length, PROT_READ, MAP_PRIVATE | MAP_POPULATE, fd, 0);
+    if (start == MAP_FAILED)
+        fatal(path);
+    close(fd);
+    return start;
+}
+
+static void load_requests(const char *path)
+{
+    size_t length, offset;
+    const char *file = map_file(path, &length);
+    uint32_t count, size;
+    if (length < 4)
+        fatal("requests file");
+    memcpy(&count, file, 4);
+    offset = 4 + 4 * (size_t)count;
+    if (!count || offset > length)
+        fatal("requests file");
+    request_count = count;
+    requests = calloc(count, sizeof *requests);
+    request_bytes = calloc(count, sizeof *request_bytes);
+    for (size_t i = 0; i < count; i++) {
+        memcpy(&size, file + 4 + 4 * i, 4);
+        if (offset + size > length)
+            fatal("requests file");
+        requests[i] = file + offset;
+        request_bytes[i] = size;
+        offset += size;
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static const struct option options[] = {
+        {"port", required_argument, 0, 'p'},       {"connections", required_argument, 0, 'c'},
+        {"seconds", required_argument, 0, 's'},    {"requests", required_argument, 0, 'r'},
+        {"body", required_argument, 0, 'b'},       {"resp", no_argument, 0, 'R'},
+        {"head", no_argument, 0, 'H'},             {"expect-status", required_argument, 0, 'S'},
+        {"expect-bytes", required_argument, 0, 'L'}, {"host", required_argument, 0, 'h'},
+        {0},
+    };
+    int connections = 1, port = 0, option;
+    double seconds = 1;
+    const char *requests_path = NULL, *host = "127.0.0.1";
+    while ((option = getopt_long(argc, argv, "", options, NULL)) != -1) {
+        switch (option) {
+        case 'p': port = atoi(optarg); break;
+        case 'c': connections = atoi(optarg); break;
+        case 's': seconds = atof(optarg); break;
+        case 'r': requests_path = optarg; break;
+        case 'b': body = map_file(optarg, &body_bytes); break;
+        case 'R': is_resp = 1; break;
+        case 'H': is_head = 1; break;
+        case 'S': expect_status = atoi(optarg); break;
+        case 'L': expect_bytes = atoll(optarg); break;
+        case 'h': host = optarg; break;
+        default: return 2;
+        }
+    }
+    errno = 0;
+    if (!requests_path || port <= 0 || port > 65535 || connections < 1 || connections > CONNECTIONS_MAX || seconds <= 0)
+        fatal("arguments");
+    address.sin_family = AF_INET;
+    address.sin_port = htons((uint16_t)port);
+    if (inet_pton(AF_INET, host, &address.sin_addr) != 1)
+        fatal("host (an IPv4 address)");
+    load_requests(requests_path);
+    epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+    struct connection *all = calloc((size_t)connections, sizeof *all);
+    if (!all || epoll_fd < 0)
+        fatal("memory");
+    for (int i = 0; i < connections; i++)
+        open_connection(&all[i]);
+    uint64_t begin = now_ns(), now = begin;
+    stop_ns = begin + (uint64_t)(seconds * 1e9);
+    for (int i = 0; i < connections; i++)
+        start_request(&all[i], begin);
+    for (;;) {
+        int busy = 0;
+        for (int i = 0; i < connections && !busy; i++)
+            busy = all[i].busy;
+        now = now_ns();
+        if (!busy || now > stop_ns + DRAIN_S * 1000000000ull)
+            break;
+        struct epoll_event events[64];
+        int count = epoll_wait(epoll_fd, events, 64, 100);
+        for (int i = 0; i < count; i++) {
+            struct connection *c = events[i].data.ptr;
+            if (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
+                if (receive_more(c) < 0) {
+                    int was_busy = c->busy; /* an idle connection may be closed; its requests are not lost */
+                    if (was_busy)
+                        bad("connection lost or reply not understood", c->head, c->head_used);
+                    reopen(c);
+                    if (was_busy)
+                        start_request(c, now_ns());
+                    continue;
+                }
+            }
+            if ((events[i].events & EPOLLOUT) && c->busy && c->wants_write && send_more(c) < 0) {
+                bad("send", strerror(errno), 99);
+                reopen(c);
+                start_request(c, now_ns());
+            }
+        }
+    }
+    for (int i = 0; i < connections; i++)
+        if (all[i].busy)
+            bad("no reply", "", 0);
+    printf("{\"seconds\": %.6f, \"ok\": %llu, \"bad\": %llu, \"first_bad\": \"%s\", \"body_bytes\": %llu, "
+           "\"connects\": %llu, \"p50_us\": %.1f, \"p90_us\": %.1f, \"p99_us\": %.1f, \"max_us\": %.1f}\n",
+           (double)(now - begin) / 1e9, (unsigned long long)ok_count, (unsigned long long)bad_count, first_bad,
+           (unsigned long long)body_total, (unsigned long long)connect_count, percentile_us(0.5), percentile_us(0.9),
+           percentile_us(0.99), (double)latency_max_ns / 1000.0);
+    return 0;
+}

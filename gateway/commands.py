@@ -1,0 +1,379 @@
+"""The commands of `recall`: their arguments, and what each does.
+
+Owns nothing. Does not know processes (`gateway.supervisor`) or the engine. Kind: shell; composition root of the command line.
+Spec: docs/OPERATIONS.md, "Commands".
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from gateway import config, credentials, log
+from gateway.admin import token
+from gateway.client import Client, ClientError
+from gateway.config import POOL_SETTINGS, SETTINGS, Settings, SettingsError
+from gateway.credentials import Credentials, CredentialsError
+from gateway.datadir import DataDir, StartError
+from gateway.value import parse_duration
+
+EXIT_DONE: Final = 0
+EXIT_FAILED: Final = 1
+EXIT_BAD: Final = 2
+DEFAULT_RUNNER: Final = "gateway.runner"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line. Each command leaves its function in `command`."""
+    top = argparse.ArgumentParser(prog="recall", description="An S3-compatible object gateway with a memory tier.")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+    common = _common()
+
+    serve = _add(commands, _serve, "serve", "run the gateway", [common])
+    _add_setting_flags(serve, except_for=("data_dir", "backing"))
+    serve.epilog = "\n".join(_pool_help())
+
+    _add(commands, _check, "check", "audit index, flash and backing store; exit status 1 on a fault", [common])
+    _add(commands, _rebuild, "rebuild", "make the index again from the backing store alone", [common])
+    stats = _add(commands, _stats, "stats", "what the running gateway has counted", [common])
+    stats.add_argument("--json", action="store_true", help="every metric, as JSON")
+    _add(commands, _metrics_token, "metrics-token", "a bearer token for a Prometheus scraper", [common])
+
+    pin = _change(commands, common, "pin", "keep objects hot", lambda options: {b"x-recall-pin": _lease(options)})
+    pin.add_argument(
+        "--for", dest="lease", type=_duration, metavar="DURATION", help="as a lease (default: until unpinned)"
+    )
+    _change(commands, common, "unpin", "let objects be evicted again", lambda _: {b"x-recall-pin": b"false"})
+    ttl = _change(commands, common, "ttl", "let objects expire", lambda options: {b"x-recall-ttl": _ttl(options)})
+    how = ttl.add_mutually_exclusive_group(required=True)
+    how.add_argument("--for", dest="life", type=_duration, metavar="DURATION", help="time to live, from now")
+    how.add_argument("--remove", action="store_true", help="never expire")
+    ttl.add_argument("--sliding", action="store_true", help="the time starts again at each read")
+    _change(commands, common, "demote", "copy objects to the backing store now", lambda _: {b"x-recall-tier": b"both"})
+    _change(commands, common, "evict", "copy them there and drop the hot copies", lambda _: {b"x-recall-tier": b"cold"})
+    _add(commands, _version, "version", "print the version", [])
+    return top
+
+
+def run(options: argparse.Namespace) -> int:
+    """Runs the parsed command; what stops it is one message on stderr and the exit status."""
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except SettingsError as error:
+        return _refuse("the settings cannot be used:\n  " + "\n  ".join(error.faults), EXIT_BAD)
+    except CredentialsError as error:
+        return _refuse(str(error), EXIT_BAD)
+    except StartError as error:
+        return _refuse(str(error), error.status)
+    except ClientError as error:
+        return _refuse(str(error), EXIT_FAILED)
+
+
+def _refuse(message: str, status: int) -> int:
+    print(f"recall: {message}", file=sys.stderr)
+    return status
+
+
+# --- arguments --------------------------------------------------------------------------------------------------------
+
+
+def _common() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--config", metavar="FILE", help="settings in TOML (also RECALL_CONFIG)")
+    for name in ("data_dir", "backing"):
+        _add_flag(common, name)
+    common.add_argument(
+        "--set",
+        dest="pairs",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="any setting, as pools.kv.demote=eager",
+    )
+    return common
+
+
+def _add(
+    commands: Any, function: Callable[..., int], name: str, help_text: str, parents: list[argparse.ArgumentParser]
+) -> argparse.ArgumentParser:
+    made: argparse.ArgumentParser = commands.add_parser(
+        name,
+        help=help_text,
+        description=help_text[0].upper() + help_text[1:] + ".",
+        parents=parents,
+        usage=f"recall {name} [options]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.set_defaults(command=function)
+    return made
+
+
+def _change(
+    commands: Any,
+    common: argparse.ArgumentParser,
+    name: str,
+    help_text: str,
+    headers: Callable[[argparse.Namespace], dict[bytes, bytes]],
+) -> argparse.ArgumentParser:
+    made = _add(commands, _change_objects, name, help_text, [common])
+    made.usage = f"recall {name} [options] BUCKET/KEY…"
+    made.add_argument("objects", nargs="+", type=_object, metavar="BUCKET/KEY")
+    made.set_defaults(headers=headers, verb=name)
+    return made
+
+
+def _add_setting_flags(to: argparse.ArgumentParser, except_for: tuple[str, ...]) -> None:
+    groups: dict[str, Any] = {}
+    for name, known in SETTINGS.items():
+        if name not in except_for and known.row.form != "[[key_rules]]":
+            section = known.row.section
+            groups.setdefault(section, to.add_argument_group(section) if section not in groups else groups[section])
+            _add_flag(groups[section], name)
+
+
+def _add_flag(to: Any, name: str) -> None:
+    known = SETTINGS[name]
+    default = config.format_value(known, known.default)
+    to.add_argument(
+        "--" + name.replace("_", "-").replace(".", "-"),
+        dest="setting:" + name,
+        metavar=known.row.form,
+        help=(known.row.help + (f" (default: {default})" if default else "")).replace("%", "%%"),
+    )
+
+
+def _pool_help() -> Iterator[str]:
+    yield "Pools, with --set pools.NAME.SETTING=VALUE (there are: standard, kv):"
+    for name, known in POOL_SETTINGS.items():
+        default = config.format_value(known, known.default)
+        yield f"  {name + ' ' + known.row.form}\n      {known.row.help}{f' (default: {default})' if default else ''}"
+    yield ""
+    yield "Each setting may also stand in the file of --config and in the environment: http.idle_s is idle_s in the table"
+    yield "[http] and RECALL_HTTP_IDLE_S; pools.kv.demote is RECALL_POOLS_KV_DEMOTE. See docs/OPERATIONS.md."
+
+
+def _duration(text: str) -> float:
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
+
+
+def _object(text: str) -> tuple[str, str]:
+    bucket, _, key = text.removeprefix("s3://").partition("/")
+    if not bucket or not key:
+        raise argparse.ArgumentTypeError(f"{text!r}: write it as BUCKET/KEY")
+    return bucket, key
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    overrides = []
+    faults = []
+    for name, text in vars(options).items():
+        if name.startswith("setting:") and text is not None:
+            overrides.append((name.removeprefix("setting:"), text))
+    for pair in options.pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            faults.append(f"--set {pair}: write it as NAME=VALUE")
+        overrides.append((name, text))
+    if faults:
+        raise SettingsError(faults)
+    return config.load(os.environ, file=options.config, overrides=overrides)
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from gateway.supervisor import Supervisor
+
+    settings = _settings(options)
+    log.start("supervisor", settings.log_level)
+    data_dir = DataDir(settings)
+    try:
+        # Under the lock: two first starts at once must not both make credentials.
+        root = credentials.load(data_dir.path, os.environ, generate=True)
+        return Supervisor(
+            settings,
+            root,
+            data_dir,
+            announce=lambda actual: print(banner(actual, root), flush=True),
+            module=getattr(options, "runner", DEFAULT_RUNNER),
+        ).run()
+    finally:
+        data_dir.close()
+
+
+def banner(settings: Settings, root: Credentials) -> str:
+    """What a person who has just started it wants to know. The secret is in it only if it was made by this start."""
+    from gateway.supervisor import url
+
+    endpoint = url(settings.listen)
+    kept = Path(settings.data_dir) / credentials.FILE_NAME
+    secret = root.secret_key if root.generated else "…"
+    where = f"{secret}   (new; kept in {kept})" if root.generated else "as given"
+    lines = [
+        "",
+        f"  Recall is ready at {endpoint}",
+        f"  access key   {root.access_key}",
+        f"  secret key   {where if root.generated or not kept.exists() else f'in {kept}'}",
+        f"  data         {settings.data_dir}",
+        f"  backing      {settings.backing.partition('?')[0]}",
+        *(
+            f"  bucket       {listener.bucket} alone at {url(listener.address)}"
+            for listener in settings.bucket_listeners
+        ),
+        "",
+        "  Try:",
+        f"    export AWS_ACCESS_KEY_ID='{root.access_key}' AWS_SECRET_ACCESS_KEY='{secret}'",
+        f"    export AWS_REGION={settings.region} AWS_ENDPOINT_URL={endpoint}",
+        "    aws s3 mb s3://first && date | aws s3 cp - s3://first/hello && aws s3 cp s3://first/hello -",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _check(options: argparse.Namespace) -> int:
+    """The audit prints its faults and returns how many; it may run beside a gateway."""
+    faults: int = importlib.import_module("gateway.maintenance").check(_settings(options), sys.stdout)
+    return EXIT_FAILED if faults else EXIT_DONE
+
+
+def _rebuild(options: argparse.Namespace) -> int:
+    """Only while no gateway runs: the lock is held throughout. Returns the number of faults, as the check does."""
+    settings = _settings(options)
+    log.start("rebuild", settings.log_level)
+    data_dir = DataDir(settings)
+    try:
+        faults: int = importlib.import_module("gateway.maintenance").rebuild(settings, sys.stdout)
+    finally:
+        data_dir.close()
+    return EXIT_FAILED if faults else EXIT_DONE
+
+
+def _client(settings: Settings) -> Client:
+    data_dir = Path(settings.data_dir)
+    return Client(data_dir, credentials.load(data_dir, os.environ, generate=False), settings.region)
+
+
+def _change_objects(options: argparse.Namespace) -> int:
+    """One call an object; an object that is refused does not stop the others."""
+    client = _client(_settings(options))
+    headers = options.headers(options)
+    status = EXIT_DONE
+    try:
+        for bucket, key in options.objects:
+            try:
+                client.change(bucket, key, headers)
+                print(f"{options.verb} {bucket}/{key}")
+            except ClientError as error:
+                status = _refuse(f"{options.verb} {bucket}/{key}: {error}", EXIT_FAILED)
+    finally:
+        client.close()
+    return status
+
+
+def _lease(options: argparse.Namespace) -> bytes:
+    return b"true" if options.lease is None else f"{options.lease:.3f}".encode()
+
+
+def _ttl(options: argparse.Namespace) -> bytes:
+    if options.remove:
+        return b"0"
+    return f"{options.life:.3f}{'; sliding' if options.sliding else ''}".encode()
+
+
+def _metrics_token(options: argparse.Namespace) -> int:
+    settings = _settings(options)
+    root = credentials.load(Path(settings.data_dir), os.environ, generate=False)
+    print(token.make(root, time.time()))
+    return EXIT_DONE
+
+
+def _version(_: argparse.Namespace) -> int:
+    print("recall", importlib.metadata.version("recall-gateway"))
+    return EXIT_DONE
+
+
+# --- stats ------------------------------------------------------------------------------------------------------------
+
+
+def _stats(options: argparse.Namespace) -> int:
+    client = _client(_settings(options))
+    try:
+        samples = [
+            (sample.name, dict(sample.labels), sample.value)
+            for family in text_string_to_metric_families(client.metrics())
+            for sample in family.samples
+        ]
+    finally:
+        client.close()
+    if options.json:
+        print(
+            json.dumps([{"name": name, "labels": labels, "value": value} for name, labels, value in samples], indent=1)
+        )
+    else:
+        print("\n".join(_summary(samples)))
+    return EXIT_DONE
+
+
+Sample = tuple[str, dict[str, str], float]
+
+
+def _summary(samples: list[Sample]) -> Iterator[str]:
+    def total(name: str, **labels: str) -> float:
+        return sum(
+            value
+            for found, have, value in samples
+            if found == name and all(have.get(k) == v for k, v in labels.items())
+        )
+
+    yield "pool          capacity      free       hot    pinned     dirty   objects   hit rate"
+    for pool in sorted({labels["pool"] for _, labels, _ in samples if "pool" in labels}):
+        sizes = (f"{_size(total(f'recall_pool_{what}_bytes', pool=pool)):>9}" for what in _POOL_SIZES)
+        reads = {result: total("recall_reads_total", pool=pool, result=result) for result in ("hot", "cold", "miss")}
+        rate = f"{reads['hot'] / sum(reads.values()):.3f}" if any(reads.values()) else "-"
+        objects = int(total("recall_pool_objects", pool=pool))
+        yield f"{pool:<12} {' '.join(sizes)} {objects:>9} {rate:>10}"
+    yield ""
+    yield "operation                    requests    4xx    5xx    mean ms   received       sent"
+    for operation in sorted({labels["operation"] for _, labels, _ in samples if "operation" in labels}):
+        requests = total("recall_requests_total", operation=operation)
+        mean_ms = 1000 * total("recall_request_seconds_sum", operation=operation) / max(requests, 1)
+        failed = [int(total("recall_requests_total", operation=operation, status=kind)) for kind in ("4xx", "5xx")]
+        moved = [_size(total(f"recall_{way}_bytes_total", operation=operation)) for way in ("received", "sent")]
+        yield (
+            f"{operation:<27} {int(requests):>9} {failed[0]:>6} {failed[1]:>6} {mean_ms:>10.3f} "
+            f"{moved[0]:>10} {moved[1]:>10}"
+        )
+    yield ""
+    for what, objects_name, bytes_name in _MOVES:
+        yield f"{what:<9} {int(total(objects_name)):>10} objects {_size(total(bytes_name)):>10}"
+
+
+_POOL_SIZES: Final = ("capacity", "free", "hot", "pinned", "dirty")
+_MOVES: Final = (
+    ("demoted", "recall_demotions_total", "recall_demoted_bytes_total"),
+    ("evicted", "recall_evictions_total", "recall_evicted_bytes_total"),
+    ("recalled", "recall_recalls_total", "recall_recalled_bytes_total"),
+)
+
+
+def _size(size: float) -> str:
+    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size >= factor:
+            return f"{size / factor:.1f}{unit}"
+    return f"{int(size)}B"

@@ -1,0 +1,106 @@
+"""The data directory of a running gateway: made, locked, and holding the small files that say who runs here.
+
+Promise: one gateway a directory. The lock is held by the supervisor *and* its children (they inherit the descriptor), so a
+directory is free only when the last process that might write to it is gone, also after a kill -9 of the supervisor.
+
+Owns `<data-dir>/lock`, `endpoint` and `run/`. Does not know processes or addresses. Kind: owner (process: the supervisor).
+Spec: docs/OPERATIONS.md, "The data directory".
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import shutil
+import time
+from pathlib import Path
+from typing import Final
+
+from gateway.config import Settings
+
+EXIT_FAILED: Final = 1
+EXIT_IN_USE: Final = 3
+LOCK_WAIT_S: Final = 5.0
+"""How long a start waits for the children of a killed supervisor to be gone."""
+
+
+class StartError(Exception):
+    """The gateway cannot start. `status` is the exit status."""
+
+    def __init__(self, message: str, status: int = EXIT_FAILED) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class DataDir:
+    """A data directory held by this process: made if need be, locked until `close`, its run files removed then."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Raises StartError when it cannot be made or another gateway uses it."""
+        self.path = Path(settings.data_dir)
+        self.run_dir = settings.run_dir
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.lock_fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise StartError(f"data directory {self.path} cannot be used: {error.strerror}") from None
+        try:
+            self._lock()
+            self._clean()
+        except OSError as error:
+            os.close(self.lock_fd)
+            raise StartError(f"data directory {self.path} cannot be used: {error.strerror}") from None
+        except StartError:
+            os.close(self.lock_fd)
+            raise
+
+    def _lock(self) -> None:
+        deadline_s = time.monotonic() + LOCK_WAIT_S
+        while True:
+            try:
+                fcntl.flock(self.lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                holder = os.pread(self.lock_fd, 32, 0).decode("ascii", "replace").strip()
+                # The children hold the lock too: one whose supervisor was killed dies in a moment, which is worth a wait.
+                if _alive(holder) or time.monotonic() > deadline_s:
+                    raise StartError(
+                        f"data directory {self.path} is in use by process {holder or 'unknown'}: stop that gateway, or "
+                        f"choose another directory with --data-dir",
+                        EXIT_IN_USE,
+                    ) from None
+                select.select((), (), (), 0.02)  # flock has no wait with a time limit
+        os.ftruncate(self.lock_fd, 0)
+        os.pwrite(self.lock_fd, b"%d\n" % os.getpid(), 0)
+
+    def _clean(self) -> None:
+        (self.path / "endpoint").unlink(missing_ok=True)
+        shutil.rmtree(self.run_dir, ignore_errors=True)
+        self.run_dir.mkdir(mode=0o700, exist_ok=True)
+
+    def write(self, name: str, text: str) -> None:
+        """Writes a small file, whole or not at all."""
+        partial = self.path / (name + ".new")
+        partial.write_text(text)
+        os.replace(partial, self.path / name)
+
+    def close(self) -> None:
+        """Removes what says that a gateway runs here, then unlocks."""
+        (self.path / "endpoint").unlink(missing_ok=True)
+        for path in (*self.run_dir.glob("*.pid"), *self.run_dir.glob("*.endpoint")):
+            path.unlink(missing_ok=True)
+        os.ftruncate(self.lock_fd, 0)
+        os.close(self.lock_fd)
+
+
+def _alive(pid: str) -> bool:
+    if not pid.isdigit():
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

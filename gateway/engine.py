@@ -1,0 +1,140 @@
+"""The storage engine as the settings describe it: what worker, keeper and tools open alike.
+
+Owns nothing beyond what it returns. Does not know HTTP or which process it is in. Kind: composition.
+Spec: docs/ARCHITECTURE.md, "Processes".
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+from gateway.config import Settings
+from gateway.metrics import Metrics
+from tiering import events
+from tiering.backing import BackingOptions, open_backing
+from tiering.backing.wrappers import RetryPolicy, Tally, TimeLimits
+from tiering.cold import ColdSide
+from tiering.contract import Clock
+from tiering.pool import Pool, PoolConfig, open_pool
+from tiering.ports import Meter
+
+_EVENT_METRICS: Final[Mapping[str, tuple[str, ...]]] = {
+    events.HIT_HOT: ("recall_reads_total", "hot"),
+    events.HIT_COLD: ("recall_reads_total", "cold"),
+    events.MISS: ("recall_reads_total", "miss"),
+    events.DEMOTED: ("recall_demotions_total",),
+    events.DEMOTED_BYTES: ("recall_demoted_bytes_total",),
+    events.EVICTED: ("recall_evictions_total",),
+    events.EVICTED_BYTES: ("recall_evicted_bytes_total",),
+    events.SURVIVED: ("recall_survivors_total",),
+    events.SURVIVED_BYTES: ("recall_survivor_bytes_total",),
+    events.RECALLED: ("recall_recalls_total",),
+    events.RECALLED_BYTES: ("recall_recalled_bytes_total",),
+    events.EXPIRED: ("recall_expired_total",),
+}
+
+
+class SystemClock:
+    """The machine's wall clock."""
+
+    def now_ms(self) -> int:
+        return time.time_ns() // 1_000_000
+
+
+def pool_configs(settings: Settings) -> list[PoolConfig]:
+    """The engine's view of the pools, the default pool first."""
+    configs = [
+        PoolConfig(
+            name=pool.name,
+            path=Path(settings.data_dir) / "pools" / pool.name,
+            capacity_bytes=pool.capacity_bytes,
+            region_bytes=pool.region_bytes,
+            durability=pool.durability,
+            opaque_etag=pool.etag == "opaque",
+            demote=pool.demote,
+            demote_after_ms=round(pool.demote_after_s * 1000),
+            pin_fraction_max=pool.pin_fraction_max,
+            dirty_fraction_max=pool.dirty_fraction_max,
+            space_wait_s=pool.space_wait_s,
+            free_regions_low=pool.free_regions_low,
+            bucket_patterns=pool.buckets,
+        )
+        for pool in settings.pools.values()
+    ]
+    return sorted(configs, key=lambda config: config.name != "standard")
+
+
+def open_pools(settings: Settings, slot: int, clock: Clock, wake_keeper: Callable[[], None]) -> dict[str, Pool]:
+    """Opens every pool for the process in `slot`. Raises IndexCorrupt, DiskFull, ValueError."""
+    return {config.name: open_pool(config, slot, clock, wake_keeper) for config in pool_configs(settings)}
+
+
+def open_cold(settings: Settings, environ: Mapping[str, str], tally: Tally | None = None) -> ColdSide:
+    """The cold side the settings name; the backing store need not be up. Raises ValueError."""
+    options = BackingOptions(
+        retry=RetryPolicy(attempts=settings.backing_retry_attempts),
+        limits=TimeLimits(call_s=settings.backing_timeout_s),
+        active=settings.backing_concurrency,
+    )
+    url = settings.backing
+    return ColdSide(open_backing(url, environ, options=options, record=tally), prefix="")
+
+
+def meter(metrics: Metrics) -> Meter:
+    """Counts the tiers' events in this process's metric cells."""
+    cells = metrics.cells
+    at: dict[tuple[str, str], int] = {}
+
+    def add(event: str, pool: str, amount: int) -> None:
+        cell = at.get((event, pool))
+        if cell is None:
+            name, *labels = _EVENT_METRICS[event]
+            cell = at[event, pool] = metrics.cell(name, pool, *labels)
+        cells[cell] += amount
+
+    return add
+
+
+def pool_gauges(pools: Mapping[str, Pool]) -> Iterable[tuple[str, str, float]]:
+    """The metrics of kind `pool`, read when somebody asks."""
+    for name, pool in pools.items():
+        with pool.index.view() as view:
+            counters = view.counters()
+            free_regions = view.count("free")
+        yield "recall_pool_capacity_bytes", name, pool.capacity_bytes
+        yield "recall_pool_free_bytes", name, free_regions * pool.flash.region_bytes
+        yield "recall_pool_hot_bytes", name, counters.hot_bytes
+        yield "recall_pool_pinned_bytes", name, counters.pinned_bytes
+        yield "recall_pool_dirty_bytes", name, counters.dirty_bytes
+        yield "recall_pool_objects", name, counters.objects
+
+
+class KeeperBell:
+    """How other processes wake the keeper: a datagram on a socket in the run directory. Lost rings do no harm."""
+
+    def __init__(self, run_dir: Path) -> None:
+        self._path = str(run_dir / "keeper.sock")
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+
+    def ring(self) -> None:
+        try:
+            self._socket.sendto(b"!", self._path)
+        except OSError:
+            pass  # no keeper just now, or it has rings enough
+
+    def listen(self) -> socket.socket:
+        """The keeper's end."""
+        try:
+            os.unlink(self._path)
+        except FileNotFoundError:
+            pass
+        self._socket.bind(self._path)
+        return self._socket
+
+    def close(self) -> None:
+        self._socket.close()

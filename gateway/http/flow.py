@@ -1,0 +1,290 @@
+"""Flow of body bytes: the receive buffers, the body a handler pulls from, and the minimum rate.
+
+Promise: a body costs one fixed buffer whatever its length; reading pauses when the buffer is full and nobody pulls;
+what `read` lends is not overwritten before the next `read`.
+**Owns** the worker's receive blocks (`Blocks`) and, for each request with a body, its block and place in it.
+**Does not know** parsing, responses, S3.
+Kind: owner, on the loop's thread. Spec: RFC 9112 sections 6 and 7.1.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Final, Protocol
+
+from gateway.http.chunked import ChunkedDecoder, FramingError
+from s3api.message import BodyError
+
+EMPTY: Final = memoryview(b"")
+
+_TURN_BYTES: Final = 4 << 20
+"""Received without going back to the loop: a fast sender and a handler that never waits must not starve the others."""
+
+
+class Block:
+    """A receive buffer and the view of it that is lent."""
+
+    __slots__ = ("data", "view")
+
+    def __init__(self, size: int) -> None:
+        self.data = bytearray(size)
+        self.view = memoryview(self.data)
+
+
+class Blocks:
+    """The receive blocks of a worker.
+
+    One block, `current`, receives the heads of all connections: loops ask for the buffer when bytes are there and
+    hand them over before they read from another connection, so an idle connection needs none.
+    """
+
+    __slots__ = ("_free", "_free_max", "current", "size")
+
+    def __init__(self, size: int, free_max: int) -> None:
+        self.size = size
+        self._free_max = free_max
+        self._free: list[Block] = []
+        self.current = Block(size)
+
+    def take(self) -> Block:
+        """A block for one body."""
+        return self._free.pop() if self._free else Block(self.size)
+
+    def take_current(self) -> Block:
+        """The block that holds the head just parsed, with the body bytes behind it, so that they are not copied."""
+        block = self.current
+        self.current = self.take()
+        return block
+
+    def give(self, block: Block) -> None:
+        if len(self._free) < self._free_max:
+            self._free.append(block)
+
+
+class Pace:
+    """The minimum rate as a bucket of seconds: waiting drains it, bytes fill it at the minimum rate, up to the grace.
+
+    So a peer that stands still is cut after the grace, one above the rate never, and a transfer of n bytes ends within
+    grace + n / rate.
+    """
+
+    __slots__ = ("_credit_s", "_grace_s", "_rate")
+
+    def __init__(self, rate_bytes_min: int, grace_s: float) -> None:
+        self._rate = rate_bytes_min
+        self._grace_s = grace_s
+        self._credit_s = grace_s
+
+    def step(self, waited_s: float, moved_bytes: int) -> bool:
+        """Counts a span in which we waited for the peer. False when the peer is too slow."""
+        earned = moved_bytes / self._rate if self._rate else self._grace_s
+        self._credit_s = min(self._grace_s, self._credit_s + earned) - waited_s
+        return self._credit_s >= 0 or not self._rate
+
+
+class BodySource(Protocol):
+    """What a body asks of its connection."""
+
+    def send_continue(self) -> None:
+        """Writes the interim response."""
+
+    def receive_now(self, view: memoryview) -> int:
+        """Reads what has arrived into `view` without waiting; 0 when nothing has or this cannot be known."""
+
+    def behind(self, extra: memoryview) -> None:
+        """Takes bytes that arrived behind the body's end: the next request. Borrowed for the call."""
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+
+class NoBody:
+    """The body of a request without one."""
+
+    __slots__ = ()
+    length: int | None = 0
+
+    async def read(self) -> memoryview:
+        return EMPTY
+
+
+class InboundBody:
+    """A request body on its way in: filled by the connection, pulled by the handler.
+
+    `receiving`: bytes of it are still to come. `waiting`: the handler waits for the peer. Received bytes lie in the
+    block up to `_stop`; those from `_start` (or the chunked `_pieces`) are not lent yet.
+    """
+
+    __slots__ = (
+        "_block",
+        "_blocks",
+        "_decoder",
+        "_discarding",
+        "_error",
+        "_left",
+        "_loop",
+        "_pieces",
+        "_source",
+        "_start",
+        "_stop",
+        "_turn_bytes",
+        "_waiter",
+        "discarded_bytes",
+        "expecting",
+        "length",
+        "receiving",
+    )
+
+    def __init__(
+        self, source: BodySource, loop: asyncio.AbstractEventLoop, blocks: Blocks, length: int | None, expecting: bool
+    ) -> None:
+        self.length = length
+        self.expecting = expecting  # the client waits for 100 Continue
+        self.receiving = True
+        self.discarded_bytes = 0
+        self._source = source
+        self._loop = loop
+        self._blocks = blocks
+        self._decoder = ChunkedDecoder() if length is None else None
+        self._left = length or 0  # of a body of known length: not received yet
+        self._block: Block | None = None
+        self._start = self._stop = 0
+        self._pieces: deque[tuple[int, int]] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._error = ""
+        self._discarding = False
+        self._turn_bytes = 0
+
+    @property
+    def waiting(self) -> bool:
+        return self._waiter is not None
+
+    @property
+    def broken(self) -> bool:
+        """Where the body ends can no longer be known."""
+        return bool(self._error)
+
+    @property
+    def left(self) -> int | None:
+        """Bytes still to come; None for a chunked body that has not ended."""
+        return self._left if self._decoder is None or not self.receiving else None
+
+    def adopt(self, block: Block, start: int, stop: int) -> None:
+        """Takes over the block in which the first bytes arrived behind the head."""
+        self._block = block
+        self._start = self._stop = start
+        self.received(stop - start)
+
+    def room(self) -> memoryview:
+        """Where the next bytes go; never empty while `receiving` and not paused."""
+        block = self._block
+        if block is None:
+            block = self._block = self._blocks.take()
+        stop = self._stop
+        if self._decoder is None:
+            return block.view[stop : stop + self._left]
+        return block.view[stop:]
+
+    def received(self, count: int) -> None:
+        """Counts `count` bytes just put into `room()`."""
+        block = self._block
+        assert block is not None
+        end = self._stop + count
+        if self._decoder is None:
+            used = min(end, self._stop + self._left)
+            self._left -= used - self._stop
+            self.receiving = self._left > 0
+        else:
+            try:
+                used = self._decoder.feed(block.data, self._stop, end, self._pieces)
+                self.receiving = not self._decoder.ended
+            except FramingError:
+                used = end
+                self.fail("framing")
+        self._stop = used
+        if self._discarding:
+            self.discarded_bytes += count
+            self._drop()
+        if not self.receiving:
+            self._source.resume()
+        elif self._stop == self._blocks.size:
+            self._source.pause()
+        if used < end:
+            self._source.behind(block.view[used:end])
+        self._wake()
+
+    async def read(self) -> memoryview:
+        if self.expecting:
+            self.expecting = False
+            self._source.send_continue()
+        while True:
+            if self._error:
+                raise BodyError(self._error)
+            block = self._block
+            if block is not None:
+                if self._decoder is None:
+                    start, stop = self._start, self._stop
+                    if start != stop:
+                        self._start = stop
+                        return block.view[start:stop]
+                elif self._pieces:
+                    start, stop = self._pieces.popleft()
+                    return block.view[start:stop]
+            if not self.receiving:
+                return EMPTY
+            # All that was lent is given back by this call, so the whole block is free again.
+            self._start = self._stop = 0
+            await self._arrival()
+
+    async def _arrival(self) -> None:
+        """Returns when more has arrived, or there is an error or an end to report."""
+        if self._turn_bytes >= _TURN_BYTES:
+            self._turn_bytes = 0
+            await asyncio.sleep(0)
+            if self._stop or not self.receiving:
+                return
+        # Asking the socket first: with a fast sender the bytes are there, and a wake-up by the loop costs 10 times a
+        # call that finds them.
+        count = self._source.receive_now(self.room())
+        if count:
+            self._turn_bytes += count
+            self.received(count)
+            return
+        self._turn_bytes = 0
+        self._waiter = self._loop.create_future()
+        self._source.resume()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def fail(self, kind: str) -> None:
+        """The rest will not come: the next `read` raises BodyError(kind)."""
+        self._error = self._error or kind
+        self.receiving = False
+        self._wake()
+
+    def discard(self) -> None:
+        """The answer is sent: what is left is read away."""
+        self._discarding = True
+        self._drop()
+        self._source.resume()
+
+    def _drop(self) -> None:
+        self._start = self._stop = 0
+        self._pieces.clear()
+
+    def close(self, reuse: bool) -> None:
+        """Gives the block back. `reuse` is False when a cancelled handler's thread may still read from it."""
+        block, self._block = self._block, None
+        if block is not None and reuse:
+            self._blocks.give(block)
+        self.receiving = False
+        self._pieces.clear()

@@ -1,0 +1,51 @@
+"""The bounds of the HTTP edge: how much, how many and how long one worker accepts.
+
+Owns nothing. Does not know connections: `gateway.http.protocol` and `gateway.http.connections` apply the bounds.
+Kind: table.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Every bound of one worker's HTTP side. Sizes in bytes, times in seconds."""
+
+    connections_max: int = 4096
+    """Connections served. The first request on one above is answered 503, and the connection closed."""
+    connections_refused_max: int = 1024
+    """Connections above the maximum kept until their first request, to answer it 503; further ones hear 503 at once."""
+    requests_in_flight_max: int = 1024
+    """Requests between their head and the last byte of their answer. Those above are answered 503."""
+    head_bytes_max: int = 32 << 10
+    """Request line and header fields together: 431 above. Also how much a pipelining client may send ahead."""
+    request_line_bytes_max: int = 16 << 10
+    """414 above. A key of 1,024 bytes all percent-encoded and a presigned query with a session token fit well."""
+    header_count_max: int = 128
+    """Header lines in one head: 431 above."""
+    idle_s: float = 75.0
+    """A connection with no request under way is closed after this."""
+    head_s: float = 15.0
+    """From the first byte of a head to its last; also the TLS handshake. 408 above."""
+    body_rate_bytes_min: int = 32 << 10
+    """Bytes a second the peer must move, either way, while we wait for it."""
+    body_grace_s: float = 20.0
+    """How long a peer may stand still before the minimum rate cuts it off."""
+    discard_bytes_max: int = 1 << 20
+    """An unread body up to this is read away to keep the connection; a longer one closes it."""
+    linger_bytes_max: int = 64 << 20
+    """Read away after a half-close, so that a peer still sending sees the answer and not a reset."""
+    linger_s: float = 5.0
+    """How long the half-closed connection waits for the peer to close."""
+    receive_buffer_bytes: int = 256 << 10
+    """One receive buffer: the worker has one for heads, a request with a body holds one while it runs. At
+    least twice `head_bytes_max`."""
+    receive_buffers_free_max: int = 32
+    """Receive buffers kept for the next bodies."""
+    retry_after_s: int = 1
+    """Retry-After of the 503 answers made here."""
+    sweep_s: float = 0.5
+    """Period of the check of all time limits, and so their resolution."""
+    backlog: int = 1024
+    """Connections the kernel queues before they are accepted."""

@@ -1,0 +1,738 @@
+"""One HTTP/1.1 connection: bytes → requests → the application → bytes.
+
+Promise: requests are answered in order, one at a time; a handler that returns a Response costs no task; every response
+is either sent whole or visibly cut (the connection ends); `finished` is called once for every `handle`, and `release`
+once for every `FileSpans`, whatever happens; a peer that leaves cancels the handler.
+**Owns** one connection's state; the rest is `Connections`'s. **Does not know** S3, heads' grammar (`head`), body
+buffers (`flow`), sendfile (`spans`).
+Kind: shell. Invariants: a response starts only when the transport holds nothing unsent; nothing of a request outlives
+its `_finish`. Spec: RFC 9110, RFC 9112.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final
+
+from gateway.http.connections import SMALL_SPANS_BYTES, Connections, Listener, serve
+from gateway.http.flow import InboundBody, NoBody, Pace
+from gateway.http.head import CHUNKED
+from gateway.http.limits import Limits
+from gateway.http.render import BODYLESS, CONTINUE
+from gateway.http.spans import SpanSender, copy_spans, read_resident
+from s3api.message import Application, Request, Response, StreamBody
+from tiering.contract import Buffer, FileSpans
+
+log = logging.getLogger(__name__)
+
+_HEAD, _BUSY, _DISCARD, _LINGER, _CLOSED = range(5)
+"""Waiting for or reading a head; between a head and its response's last byte; reading an unread body away after the
+response; half-closed, waiting for the peer; over."""
+
+_TURN_REQUESTS: Final = 16
+"""Pipelined requests answered before other connections have their turn."""
+_JOIN_BYTES: Final = 64 << 10
+"""Bodies up to this are joined to their head: one copy is cheaper than a second buffer in the write."""
+_CLIENT_GONE: Final = 499
+"""Status told to `finished` when the peer left before there was a response. Never sent."""
+_NO_BODY: Final = NoBody()
+_CLOSE: Final = b"Connection: close\r\n"
+_KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
+
+
+class HttpProtocol(asyncio.BufferedProtocol):
+    """A connection of a worker. One request at a time; see the module's promise."""
+
+    __slots__ = (
+        "_active",
+        "_after_drain",
+        "_app",
+        "_blocks",
+        "_body",
+        "_connections",
+        "_eof",
+        "_head_begun",
+        "_keep",
+        "_limits",
+        "_lingered_bytes",
+        "_loop",
+        "_lost",
+        "_method",
+        "_moved_bytes",
+        "_moved_seen_bytes",
+        "_over",
+        "_pace",
+        "_peer",
+        "_reading_paused",
+        "_request",
+        "_response",
+        "_secure",
+        "_sender",
+        "_sent_bytes",
+        "_serving",
+        "_since_s",
+        "_sock",
+        "_stash",
+        "_state",
+        "_task",
+        "_task_started",
+        "_transport",
+        "_version_1_0",
+        "_write_paused",
+    )
+
+    _transport: asyncio.Transport
+
+    def __init__(self, app: Application, limits: Limits, connections: Connections) -> None:
+        self._app = app
+        self._limits = limits
+        self._connections = connections
+        self._loop = connections.loop
+        self._blocks = connections.blocks
+        self._state = _HEAD
+        self._secure = False
+        self._peer = ""
+        self._sock: socket.socket | None = None  # second descriptor: loops refuse theirs to sendfile and add_writer
+        self._stash = bytearray()  # an incomplete head, or requests sent ahead
+        self._reading_paused = False
+        self._write_paused = False
+        self._after_drain: Callable[[], None] | None = None
+        self._eof = False
+        self._serving = False
+        self._since_s = connections.now_s  # start of the present wait for the peer
+        self._moved_bytes = 0  # both ways, for the minimum rate
+        self._moved_seen_bytes = 0
+        self._lingered_bytes = 0
+        self._pace: Pace | None = None
+        self._head_begun = False
+        self._over = False  # above the limit: the first request is refused
+        self._lost = False
+        # Of the request under way:
+        self._active = False
+        self._request: Request | None = None  # None also for one the application does not see
+        self._response: Response | None = None
+        self._body: InboundBody | None = None
+        self._method = ""
+        self._keep = False
+        self._version_1_0 = False
+        self._task: asyncio.Task[None] | None = None  # to be cancelled when the peer leaves
+        self._task_started = False
+        self._sender: SpanSender | None = None
+        self._sent_bytes = 0
+
+    # ---------------------------------------------------------------- transport callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]  # uvloop's are not subclasses of asyncio's
+        # The smallest buffer limits: writing is "paused" exactly while the transport holds unsent bytes.
+        self._transport.set_write_buffer_limits(high=1, low=0)
+        self._secure = transport.get_extra_info("sslcontext") is not None
+        peer = transport.get_extra_info("peername")
+        self._peer = str(peer[0]) if isinstance(peer, tuple) else ""
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if not self._connections.add(self):
+            self._over = True
+            if len(self._connections) > self._limits.connections_max + self._limits.connections_refused_max:
+                self._refuse(503)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        body = self._body
+        if body is not None and body.receiving:
+            return body.room()
+        view = self._blocks.current.view
+        if self._stash or self._state == _BUSY:
+            return view[: self._limits.head_bytes_max]  # goes to the stash, which has a bound
+        return view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._moved_bytes += nbytes
+        body = self._body
+        if body is not None and body.receiving:
+            body.received(nbytes)
+            if self._state == _DISCARD and not body.receiving:
+                self._discarded(body)
+            return
+        block = self._blocks.current
+        if self._state == _HEAD:
+            if self._stash:
+                self._stash += block.view[:nbytes]
+                self._serve_stash()
+            else:
+                self._serve(block.data, nbytes, True)
+        elif self._state == _LINGER:
+            self._lingered_bytes += nbytes
+            if self._lingered_bytes > self._limits.linger_bytes_max:
+                self._close()
+        elif self._state != _CLOSED:
+            self.behind(block.view[:nbytes])
+
+    def eof_received(self) -> bool:
+        """The peer has finished sending. A response under way is still sent; anything else is over."""
+        if self._state == _BUSY and self._response is not None and not self._secure:
+            self._eof = True
+            return True
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost = True
+        self._state = _CLOSED
+        self._after_drain = None
+        if self._sender is not None:
+            self._sender.stop()
+        sock, self._sock = self._sock, None
+        if sock is not None:
+            sock.close()
+        if self._body is not None:
+            self._body.fail("gone")
+        if self._task is None:
+            self._finish(False)
+            self._connections.discard(self)
+        elif self._task_started:
+            self._task.cancel()
+        # A task that has not started would, cancelled now, never run: it sees for itself, and ends us.
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        after, self._after_drain = self._after_drain, None
+        if after is not None:
+            after()
+
+    # ---------------------------------------------------------------- requests
+
+    def _serve(self, data: bytearray, stop: int, shared: bool) -> None:
+        """Answers the requests that lie whole in `data[:stop]`, in order, until one must wait; stashes the rest.
+
+        `shared`: data is the worker's receive block.
+        """
+        parser = self._connections.parser
+        line_max = self._limits.request_line_bytes_max
+        start = 0
+        turns = _TURN_REQUESTS
+        self._serving = True
+        while start < stop and self._state == _HEAD:
+            if not turns:
+                self._loop.call_soon(self._serve_stash)
+                break
+            turns -= 1
+            if data[start] == 13 and data.startswith(b"\r\n", start, stop):
+                start += 2  # an empty line before a request is tolerated: RFC 9112 section 2.2
+                continue
+            if stop - start > line_max or not data.endswith(b"\r\n\r\n", start, stop):
+                alone = False
+            else:
+                alone = parser.parse_alone(data[start:stop])
+            if alone:
+                end = stop
+            else:
+                end = data.find(b"\r\n\r\n", start, stop) + 4
+                if end == 3:
+                    self._judge_partial(data, start, stop)
+                    break
+                status = self._too_long(data, start, end) or parser.parse(data[start:end])
+                if status:
+                    self._refuse(status)
+                    break
+            start = self._accept(data, end, stop, shared)
+        self._serving = False
+        if self._stash and self._state == _HEAD:
+            self._loop.call_soon(self._serve_stash)  # a body's last bytes came with the next request
+        if start < stop and self._state < _LINGER:
+            self._stash += memoryview(data)[start:stop]
+            self._bound_stash()
+
+    def _serve_stash(self) -> None:
+        """Answers what was stashed. Called when something was added to it or a request has ended."""
+        if self._state == _HEAD and self._stash:
+            data, self._stash = self._stash, bytearray()
+            self._serve(data, len(data), False)
+            if self._body is None or not self._body.receiving:
+                self.resume()
+        if self._eof and self._state == _HEAD:
+            self._close()
+
+    def _judge_partial(self, data: bytearray, start: int, stop: int) -> None:
+        """Refuses early what can no longer become a request, so that it does not wait for the time limit."""
+        if not self._head_begun:
+            self._head_begun = True
+            self._since_s = self._connections.now_s
+        status = self._too_long(data, start, stop)
+        lines = data.count(b"\r\n", start, stop)
+        if not status and (
+            not (65 <= data[start] <= 90 or data[start] == 13)  # a method's first letter, or an empty line's CR
+            or data.count(b"\n", start, stop) != lines
+            or data.count(b"\r", start, stop - 1) != lines
+        ):
+            status = 400
+        if status:
+            self._refuse(status)
+
+    def _too_long(self, data: bytearray, start: int, stop: int) -> int:
+        line_max = self._limits.request_line_bytes_max
+        if stop - start > line_max and data.find(b"\r\n", start, start + line_max + 2) < 0:
+            return 414
+        return 431 if stop - start > self._limits.head_bytes_max else 0
+
+    def _accept(self, data: bytearray, at: int, stop: int, shared: bool) -> int:
+        """Gives the request just parsed to the application. Returns where the bytes not used yet begin."""
+        connections = self._connections
+        parser = connections.parser
+        self._state = _BUSY
+        self._active = True
+        self._head_begun = False
+        self._keep = parser.keep_alive
+        self._version_1_0 = parser.version_1_0
+        self._method = method = parser.method
+        self._sent_bytes = 0
+        request = Request(
+            method,
+            parser.path,
+            parser.query,
+            parser.headers,
+            _NO_BODY,
+            self._peer,
+            self._secure,
+            connections.clock_s(),
+        )
+        if parser.length:
+            length = None if parser.length == CHUNKED else parser.length
+            body = InboundBody(self, self._loop, self._blocks, length, parser.expect)
+            self._body = request.body = body
+            at = self._first_bytes(body, data, at, stop, shared)
+        if self._over or connections.in_flight >= self._limits.requests_in_flight_max:
+            connections.refused_requests += 1
+            retry = b"Retry-After: %d\r\n" % self._limits.retry_after_s
+            self._respond(Response(503, retry, close=self._over))
+            return at
+        connections.in_flight += 1
+        self._request = request
+        try:
+            answer = self._app.handle(request)
+        except Exception:
+            log.exception("the application raised for %s", method)
+            answer = Response(500, close=True)
+        if isinstance(answer, Response):
+            sending = self._respond(answer)
+            if sending is not None:
+                self._start(self._send(sending))
+        else:
+            self._start(self._run(answer))
+        return at
+
+    def _first_bytes(self, body: InboundBody, data: bytearray, at: int, stop: int, shared: bool) -> int:
+        """Hands over what arrived behind the head: with the block it lies in, or copied from the stash."""
+        if at == stop:
+            return at
+        if shared:
+            body.adopt(self._blocks.take_current(), at, stop)
+            return stop
+        room = body.room()  # the stash's bound is below a block's size: all of it fits
+        count = min(len(room), stop - at)
+        room[:count] = memoryview(data)[at : at + count]
+        body.received(count)
+        return at + count
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        self._task_started = False
+        self._task = self._loop.create_task(work)
+
+    async def _run(self, answer: Coroutine[Any, Any, Response]) -> None:
+        """Awaits the handler's response and sends it."""
+        self._task_started = True
+        if self._lost:
+            answer.close()
+            self._give_up(None)
+            return
+        try:
+            response = await answer
+        except Exception:
+            log.exception("the handler raised for %s", self._method)
+            response = Response(500, close=True)
+        except BaseException:
+            self._give_up(None)
+            raise
+        if self._state == _CLOSED:
+            await self._close_chunks(response)
+            self._give_up(response)
+            return
+        # From here the response is not the handler's: where it needs no task, there is nothing to cancel.
+        task, self._task = self._task, None
+        sending = self._respond(response)
+        if sending is not None:
+            self._task = task
+            await self._send(sending)
+
+    async def _send(self, sending: Coroutine[Any, Any, None]) -> None:
+        """Awaits the end of a response that needs a task."""
+        self._task_started = True
+        try:
+            await sending
+        except Exception as error:
+            log.warning("a response to %s was cut: %r", self._method, error)
+            self._give_up(self._response)
+        except BaseException:
+            self._give_up(self._response)
+            raise
+        else:
+            self._conclude(True)
+
+    def _give_up(self, response: Response | None) -> None:
+        """Ends the request and the connection: no whole response can be sent any more."""
+        self._response = response
+        self.abort()
+        self._conclude(False)
+
+    def _conclude(self, complete: bool) -> None:
+        self._task = None
+        self._finish(complete)
+        if self._lost:
+            self._connections.discard(self)
+
+    # ---------------------------------------------------------------- responses
+
+    def _respond(self, response: Response) -> Coroutine[Any, Any, None] | None:
+        """Starts the response and, where it need not wait, ends it. Returns the rest of the work if it needs a task."""
+        self._response = response
+        connections = self._connections
+        keep = self._keep
+        if keep and (
+            response.close or connections.draining or (self._body is not None and not self._may_keep(self._body))
+        ):
+            keep = self._keep = False
+        connection = b"" if keep else _CLOSE
+        if self._version_1_0 and keep:
+            connection = _KEEP_ALIVE
+        body = response.body
+        length = len(body) if isinstance(body, bytes) else body.length
+        if self._method == "HEAD" or response.status in BODYLESS:
+            if response.length is not None:
+                length = response.length
+            head = connections.renderer.head(response.status, response.headers, length, connection)
+            if isinstance(body, StreamBody):
+                return self._send_head_only(head, response)
+            self._write_last(head)
+            return None
+        head = connections.renderer.head(response.status, response.headers, length, connection)
+        if isinstance(body, bytes):
+            self._sent_bytes = length
+            if length <= _JOIN_BYTES:
+                self._write_last(head + body)
+            else:
+                self._transport.writelines((head, body))
+                self._end_when_written(length)
+        elif isinstance(body, FileSpans):
+            return self._send_spans(head, body)
+        else:
+            return self._send_stream(head, body)
+        return None
+
+    def _may_keep(self, body: InboundBody) -> bool:
+        """Whether the connection can be used again after a response made now."""
+        if not body.receiving:
+            return not body.broken
+        # A client told no instead of 100 may send its body or not: what follows could not be told apart.
+        return not body.expecting and body.left is not None and body.left <= self._limits.discard_bytes_max
+
+    def _write_last(self, data: Buffer) -> None:
+        self._transport.write(data)
+        self._end_when_written(len(data))
+
+    def _end_when_written(self, count: int) -> None:
+        if self._write_paused:
+            self._moved_bytes += count
+            self._after_drain = self._ended
+        else:
+            self._finish(True)
+
+    def _ended(self) -> None:
+        self._finish(True)
+
+    def _send_spans(self, head: bytes, body: FileSpans) -> Coroutine[Any, Any, None] | None:
+        if body.length <= SMALL_SPANS_BYTES and self._send_resident(head, body):
+            return None
+        sock = self._own_socket()
+        if sock is None:
+            return copy_spans(self._loop, head, body, self._write)
+        self._sender = sender = SpanSender(self._loop, sock, head, body, self._spans_sent)
+        if self._write_paused:
+            self._after_drain = sender.start  # an interim response is still in the transport
+        else:
+            sender.start()
+        return None
+
+    def _send_resident(self, head: bytes, body: FileSpans) -> bool:
+        """Sends head and body in one write if the body is in the page cache: cheaper than sendfile for small ones."""
+        scratch = self._connections.scratch.view
+        at = len(head)
+        if at + body.length > len(scratch):
+            return False
+        scratch[:at] = head
+        try:
+            for fd, offset, length in body.spans:
+                if read_resident(fd, scratch[at : at + length], offset) != length:
+                    return False
+                at += length
+        except OSError:
+            return False  # the long way reports it
+        self._sent_bytes = body.length
+        self._transport.write(scratch[:at])
+        if self._write_paused:
+            self._connections.new_scratch()
+        self._end_when_written(at)
+        return True
+
+    def _spans_sent(self, complete: bool) -> None:
+        if not complete:
+            self.abort()
+        self._finish(complete)
+
+    async def _send_stream(self, head: bytes, body: StreamBody) -> None:
+        left = body.length
+        pending = head  # leaves with the first chunk
+        try:
+            async for chunk in body.chunks:
+                size = len(chunk)
+                left -= size
+                if left < 0:
+                    raise ValueError("the body is longer than its length")
+                # No copy: all is with the kernel before the next chunk is asked for.
+                await self._written((pending, chunk) if pending else (chunk,))
+                pending = b""
+                self._sent_bytes += size
+        finally:
+            await self._close_chunks(self._response)
+        if left:
+            raise ValueError(f"the body ended {left} bytes early")
+        if pending:
+            await self._written((pending,))
+
+    async def _send_head_only(self, head: bytes, response: Response) -> None:
+        await self._close_chunks(response)
+        await self._written((head,))
+
+    async def _close_chunks(self, response: Response | None) -> None:
+        if response is not None and isinstance(response.body, StreamBody):
+            aclose = getattr(response.body.chunks, "aclose", None)
+            if aclose is not None:
+                await aclose()
+
+    def _write(self, data: Buffer) -> Awaitable[None] | None:
+        """For `copy_spans`: writes, and says what to wait for."""
+        self._transport.write(data)
+        self._moved_bytes += len(data)
+        self._sent_bytes += len(data)
+        return self._drained() if self._write_paused else None
+
+    async def _written(self, parts: Sequence[Buffer]) -> None:
+        """Writes and returns when the transport holds nothing any more."""
+        for part in parts:
+            self._moved_bytes += len(part)
+        self._transport.writelines(parts)
+        if self._write_paused:
+            await self._drained()
+
+    async def _drained(self) -> None:
+        drained = self._loop.create_future()
+        self._after_drain = lambda: None if drained.done() else drained.set_result(None)
+        await drained
+
+    def _finish(self, complete: bool) -> None:
+        """Ends the request: gives everything back, tells the application, and says what the connection does next."""
+        if not self._active:
+            return
+        self._active = False
+        request, self._request = self._request, None
+        response, self._response = self._response, None
+        body = self._body
+        self._pace = None
+        sender = self._sender
+        if sender is not None:
+            self._sender = None
+            self._moved_bytes += sender.sent_bytes
+            self._sent_bytes = sender.sent_bytes
+        if body is not None and not (complete and body.receiving):
+            body.close(reuse=response is not None)
+            self._body = None
+        if response is not None and isinstance(response.body, FileSpans):
+            response.body.release()
+        if request is not None:
+            self._connections.in_flight -= 1
+            self._app.finished(request, response or Response(_CLIENT_GONE, close=True), self._sent_bytes, complete)
+        if complete and self._state == _BUSY:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """After a whole response: the next request, or the end of the connection."""
+        body = self._body
+        self._since_s = self._connections.now_s
+        if not self._keep:
+            if body is not None:
+                body.close(reuse=True)
+                self._body = None
+            if body is not None or self._stash:
+                self._linger()  # closing with unread bytes would send a reset, which can overtake the response
+            else:
+                self._close()
+        elif body is not None:
+            self._state = _DISCARD
+            body.discard()
+        else:
+            self._state = _HEAD
+            if not self._serving and (self._stash or self._eof):
+                self._serve_stash()
+
+    def _discarded(self, body: InboundBody) -> None:
+        body.close(reuse=True)
+        self._body = None
+        self._state = _HEAD
+        self._since_s = self._connections.now_s
+        self._serve_stash()
+
+    # ---------------------------------------------------------------- ends
+
+    def _refuse(self, status: int) -> None:
+        """Answers what is not a request, and ends the connection."""
+        headers = b"Retry-After: %d\r\n" % self._limits.retry_after_s if status == 503 else b""
+        self._transport.write(self._connections.renderer.head(status, headers, 0, _CLOSE))
+        self._linger()
+
+    def _linger(self) -> None:
+        """Half-closes and reads what still comes, so that the peer sees the response and not a reset."""
+        self._state = _LINGER
+        self._since_s = self._connections.now_s
+        self._stash.clear()
+        if self._eof:
+            self._close()
+            return
+        self.resume()
+        if self._transport.can_write_eof() and not self._transport.is_closing():
+            self._transport.write_eof()
+
+    def _close(self) -> None:
+        self._state = _CLOSED
+        self._since_s = self._connections.now_s
+        self._transport.close()
+
+    def abort(self) -> None:
+        """Ends the connection at once; a running handler is cancelled."""
+        self._state = _CLOSED
+        if not self._lost:
+            self._transport.abort()
+
+    def begin_drain(self) -> None:
+        """Closes the connection if it is idle, else after the request under way."""
+        if self._state == _HEAD and not self._stash:
+            self._close()
+
+    def sweep(self, now_s: float, elapsed_s: float) -> None:
+        """Applies the time limits; called about every `sweep_s`."""
+        limits = self._limits
+        waited_s = now_s - self._since_s
+        if self._state == _HEAD:
+            if waited_s >= (limits.head_s if self._head_begun or self._over else limits.idle_s):
+                if self._head_begun:
+                    self._refuse(408)
+                else:
+                    self._close()
+        elif self._state >= _LINGER:
+            if waited_s >= limits.linger_s and not self._lost:
+                self._transport.abort()
+        else:
+            self._sweep_rate(elapsed_s)
+
+    def _sweep_rate(self, elapsed_s: float) -> None:
+        sender, body = self._sender, self._body
+        total = self._moved_bytes + (sender.sent_bytes if sender is not None else 0)
+        if self._write_paused:
+            total -= self._transport.get_write_buffer_size()
+        moved, self._moved_seen_bytes = max(0, total - self._moved_seen_bytes), total
+        receiving = body is not None and body.waiting
+        if not (receiving or self._state == _DISCARD or self._write_paused or (sender is not None and sender.blocked)):
+            return
+        if self._pace is None:
+            self._pace = Pace(self._limits.body_rate_bytes_min, self._limits.body_grace_s)
+        if self._pace.step(elapsed_s, moved):
+            return
+        self._connections.cut_slow += 1
+        if body is not None and receiving:
+            self._keep = False
+            body.fail("slow")  # the handler still has an answer
+        else:
+            self.abort()
+
+    # ---------------------------------------------------------------- for the body (flow.BodySource)
+
+    def send_continue(self) -> None:
+        self._transport.write(CONTINUE)
+
+    def receive_now(self, view: memoryview) -> int:
+        sock = self._own_socket()
+        if sock is None:
+            return 0
+        try:
+            count = sock.recv_into(view)
+        except OSError:
+            return 0  # nothing there, or an error that the transport will report
+        self._moved_bytes += count
+        return count
+
+    def behind(self, extra: memoryview) -> None:
+        self._stash += extra
+        self._bound_stash()
+
+    def _bound_stash(self) -> None:
+        if len(self._stash) > self._limits.head_bytes_max:
+            self.pause()
+
+    def pause(self) -> None:
+        if not self._reading_paused and not self._lost:
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        if self._reading_paused and not self._lost and len(self._stash) <= self._limits.head_bytes_max:
+            self._reading_paused = False
+            self._transport.resume_reading()
+
+    def _own_socket(self) -> socket.socket | None:
+        """A second descriptor of the socket, made when first needed: loops keep theirs from other hands. None under
+        TLS or when the connection is ending."""
+        if self._sock is None and not self._secure and not self._transport.is_closing():
+            sock = self._transport.get_extra_info("socket")
+            if sock is not None:
+                self._sock = socket.socket(sock.family, sock.type, sock.proto, os.dup(sock.fileno()))
+                self._sock.setblocking(False)
+        return self._sock
+
+
+async def listen(
+    app: Application,
+    host: str,
+    port: int,
+    limits: Limits,
+    *,
+    reuse_port: bool = False,
+    ssl_context: ssl.SSLContext | None = None,
+    sock: socket.socket | None = None,
+    connections: Connections | None = None,
+) -> Listener:
+    """Serves `app` on host and port (0 takes a free one) or on `sock`. Listeners of one worker share `connections`."""
+    shared = connections or Connections(limits, asyncio.get_running_loop())
+    return await serve(
+        lambda: HttpProtocol(app, limits, shared),
+        shared,
+        host,
+        port,
+        reuse_port=reuse_port,
+        ssl_context=ssl_context,
+        sock=sock,
+    )

@@ -1,0 +1,155 @@
+"""The keeper: the composition root of the background process, and the runner of its duties.
+
+Promise: recovers the pools before it reports ready; then demotes, evicts, expires and keeps the backing store true,
+without ever owning a request. Killed at any moment, the next one goes on where the index says.
+Owns the duties' tasks. Does not know HTTP. Kind: shell; composition root.
+Spec: docs/ARCHITECTURE.md, "Duties".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import uvloop
+
+from gateway import engine
+from gateway.config import Settings
+from gateway.credentials import Credentials
+from gateway.metrics import Metrics
+from gateway.runner import Ready
+from gateway.worker import EPOCH_S, OPERATION_NAMES, SWITCH_S
+from tiering.backing.wrappers import Tally
+from tiering.buckets import Buckets
+from tiering.cold import ColdSide
+from tiering.contract import Busy
+from tiering.duties.demote import DemoteDuty, Demoter, OrderDuty, UpkeepDuty
+from tiering.duties.evict import EvictDuty
+from tiering.duties.expire import ExpireDuty, StaleUploadDuty
+from tiering.pool import Pool, recover
+from tiering.ports import BackingUnavailable, Duty, Meter
+from tiering.space import KEEPER_SLOT
+
+IDLE_S: Final = 0.05
+"""How long an idle duty sleeps when nobody rings."""
+FAILED_WAIT_FIRST_S: Final = 0.1
+FAILED_WAIT_MAX_S: Final = 5.0
+STALE_UPLOAD_MS: Final = 7 * 24 * 3600 * 1000
+"""Uploads nobody completes are aborted after this: an engine that dies leaves its parts in the tier otherwise."""
+SYNC_S: Final = 5.0
+"""How often the index of a relaxed pool is forced to the device: what a power loss can take back at most."""
+
+_log = logging.getLogger("recall.keeper")
+
+
+def run(settings: Settings, credentials: Credentials, ready: Ready, first: bool) -> None:
+    """Runs the duties until SIGTERM; `first`: no other process is inside. Raises what keeps it from starting."""
+    sys.setswitchinterval(SWITCH_S)
+    uvloop.run(_keep(settings, ready, first))
+
+
+async def _keep(settings: Settings, ready: Ready, first: bool) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    bell = engine.KeeperBell(settings.run_dir)
+    pools = engine.open_pools(settings, KEEPER_SLOT, engine.SystemClock(), lambda: None)
+    if first:  # workers may be inside when only the keeper was restarted
+        for pool in pools.values():
+            recover(pool)
+    metrics = Metrics(settings.run_dir, "keeper", OPERATION_NAMES, tuple(settings.pools))
+    cold = engine.open_cold(settings, os.environ, Tally())
+    buckets = Buckets(pools, Path(settings.data_dir))
+    wake = asyncio.Event()
+    ears = bell.listen()
+    loop.add_reader(ears, _hear, ears, wake)
+    duties = make_duties(pools, buckets, cold, engine.meter(metrics))
+    tasks = [loop.create_task(_repeat(duty, wake)) for duty in duties]
+    tasks.append(loop.create_task(_turn_epochs(pools)))
+    tasks += [loop.create_task(_sync(pool)) for pool in pools.values() if not pool.index.synced]
+    ready(None)
+    await stop.wait()
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    loop.remove_reader(ears)
+    await cold.backing.close()
+    buckets.close()
+    for pool in pools.values():
+        pool.index.sync()
+        pool.close()
+    bell.close()
+
+
+def make_duties(pools: Mapping[str, Pool], buckets: Buckets, cold: ColdSide, meter: Meter) -> list[Duty]:
+    """Every duty of every pool."""
+    demoter = Demoter(pools, buckets, cold, meter)
+    duties: list[Duty] = []
+    for pool in pools.values():
+        keeps_copies = pool.config.demote != "never"
+        duties += [
+            OrderDuty(demoter, pool),
+            EvictDuty(pool, demoter if keeps_copies else None, meter=meter),
+            ExpireDuty(pool, meter),
+            StaleUploadDuty(pool, STALE_UPLOAD_MS),
+            UpkeepDuty(demoter, pool),
+        ]
+        if keeps_copies:
+            duties.append(DemoteDuty(demoter, pool))
+    return duties
+
+
+async def _repeat(duty: Duty, wake: asyncio.Event) -> None:
+    """Steps a duty for ever: at once while there is work, after a pause or a ring when idle, with back-off when it fails."""
+    failed_wait_s = FAILED_WAIT_FIRST_S
+    while True:
+        try:
+            done = await duty.step()
+            failed_wait_s = FAILED_WAIT_FIRST_S
+        except (BackingUnavailable, Busy):  # the backing's guard says it once a minute
+            await asyncio.sleep(failed_wait_s)
+            failed_wait_s = min(failed_wait_s * 2, FAILED_WAIT_MAX_S)
+            continue
+        except Exception:
+            _log.exception("duty %s failed", duty.name, extra={"once": duty.name})
+            await asyncio.sleep(failed_wait_s)
+            failed_wait_s = min(failed_wait_s * 2, FAILED_WAIT_MAX_S)
+            continue
+        if done:
+            await asyncio.sleep(0)
+            continue
+        try:
+            async with asyncio.timeout(IDLE_S):
+                await wake.wait()
+        except TimeoutError:
+            pass
+        wake.clear()
+
+
+async def _turn_epochs(pools: Mapping[str, Pool]) -> None:
+    while True:
+        await asyncio.sleep(EPOCH_S)
+        for pool in pools.values():
+            pool.epochs.rotate()
+
+
+async def _sync(pool: Pool) -> None:
+    while True:
+        await asyncio.sleep(SYNC_S)
+        await asyncio.to_thread(pool.index.sync)
+
+
+def _hear(ears: socket.socket, wake: asyncio.Event) -> None:
+    try:
+        while ears.recv(64):
+            pass
+    except BlockingIOError:
+        pass
+    wake.set()

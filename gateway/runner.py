@@ -1,0 +1,127 @@
+"""The entry of a child process: `python -m gateway.runner worker --slot 0 …`, started by the supervisor only.
+
+Promise: the child reads what it is told from an inherited descriptor (never from arguments or the environment, which others
+can read), dies when its supervisor dies, and says through a pipe that it is ready or why it cannot be.
+
+Owns the child's process-wide set-up: death signal, logging, inherited descriptors. Does not know what a worker or a keeper
+does (`gateway.worker`, `gateway.keeper`). Kind: shell. Spec: docs/ARCHITECTURE.md, "Processes".
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from gateway import log
+from gateway.config import Settings
+from gateway.credentials import Credentials
+
+Ready = Callable[[int | None], None]
+"""Called once, when the child can serve, with the port it listens on (None for the keeper)."""
+
+_PR_SET_PDEATHSIG: Final = 1
+_log = logging.getLogger("recall.runner")
+
+
+class Briefing(msgspec.Struct, frozen=True):
+    """What a child is told. Holds the secrets: it exists in memory and in an anonymous file only.
+
+    `first`: no worker has been started yet since the lock was taken, so a keeper may recover as if it were alone; one that
+    is started again later is not.
+    """
+
+    settings: Settings
+    credentials: Credentials
+    first: bool = True
+
+
+class Report(msgspec.Struct, frozen=True):
+    """What a child answers, one JSON line: ready with its port, or why not."""
+
+    port: int | None = None
+    error: str = ""
+
+
+class Roles(msgspec.Struct, frozen=True):
+    """What the two kinds of child do. Each blocks until SIGTERM and returns when it has drained."""
+
+    worker: Callable[[Settings, Credentials, int, Ready], None]
+    keeper: Callable[[Settings, Credentials, Ready, bool], None]  # the last: Briefing.first
+
+
+def main(arguments: Sequence[str] | None = None, roles: Roles | None = None) -> int:
+    """Runs one child; returns its exit status. `roles`: other children than ours, for tests of the supervisor."""
+    parser = argparse.ArgumentParser(prog="gateway.runner")
+    parser.add_argument("role", choices=("worker", "keeper"))
+    parser.add_argument("--slot", type=int, default=0)
+    for name in ("parent", "briefing-fd", "ready-fd", "lock-fd"):
+        parser.add_argument(f"--{name}", type=int, required=True)
+    options = parser.parse_args(arguments)
+    _die_with(options.parent)
+    # Ctrl-C reaches the whole group of the terminal; only the supervisor acts on it, with a SIGTERM to each child.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The lock stays open, unused: a data directory is in use for as long as any process of the gateway lives.
+    for descriptor in (options.lock_fd, options.ready_fd):
+        os.set_inheritable(descriptor, False)
+    name = f"worker-{options.slot}" if options.role == "worker" else "keeper"
+    log.start(name, "info")
+    report = _Reporter(options.ready_fd)
+    try:
+        with open(options.briefing_fd, "rb") as stream:
+            briefing = msgspec.json.decode(stream.read(), type=Briefing)
+        log.start(name, briefing.settings.log_level)
+        actual = roles or _ours(options.role)
+        if options.role == "worker":
+            actual.worker(briefing.settings, briefing.credentials, options.slot, report.ready)
+        else:
+            actual.keeper(briefing.settings, briefing.credentials, report.ready, briefing.first)
+    except Exception as error:
+        # The supervisor says it when it decides what a child that cannot start means; the trace is for us.
+        _log.exception("failed")
+        report.failed(f"{type(error).__name__}: {error}")
+        return 1
+    return 0
+
+
+def _ours(role: str) -> Roles:
+    """Only the module of the role is imported: a keeper has no use for the protocol."""
+    run = importlib.import_module(f"gateway.{role}").run
+    return Roles(worker=run, keeper=run)
+
+
+def _die_with(parent: int) -> None:
+    """Asks the kernel for a SIGKILL when the supervisor dies, however it dies (Linux; elsewhere children outlive it)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it died before we asked
+            os._exit(1)
+
+
+class _Reporter:
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def ready(self, port: int | None) -> None:
+        self._send(Report(port=port))
+
+    def failed(self, message: str) -> None:
+        self._send(Report(error=message))
+
+    def _send(self, report: Report) -> None:
+        if self._descriptor >= 0:
+            os.write(self._descriptor, msgspec.json.encode(report) + b"\n")
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,358 @@
+"""The supervisor: the addresses of a gateway and the children that serve them.
+
+Promise: the address is known and held before any child starts; the keeper is ready (it recovers the pools) before the first
+worker starts; a child that dies is started again with back-off; SIGTERM or SIGINT drains, workers first, since a write in
+flight may wait for the keeper; no child outlives the supervisor.
+
+Owns the bound addresses and the child processes; writes the run files of its `DataDir`. Does not know what children do.
+Kind: shell; one thread, which only waits in `_Watch.wait`.
+Spec: docs/ARCHITECTURE.md, "Processes"; docs/OPERATIONS.md, "Start and stop".
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from gateway.config import Settings, with_capacities
+from gateway.credentials import SECRET_VARIABLES, Credentials
+from gateway.datadir import DataDir, StartError
+from gateway.runner import Briefing, Report
+from gateway.value import Address
+
+RESTART_WAIT_FIRST_S: Final = 0.1
+RESTART_WAIT_MAX_S: Final = 5.0
+RESTART_RESET_S: Final = 10.0
+"""A child that lived this long starts again without delay: it was no crash loop."""
+KILL_WAIT_S: Final = 5.0
+REPORT_BYTES_MAX: Final = 65_536
+_WAIT_MAX_S: Final = 3600.0
+
+_log = logging.getLogger("recall.supervisor")
+
+
+# --- the addresses ----------------------------------------------------------------------------------------------------
+
+
+def hold(address: Address) -> tuple[socket.socket, Address]:
+    """Binds an address without listening, so that it stays ours while workers come and go; port 0 becomes a real one.
+
+    Workers bind it again with SO_REUSEPORT; a socket that does not listen gets no connections. Raises StartError.
+    """
+    try:
+        family, _, _, _, place = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            # SO_REUSEPORT would let us share the port of another gateway of the same user, and its clients' requests.
+            # Only a socket without it tells whether the port is free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(place)
+        held = socket.socket(family, socket.SOCK_STREAM)
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind(place)
+    except OSError as error:
+        raise StartError(f"cannot listen on {address}: {error.strerror}") from None
+    return held, Address(str(place[0]), held.getsockname()[1])
+
+
+def url(address: Address) -> str:
+    """How a client on this machine reaches the address."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
+    return f"http://{Address(host, address.port)}"
+
+
+# --- the children -----------------------------------------------------------------------------------------------------
+
+
+class _Child:
+    """One slot: a process, or the wait until it is started again."""
+
+    def __init__(self, name: str, arguments: Sequence[str]) -> None:
+        self.name = name
+        self.arguments = arguments
+        self.process: subprocess.Popen[bytes] | None = None
+        self.exit_fd = -1  # readable when the process has ended
+        self.report_fd = -1
+        self.report = b""
+        self.ready = False
+        self.starts = 0
+        self.started_s = 0.0
+        self.restart_at_s = 0.0
+        self.restart_wait_s = RESTART_WAIT_FIRST_S
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid if self.process else 0
+
+
+class Supervisor:
+    """Runs a gateway from start to drain. `module` is the children's entry; another one only in tests."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        credentials: Credentials,
+        data_dir: DataDir,
+        announce: Callable[[Settings], None],
+        module: str = "gateway.runner",
+    ) -> None:
+        self._data_dir = data_dir
+        self._announce = announce
+        self._module = module
+        self._credentials = credentials
+        self._held: list[socket.socket] = []
+        self._settings = self._fixed(settings)
+        self._keeper = _Child("keeper", ("keeper",))
+        self._workers = [_Child(f"worker-{slot}", ("worker", "--slot", str(slot))) for slot in range(settings.workers)]
+        self._watch = _Watch()
+        self._stopping = False
+
+    def _fixed(self, settings: Settings) -> Settings:
+        """The settings with what is only known now: ports, and capacities taken from the disk. Raises StartError."""
+        held, listen = hold(settings.listen)
+        self._held.append(held)
+        listeners = []
+        for listener in settings.bucket_listeners:
+            held, address = hold(listener.address)
+            self._held.append(held)
+            listeners.append(msgspec.structs.replace(listener, address=address))
+        settings = msgspec.structs.replace(settings, listen=listen, bucket_listeners=tuple(listeners))
+        return with_capacities(settings, shutil.disk_usage(self._data_dir.path).free)
+
+    def run(self) -> int:
+        """Blocks until a signal has drained the gateway; returns the exit status. Raises StartError when a first start fails."""
+        _log.info("starting", extra={"data_dir": self._settings.data_dir, "workers": self._settings.workers})
+        self._data_dir.write("run/supervisor.pid", f"{os.getpid()}\n")
+        try:
+            if self._start([self._keeper]) and self._start(self._workers):
+                self._publish()
+                self._tend()
+        finally:
+            self._stop()
+            self._watch.close()
+            for held in self._held:
+                held.close()
+        return 0
+
+    # first start
+
+    def _start(self, children: Sequence[_Child]) -> bool:
+        """Starts them and waits until all are ready; False when a signal came first. Raises StartError."""
+        deadline_s = time.monotonic() + self._settings.start_s
+        for child in children:
+            self._spawn(child)
+        while not all(child.ready for child in children):
+            self._watch.wait(deadline_s - time.monotonic(), self._on_report, self._on_first_exit)
+            if self._watch.stop_signal:
+                return False
+            if time.monotonic() >= deadline_s:
+                late = ", ".join(child.name for child in children if not child.ready)
+                raise StartError(f"{late} did not become ready within {self._settings.start_s:g} s (start_s)")
+        return True
+
+    def _on_first_exit(self, child: _Child) -> None:
+        said = _decoded(child.report).error
+        raise StartError(f"{child.name} cannot start: {said or self._reap(child)}")
+
+    def _publish(self) -> None:
+        for listener in self._settings.bucket_listeners:
+            self._data_dir.write(f"run/{listener.bucket}.endpoint", url(listener.address) + "\n")
+        self._data_dir.write("endpoint", url(self._settings.listen) + "\n")
+        self._announce(self._settings)
+
+    # running
+
+    def _tend(self) -> None:
+        """Until a stop signal: starts dead children again when their time has come."""
+        while not self._watch.stop_signal:
+            now_s = time.monotonic()
+            dead = [child for child in (self._keeper, *self._workers) if child.process is None]
+            for child in dead:
+                if child.restart_at_s <= now_s:
+                    self._spawn_again(child)
+            waits = [child.restart_at_s - now_s for child in dead if child.process is None]
+            self._watch.wait(min(waits, default=_WAIT_MAX_S), self._on_report, self._on_exit)
+
+    def _spawn_again(self, child: _Child) -> None:
+        try:
+            self._spawn(child)
+        except OSError as error:  # no memory, no process: what runs goes on running
+            self._put_off(child, f"cannot be started: {error.strerror}")
+
+    def _on_report(self, child: _Child) -> None:
+        try:
+            content = os.read(child.report_fd, REPORT_BYTES_MAX)
+        except BlockingIOError:
+            return
+        child.report += content
+        if content and b"\n" not in child.report and len(child.report) < REPORT_BYTES_MAX:
+            return
+        self._watch.forget(child.report_fd)
+        os.close(child.report_fd)
+        child.report_fd = -1
+        report = _decoded(child.report)
+        child.ready = bool(child.report) and not report.error
+        if child.ready:
+            _log.info("ready", extra={"child": child.name, "pid": child.pid})
+
+    def _on_exit(self, child: _Child) -> None:
+        lived_s = time.monotonic() - child.started_s
+        said = self._reap(child)
+        if lived_s >= RESTART_RESET_S:
+            child.restart_wait_s = RESTART_WAIT_FIRST_S
+        self._put_off(child, said)
+
+    def _put_off(self, child: _Child, why: str) -> None:
+        child.restart_at_s = time.monotonic() + child.restart_wait_s
+        _log.error("ended", extra={"child": child.name, "why": why, "restart_in_s": child.restart_wait_s})
+        child.restart_wait_s = min(child.restart_wait_s * 2, RESTART_WAIT_MAX_S)
+
+    def _spawn(self, child: _Child) -> None:
+        briefing = msgspec.json.encode(Briefing(self._settings, self._credentials, first=child.starts == 0))
+        briefing_fd = os.memfd_create("recall-briefing")  # a pipe could fill up and block us
+        report_fd, ready_fd = os.pipe()
+        os.set_blocking(report_fd, False)
+        try:
+            with open(briefing_fd, "wb", closefd=False) as stream:
+                stream.write(briefing)
+            os.lseek(briefing_fd, 0, os.SEEK_SET)
+            descriptors = {"briefing-fd": briefing_fd, "ready-fd": ready_fd, "lock-fd": self._data_dir.lock_fd}
+            command = [sys.executable, "-m", self._module, *child.arguments, "--parent", str(os.getpid())]
+            for name, descriptor in descriptors.items():
+                command += [f"--{name}", str(descriptor)]
+            environment = {name: text for name, text in os.environ.items() if name not in SECRET_VARIABLES}
+            child.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, env=environment, pass_fds=tuple(descriptors.values())
+            )
+        except BaseException:
+            os.close(report_fd)
+            raise
+        finally:
+            os.close(briefing_fd)
+            os.close(ready_fd)
+        child.starts += 1
+        child.started_s = time.monotonic()
+        child.ready = False
+        child.report = b""
+        child.report_fd = report_fd
+        child.exit_fd = os.pidfd_open(child.process.pid)
+        self._watch.add(child)
+        self._data_dir.write(f"run/{child.name}.pid", f"{child.process.pid}\n")
+
+    def _reap(self, child: _Child) -> str:
+        """Takes note of an ended process; says how it ended."""
+        assert child.process is not None
+        status = child.process.wait()
+        for descriptor in (child.exit_fd, child.report_fd):
+            if descriptor >= 0:
+                self._watch.forget(descriptor)
+                os.close(descriptor)
+        child.process, child.exit_fd, child.report_fd, child.ready = None, -1, -1, False
+        (self._data_dir.run_dir / f"{child.name}.pid").unlink(missing_ok=True)
+        return f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
+
+    # stop
+
+    def _stop(self) -> None:
+        """Drains: no new endpoint, then the workers, then the keeper, each within drain_s."""
+        (self._data_dir.path / "endpoint").unlink(missing_ok=True)
+        for group in (self._workers, [self._keeper]):
+            running = [child for child in group if child.process]
+            self._signal(running, signal.SIGTERM)
+            if not self._gone(running, self._settings.drain_s):
+                late = [child for child in running if child.process]
+                for child in late:
+                    _log.warning("killed, it did not drain in time", extra={"child": child.name})
+                self._signal(late, signal.SIGKILL)
+                self._gone(late, KILL_WAIT_S)
+        _log.info("stopped")
+
+    def _on_late_exit(self, child: _Child) -> None:
+        self._reap(child)
+
+    def _signal(self, children: Sequence[_Child], number: signal.Signals) -> None:
+        for child in children:
+            if child.process:
+                child.process.send_signal(number)
+
+    def _gone(self, children: Sequence[_Child], wait_s: float) -> bool:
+        """Whether all ended in time. A second stop signal ends the wait."""
+        deadline_s = time.monotonic() + wait_s
+        self._watch.stop_signal = 0
+        while any(child.process for child in children):
+            left_s = deadline_s - time.monotonic()
+            if left_s <= 0 or self._watch.stop_signal:
+                return False
+            self._watch.wait(left_s, self._on_report, self._on_late_exit)
+        return True
+
+
+class _Watch:
+    """Waits for stop signals, reports and ends of children, all in one place."""
+
+    def __init__(self) -> None:
+        self.stop_signal = 0
+        self._selector = selectors.DefaultSelector()
+        self._read, self._write = socket.socketpair()
+        self._read.setblocking(False)
+        self._write.setblocking(False)
+        self._selector.register(self._read, selectors.EVENT_READ, None)
+        signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+        self._before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        self._before[signal.SIGHUP] = signal.signal(
+            signal.SIGHUP, signal.SIG_IGN
+        )  # kept free for reading settings again
+
+    def _on_signal(self, number: int, _frame: object) -> None:
+        self.stop_signal = number
+
+    def add(self, child: _Child) -> None:
+        self._selector.register(child.report_fd, selectors.EVENT_READ, child)
+        self._selector.register(child.exit_fd, selectors.EVENT_READ, child)
+
+    def forget(self, descriptor: int) -> None:
+        if descriptor in self._selector.get_map():
+            self._selector.unregister(descriptor)
+
+    def wait(self, timeout_s: float, on_report: Callable[[_Child], None], on_exit: Callable[[_Child], None]) -> None:
+        """One round: until something happened or the time is up. Reports are read before the exit that follows them."""
+        if self.stop_signal:
+            return
+        events = [(key.fd, key.data) for key, _ in self._selector.select(max(0.0, timeout_s))]
+        for descriptor, child in events:
+            if child is None:
+                self._read.recv(4096)
+            elif descriptor == child.report_fd:
+                on_report(child)
+        for descriptor, child in events:
+            if child is not None and descriptor == child.exit_fd:
+                if child.report_fd >= 0:
+                    on_report(child)
+                on_exit(child)
+
+    def close(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(-1)
+        self._selector.close()
+        self._read.close()
+        self._write.close()
+
+
+def _decoded(report: bytes) -> Report:
+    try:
+        return msgspec.json.decode(report.partition(b"\n")[0], type=Report)
+    except msgspec.DecodeError:
+        return Report()

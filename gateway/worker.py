@@ -1,0 +1,126 @@
+"""One worker: the composition root of a process that serves requests.
+
+Promise: can serve every request; holds nothing whose loss loses an acknowledged write.
+Owns the loop, the listeners, the store and the pipeline of its process. Does not know other workers.
+Kind: shell; composition root. Spec: docs/ARCHITECTURE.md, "Processes".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import uvloop
+
+from gateway import engine
+from gateway.admin.routes import AdminRoutes
+from gateway.config import Settings
+from gateway.credentials import Credentials
+from gateway.http.connections import Connections, Listener
+from gateway.http.limits import Limits
+from gateway.http.protocol import listen
+from gateway.metrics import Metrics
+from gateway.runner import Ready
+from s3api.call import ApiConfig, Identity
+from s3api.handlers import HANDLERS
+from s3api.operations import BY_NAME
+from s3api.pipeline import Pipeline
+from tiering.backing.wrappers import Tally
+from tiering.orders import Orders
+from tiering.store import TieredStore
+
+EPOCH_S: Final = 0.1
+"""How often a read epoch starts: freed regions wait at most about this long for idle readers."""
+SWITCH_S: Final = 0.0005
+"""How long the committer's thread may keep the loop's from running; Python's default would be seen as latency."""
+
+
+def run(settings: Settings, credentials: Credentials, slot: int, ready: Ready) -> None:
+    """Serves until SIGTERM, then drains. Raises what keeps it from starting."""
+    sys.setswitchinterval(SWITCH_S)
+    uvloop.run(_serve(settings, credentials, slot, ready))
+
+
+async def _serve(settings: Settings, credentials: Credentials, slot: int, ready: Ready) -> None:
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    clock = engine.SystemClock()
+    bell = engine.KeeperBell(settings.run_dir)
+    pools = engine.open_pools(settings, slot + 1, clock, bell.ring)
+    metrics = Metrics(settings.run_dir, f"worker-{slot}", OPERATION_NAMES, tuple(settings.pools))
+    cold = engine.open_cold(settings, os.environ, Tally())
+    store = TieredStore(pools, Path(settings.data_dir), cold, Orders(bell.ring), clock, slot + 1, engine.meter(metrics))
+    config = ApiConfig(
+        region=settings.region,
+        domains=settings.domains,
+        host_buckets=settings.host_buckets,
+        key_rules=settings.key_rules,
+    )
+    connections = Connections(_limits(settings), loop)
+    listeners: list[Listener] = []
+    places = [(settings.listen, "")] + [(bound.address, bound.bucket) for bound in settings.bucket_listeners]
+    root = Identity(credentials.access_key, credentials.secret_key, OWNER_ID, credentials.access_key)
+    for address, bucket in places:
+        pipeline = Pipeline(
+            store,
+            msgspec.structs.replace(config, every_host_bucket=bucket),
+            {root.access_key: root}.get,
+            HANDLERS,
+            clock,
+            lambda operation, status, received, sent, seconds: metrics.request(
+                operation, status, seconds, received, sent, True
+            ),
+        )
+        app = AdminRoutes(
+            pipeline,
+            metrics,
+            credentials,
+            metrics_auth=settings.metrics_auth,
+            pool_gauges=lambda: engine.pool_gauges(pools),
+        )
+        listeners.append(
+            await listen(app, address.host, address.port, connections.limits, reuse_port=True, connections=connections)
+        )
+    epochs = loop.create_task(_turn_epochs(store))
+    # What exists now lives as long as the process: collections need not look at it again.
+    gc.collect()
+    gc.freeze()
+    ready(listeners[0].port)
+    await stop.wait()
+    for listener in listeners:
+        listener.stop_accepting()
+    await connections.drain(settings.drain_s)
+    connections.stop()
+    epochs.cancel()
+    await asyncio.gather(epochs, return_exceptions=True)
+    for pool in pools.values():
+        pool.flush_touches()
+    await store.close()
+    await cold.backing.close()
+    for pool in pools.values():
+        pool.close()
+    bell.close()
+
+
+async def _turn_epochs(store: TieredStore) -> None:
+    while True:
+        await asyncio.sleep(EPOCH_S)
+        for pool in store.pools.values():
+            pool.epochs.rotate()
+            pool.flush_touches()
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(**msgspec.structs.asdict(settings.http))
+
+
+OPERATION_NAMES: Final = tuple(BY_NAME)
+OWNER_ID: Final = "02d6176db174dc93cb1b899f7c6078f08654445fe8cf1b6ce98d8855f66bdbf4"
+"""Canonical user id of the root account; any 64 hexadecimal digits would do."""

@@ -1,0 +1,108 @@
+"""Bytes between a request, a store's writer and an opened object: the pump, and the checks of a small document.
+
+Owns the buffer of one pump. Does not know operations, XML or headers' meaning beyond checksums.
+Kind: shell (the loop; hashing and file reads in its thread pool). Invariants: whoever opens a writer ends it, with
+`commit` or `abort`, on every path, cancellation included; a borrowed view is not touched after its lender moves on.
+Spec: AWS "Checking object integrity"; RFC 1864.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Awaitable
+from typing import Final, TypeVar
+
+from s3api.call import Call, Payload
+from s3api.checksums import Digest, Requested, conclude, requested_checksum, wanted
+from s3api.errors import S3Error
+from tiering.contract import Buffer, Checksum, FileSpans, PartWriter, PutResult, Reading, Writer
+
+COPY_PIECE_BYTES: Final = 1 << 20
+"""Piece of a file read at once when one object's bytes become another's."""
+
+AnyWriter = Writer | PartWriter
+T = TypeVar("T")
+
+
+class _WriterDigest(Digest):
+    """A digest whose CRC64NVME is the one the writer computes anyway."""
+
+    __slots__ = ("_writer",)
+
+    def __init__(self, names: set[str], writer: AnyWriter) -> None:
+        super().__init__(names - {"CRC64NVME"})
+        self._writer = writer
+
+    def raw(self, name: str) -> bytes:
+        return self._writer.crc64.to_bytes(8, "big") if name == "CRC64NVME" else super().raw(name)
+
+
+class Intake:
+    """Feeds one writer and hashes what passes, and no more than was asked for. `md5`: the ETag is to be an MD5."""
+
+    __slots__ = ("_digest", "_idle", "_md5", "_requested", "_writer")
+
+    def __init__(self, writer: AnyWriter, requested: Requested, md5: bool) -> None:
+        names = wanted(requested)
+        if md5:
+            names.add("MD5")
+        self._writer, self._requested, self._md5 = writer, requested, md5
+        self._digest = _WriterDigest(names, writer)
+        self._idle = not names - {"CRC64NVME"}
+
+    async def take(self, view: Buffer) -> None:
+        """Writes and hashes `view`, at the same time where both wait."""
+        hashing = None if self._idle else self._digest.update(view)
+        writing = self._writer.write(view)
+        if writing is not None:
+            await writing
+        if hashing is not None:
+            await hashing
+
+    async def drain(self, payload: Payload) -> None:
+        """Takes a request's body to its verified end."""
+        while view := await payload.read():
+            await self.take(view)
+
+    def conclude(self, trailer: Checksum | None = None) -> PutResult:
+        """Raises BadDigest where the client claimed something else. `checksum` None: the client asked for none."""
+        checksum = conclude(self._requested, self._digest, trailer)
+        return PutResult(self._digest.hex("MD5") if self._md5 else None, checksum)
+
+
+async def pieces(reading: Reading) -> AsyncGenerator[Buffer, None]:
+    """The body of an opened object, piece by piece, each borrowed until the next. The caller closes the reading."""
+    body = reading.body
+    if isinstance(body, FileSpans):
+        buffer = memoryview(bytearray(min(COPY_PIECE_BYTES, max(body.length, 1))))
+        for fd, offset, length in body.spans:
+            at, stop = offset, offset + length
+            while at < stop:
+                got = await asyncio.to_thread(os.preadv, fd, [buffer[: min(stop - at, len(buffer))]], at)
+                if not got:
+                    raise S3Error("InternalError", "The source ended early.")
+                yield buffer[:got]
+                at += got
+    elif body is not None:
+        async for piece in body:
+            yield piece
+
+
+async def arrived(value: T | Awaitable[T]) -> T:
+    """The value of a call that may have had to wait."""
+    return await value if isinstance(value, Awaitable) else value
+
+
+async def document(call: Call, checksum_required: bool = False) -> bytes:
+    """The request's XML, its Content-MD5 and checksum verified. Raises BadDigest, InvalidDigest, InvalidRequest."""
+    requested = requested_checksum(call.request.headers)
+    if checksum_required and not requested.algorithm and requested.content_md5 is None:
+        raise S3Error("InvalidRequest", "Missing required header for this request: Content-MD5 OR x-amz-checksum-*")
+    body = await call.payload.document()
+    digest = Digest(wanted(requested))
+    hashing = digest.update(body)
+    if hashing is not None:
+        await hashing
+    conclude(requested, digest, call.payload.trailer)
+    return body

@@ -1,0 +1,157 @@
+"""Buckets: making, finding, listing and removing them, and the one access list every bucket and object has.
+
+Owns nothing. Does not know objects. Kind: shell (the loop).
+Spec: AWS ListBuckets, CreateBucket, HeadBucket, DeleteBucket, GetBucketLocation, GetBucketAcl, GetObjectAcl.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from s3api import xml
+from s3api.call import Call
+from s3api.errors import S3Error
+from s3api.extensions import POOL_HEADER, rule_pool
+from s3api.handlers.body import arrived, document
+from s3api.handlers.fields import iso_date
+from s3api.handlers.objects import bucket_of
+from s3api.handlers.options import refuse_unserved
+from s3api.message import Response
+from s3api.paging import BUCKETS_MAX, decode_token, encode_token
+from s3api.params import boolean, query_integer
+from s3api.target import check_bucket_name
+from tiering.contract import BucketExists, BucketInfo, ReadOptions
+
+HOME_REGION: Final = "us-east-1"
+"""The region whose location constraint is empty, and where making one's own bucket again succeeds."""
+_OLD_NAMES: Final = {"EU": "eu-west-1"}
+
+
+def owner(writer: xml.XmlWriter, call: Call, element: str = "Owner") -> None:
+    """The caller as the owner of what is listed: there is one account."""
+    with writer.nested(element):
+        writer.leaf("ID", call.identity.owner_id)
+        writer.leaf("DisplayName", call.identity.display_name)
+
+
+def list_buckets(call: Call) -> Response:
+    """All buckets in name order, paged when asked."""
+    query = call.query
+    prefix, region = query.get("prefix", ""), query.get("bucket-region", "")
+    limit = query_integer(query, "max-buckets", BUCKETS_MAX, 1, BUCKETS_MAX)
+    after = decode_token(query["continuation-token"]) if query.get("continuation-token") else ""
+    found = [
+        bucket
+        for bucket in call.store.buckets()
+        if bucket.name.startswith(prefix) and bucket.name > after and region in ("", call.config.region)
+    ]
+    page = found[:limit]
+    writer = xml.XmlWriter("ListAllMyBucketsResult")
+    owner(writer, call)
+    with writer.nested("Buckets"):
+        for bucket in page:
+            with writer.nested("Bucket"):
+                writer.leaf("Name", bucket.name)
+                writer.leaf("CreationDate", iso_date(bucket.created_ms))
+                if query:
+                    writer.leaf("BucketRegion", call.config.region)
+    if len(found) > limit:
+        writer.leaf("ContinuationToken", encode_token(page[-1].name))
+    writer.leaf("Prefix", prefix or None)
+    return Response(200, xml.CONTENT_TYPE, writer.finish())
+
+
+async def create_bucket(call: Call) -> Response:
+    """Makes a bucket. Making one's own again is 200 in us-east-1 and 409 elsewhere, as AWS has it."""
+    check_bucket_name(call.bucket)
+    headers = call.request.headers
+    refuse_unserved(headers)
+    if b"x-amz-bucket-object-lock-enabled" in headers and boolean(
+        "x-amz-bucket-object-lock-enabled", call.header(b"x-amz-bucket-object-lock-enabled")
+    ):
+        raise S3Error("NotImplemented", Header="x-amz-bucket-object-lock-enabled")
+    if call.header(b"x-amz-object-ownership") not in ("", "BucketOwnerEnforced"):
+        raise S3Error("NotImplemented", Header="x-amz-object-ownership")
+    location = _location(await document(call), call.config.region)
+    pool = call.header(POOL_HEADER.encode())
+    if not pool and POOL_HEADER.encode() in headers:
+        raise S3Error("InvalidArgument", f"The value of {POOL_HEADER} is empty.", ArgumentName=POOL_HEADER)
+    wanted = BucketInfo(
+        name=call.bucket,
+        created_ms=call.now_ms,
+        pool=pool or rule_pool(call.config.key_rules, call.bucket),
+        location=location,
+    )
+    try:
+        await call.store.create_bucket(wanted)
+    except BucketExists:
+        standing = call.store.bucket(call.bucket)
+        if call.config.region != HOME_REGION or (pool and pool != standing.pool):
+            raise
+    return Response(200, f"location: /{call.bucket}\r\n".encode())
+
+
+def _location(body: bytes, region: str) -> str:
+    """The location a CreateBucket document names, which must be where this gateway is.
+
+    # differs from AWS: outside us-east-1 a missing constraint means here, instead of being refused.
+    """
+    if not body.strip():
+        return region
+    root = xml.parse(body, "CreateBucketConfiguration")
+    for child in root.children:
+        if child.name != "LocationConstraint":
+            raise S3Error("NotImplemented", f"CreateBucketConfiguration/{child.name} is not served.")
+    named = root.text("LocationConstraint").strip()
+    if _OLD_NAMES.get(named, named) not in ("", region):
+        raise S3Error(
+            "InvalidLocationConstraint",
+            f"The specified location constraint is not valid: this gateway's region is {region}.",
+            LocationConstraint=named[:64],
+        )
+    return region
+
+
+def head_bucket(call: Call) -> Response:
+    """200 with region and pool."""
+    bucket = bucket_of(call)
+    lines = f"x-amz-bucket-region: {call.config.region}\r\nx-amz-access-point-alias: false\r\n"
+    return Response(200, f"{lines}{POOL_HEADER}: {bucket.pool}\r\n".encode())
+
+
+async def delete_bucket(call: Call) -> Response:
+    """204; uploads under way do not keep a bucket, objects do."""
+    await call.store.delete_bucket(call.bucket)
+    return Response(204)
+
+
+def get_bucket_location(call: Call) -> Response:
+    """The region; empty for us-east-1."""
+    bucket_of(call)
+    region = "" if call.config.region == HOME_REGION else xml.escape(call.config.region)
+    element = f'<LocationConstraint xmlns="{xml.NAMESPACE}">{region}</LocationConstraint>'
+    return Response(200, xml.CONTENT_TYPE, (xml.HEAD + element).encode())
+
+
+def _access(call: Call) -> Response:
+    writer = xml.XmlWriter("AccessControlPolicy")
+    owner(writer, call)
+    kind = 'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="CanonicalUser"'
+    with writer.nested("AccessControlList"), writer.nested("Grant"):
+        with writer.nested("Grantee", kind):
+            writer.leaf("ID", call.identity.owner_id)
+            writer.leaf("DisplayName", call.identity.display_name)
+        writer.leaf("Permission", "FULL_CONTROL")
+    return Response(200, xml.CONTENT_TYPE, writer.finish())
+
+
+def get_bucket_acl(call: Call) -> Response:
+    """The owner has full control; nobody else is named."""
+    bucket_of(call)
+    return _access(call)
+
+
+async def get_object_acl(call: Call) -> Response:
+    """As the bucket's, for an object that exists."""
+    await arrived(call.store.open(call.bucket, call.key, ReadOptions(head=True)))
+    return _access(call)

@@ -1,0 +1,139 @@
+"""CopyObject, and what it shares with UploadPartCopy: the reading of `x-amz-copy-source`.
+
+Owns nothing. Does not know how bytes are copied, or whether they are. Kind: shell (the loop).
+Spec: AWS CopyObject, UploadPartCopy; docs/EXTENSIONS.md (a copy's pin and TTL come from its own request).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+from s3api import xml
+from s3api.call import Call
+from s3api.checksums import ALGORITHMS
+from s3api.errors import S3Error
+from s3api.extensions import PIN_HEADER, TTL_HEADER, write_intent
+from s3api.handlers.body import arrived
+from s3api.handlers.fields import iso_date, kept_checksum, lease_lines
+from s3api.handlers.objects import bucket_of
+from s3api.handlers.options import (
+    SINGLE_PUT_BYTES_MAX,
+    put_options,
+    refuse_unserved,
+    storage_class_of,
+    tags_of,
+)
+from s3api.message import Headers, Response
+from s3api.operations import COPY_SOURCE
+from s3api.params import choice, invalid
+from s3api.preconditions import source_conditions, write_conditions
+from s3api.target import BUCKET_CHARS_MAX, check_key
+from tiering.contract import Checksum, CopyOptions, ReadOptions
+
+_DIRECTIVES: Final = ("COPY", "REPLACE")
+_CHANGES: Final = (b"x-amz-storage-class", b"x-amz-checksum-algorithm", PIN_HEADER.encode(), TTL_HEADER.encode())
+"""Headers whose presence makes a copy of an object onto itself a change."""
+
+
+def copy_source(headers: Headers) -> tuple[str, str]:
+    """(bucket, key) of `x-amz-copy-source`: percent-encoded, leading slash optional, `?versionId=null` allowed.
+
+    Raises InvalidArgument, NoSuchVersion, KeyTooLongError.
+    """
+    raw = headers[COPY_SOURCE].strip()
+    shown = raw.decode("latin-1")
+    path, question, version = raw.partition(b"?versionId=")  # a question mark of the key is sent as %3F
+    if question and version != b"null":
+        if not version:
+            raise S3Error("InvalidArgument", "Version id cannot be the empty string.", ArgumentName="versionId")
+        raise S3Error("NoSuchVersion", VersionId=version.decode("latin-1")[:256])
+    try:
+        text = unquote_to_bytes(path).decode()
+    except UnicodeDecodeError:
+        raise invalid("x-amz-copy-source", shown, "it must be percent-encoded UTF-8") from None
+    bucket, slash, key = text.removeprefix("/").partition("/")
+    if not bucket or not slash or not key or len(bucket) > BUCKET_CHARS_MAX or bucket.startswith("arn:"):
+        raise invalid("x-amz-copy-source", shown, "it must be of the form bucket/key")
+    return bucket, check_key(key)
+
+
+def checksum_leaves(writer: xml.XmlWriter, checksum: Checksum, with_type: bool = True) -> None:
+    """`ChecksumCRC32` and its like, then the type."""
+    writer.leaf(f"Checksum{checksum.algorithm}", checksum.value)
+    if with_type:
+        writer.leaf("ChecksumType", checksum.kind)
+
+
+def algorithm_of(headers: Headers) -> str:
+    """`x-amz-checksum-algorithm` as AWS spells it, "" when absent. Raises InvalidRequest."""
+    raw = headers.get(b"x-amz-checksum-algorithm")
+    if raw is None:
+        return ""
+    named = raw.decode("latin-1").strip().upper()
+    if named not in ALGORITHMS:
+        raise S3Error(
+            "InvalidRequest",
+            f"Checksum algorithm provided is unsupported. Please try again with any of the valid types: "
+            f"[{', '.join(ALGORITHMS)}]",
+        )
+    return named
+
+
+def _directive(call: Call, name: str) -> bool:
+    """Whether a directive header says REPLACE."""
+    value = call.header(name.encode())
+    return choice(name, value, _DIRECTIVES) == "REPLACE" if value else False
+
+
+async def copy_object(call: Call) -> Response:
+    """Copies within the gateway; metadata and tags are the source's unless a directive replaces them."""
+    headers = call.request.headers
+    refuse_unserved(headers)
+    source = copy_source(headers)
+    replace_metadata = _directive(call, "x-amz-metadata-directive")
+    replace_tags = _directive(call, "x-amz-tagging-directive")
+    algorithm = algorithm_of(headers)
+    if source == (call.bucket, call.key):
+        changes = replace_metadata or replace_tags or any(name in headers for name in _CHANGES)
+        if not changes:
+            raise S3Error(
+                "InvalidRequest",
+                "This copy request is illegal because it is trying to copy an object to itself without changing the "
+                "object's metadata, storage class, website redirect location or encryption attributes.",
+            )
+    tags = tags_of(headers) if replace_tags else None
+    if replace_metadata:
+        replace = put_options(call, tags or {})
+        pin_ms, ttl = replace.pin_ms, replace.ttl
+    else:
+        intent = write_intent(headers, {}, tags or {}, call.bucket, call.key, call.config.key_rules)
+        replace, pin_ms = None, intent.pin_ms or 0
+        ttl = intent.ttl if intent.ttl is not None and intent.ttl.ttl_ms else None
+    bucket_of(call)
+    seen = (await arrived(call.store.open(*source, ReadOptions(head=True)))).info
+    if seen.size > SINGLE_PUT_BYTES_MAX:
+        raise S3Error(
+            "InvalidRequest",
+            "The specified copy source is larger than the maximum allowable size for a copy source: "
+            f"{SINGLE_PUT_BYTES_MAX}",
+        )
+    info = await call.store.copy(
+        source,
+        (call.bucket, call.key),
+        CopyOptions(
+            source_conditions=source_conditions(headers),
+            conditions=write_conditions(headers),
+            replace=replace,
+            tags=tags,
+            storage_class=storage_class_of(headers),
+            pin_ms=pin_ms,
+            ttl=ttl,
+            checksum_algorithm=algorithm or None,
+        ),
+    )
+    writer = xml.XmlWriter("CopyObjectResult")
+    writer.leaf("LastModified", iso_date(info.modified_ms))
+    writer.leaf("ETag", f'"{info.etag}"')
+    checksum_leaves(writer, kept_checksum(info))
+    return Response(200, xml.CONTENT_TYPE + lease_lines(info, call.now_ms).encode(), writer.finish())

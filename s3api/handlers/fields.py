@@ -1,0 +1,127 @@
+"""What replies say of an object: header lines and the values that also stand in documents.
+
+The one place where an `ObjectInfo` becomes text, so that HEAD, GET, PUT, listings and attributes cannot disagree.
+
+Owns nothing. Does not know requests or the store. Kind: pure. Invariants: lines are lower-case names ended by CRLF;
+stored values hold no control characters (`options` refused them), so no line can break.
+Spec: AWS GetObject, HeadObject (response headers); RFC 9110 §5.6.7; docs/EXTENSIONS.md.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from s3api.checksums import ALGORITHMS
+from tiering.contract import FOREVER_MS, Checksum, ObjectInfo, Residency
+
+_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
+_MONTHS: Final = ("", "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_HEADER: Final = {name: row.header.decode() for name, row in ALGORITHMS.items()}
+DEFAULT_CONTENT_TYPE: Final = "binary/octet-stream"
+STANDARD: Final = "STANDARD"
+EVICTED_CLASS: Final = "GLACIER_IR"
+"""What a cold-only object is called: cold, yet readable at once. Clients refuse to fetch `GLACIER` unasked."""
+_FAR_MS: Final = 253_402_300_799_000  # the last second of year 9999: what the date forms can say
+
+
+def http_date(at_ms: int) -> str:
+    """IMF-fixdate: `Sun, 06 Nov 1994 08:49:37 GMT`."""
+    t = time.gmtime(min(at_ms, _FAR_MS) // 1000)
+    return f"{_DAYS[t[6]]}, {t[2]:02d} {_MONTHS[t[1]]} {t[0]} {t[3]:02d}:{t[4]:02d}:{t[5]:02d} GMT"
+
+
+def iso_date(at_ms: int) -> str:
+    """ISO 8601 in whole seconds, written as S3 does: a listing and a HEAD then name the same moment."""
+    t = time.gmtime(min(at_ms, _FAR_MS) // 1000)
+    return f"{t[0]:04d}-{t[1]:02d}-{t[2]:02d}T{t[3]:02d}:{t[4]:02d}:{t[5]:02d}.000Z"
+
+
+def iso_moment(at_ms: int) -> str:
+    """ISO 8601 with milliseconds: deadlines."""
+    return f"{iso_date(at_ms)[:-4]}{min(at_ms, _FAR_MS) % 1000:03d}Z"
+
+
+def kept_checksum(info: ObjectInfo) -> Checksum:
+    """The checksum S3 shows: the one asked for, else CRC64NVME of the whole, which every object has."""
+    if info.checksum is not None:
+        return info.checksum
+    return Checksum("CRC64NVME", crc64_text(info.crc64))
+
+
+def crc64_text(crc64: int) -> str:
+    """A CRC64NVME as `x-amz-checksum-crc64nvme` carries it."""
+    return base64.b64encode(crc64.to_bytes(8, "big")).decode()
+
+
+def checksum_line(checksum: Checksum) -> str:
+    """The value alone, as replies about a part carry it."""
+    return f"{_HEADER[checksum.algorithm]}: {checksum.value}\r\n"
+
+
+def checksum_lines(checksum: Checksum, kind: str = "") -> str:
+    """Value and type. `kind`: the type of the object's checksum when `checksum` is that of one part."""
+    return f"{checksum_line(checksum)}x-amz-checksum-type: {kind or checksum.kind}\r\n"
+
+
+def storage_class(info: ObjectInfo) -> str:
+    """The class the client named; else where the object is: an evicted one is not STANDARD."""
+    if info.storage_class:
+        return info.storage_class
+    return EVICTED_CLASS if info.residency is Residency.COLD_ONLY else STANDARD
+
+
+def lease_lines(info: ObjectInfo, now_ms: int) -> str:
+    """Pin, deadline and restore, as far as there are any."""
+    lines = ""
+    if info.pin_until_ms > now_ms:
+        until = "forever" if info.pin_until_ms == FOREVER_MS else iso_moment(info.pin_until_ms)
+        lines += f"x-recall-pinned-until: {until}\r\n"
+    if info.expires_ms:
+        date = http_date(info.expires_ms)
+        lines += f"x-recall-expires: {iso_moment(info.expires_ms)}\r\n"
+        lines += f'x-amz-expiration: expiry-date="{date}", rule-id="x-recall-ttl"\r\n'
+    if info.restore_until_ms > now_ms:
+        date = http_date(info.restore_until_ms)
+        lines += f'x-amz-restore: ongoing-request="false", expiry-date="{date}"\r\n'
+    return lines
+
+
+def _meta(value: str) -> str:
+    """Other than ASCII goes out as one RFC 2047 encoded word, which is what S3 does."""
+    return value if value.isascii() else f"=?UTF-8?B?{base64.b64encode(value.encode()).decode()}?="
+
+
+def object_lines(info: ObjectInfo, tier: str, now_ms: int, overrides: Mapping[str, str] | None = None) -> str:
+    """The lines GET and HEAD share, without lengths, ranges and checksums. `overrides`: response-* by header name."""
+    content_type, headers = info.content_type, info.headers
+    if overrides:
+        headers = {**headers, **overrides}
+        content_type = headers.pop("content-type", content_type)
+    lines = (
+        f'etag: "{info.etag}"\r\nlast-modified: {http_date(info.modified_ms)}\r\naccept-ranges: bytes\r\n'
+        f"content-type: {content_type or DEFAULT_CONTENT_TYPE}\r\nx-recall-tier: {tier}\r\n"
+    )
+    if headers:
+        lines += "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    if info.metadata:
+        lines += "".join([f"x-amz-meta-{name}: {_meta(value)}\r\n" for name, value in info.metadata.items()])
+    if info.tags:
+        lines += f"x-amz-tagging-count: {len(info.tags)}\r\n"
+    named = storage_class(info)
+    if named != STANDARD:
+        lines += f"x-amz-storage-class: {named}\r\n"
+    if info.pin_until_ms or info.expires_ms or info.restore_until_ms:
+        lines += lease_lines(info, now_ms)
+    return lines
+
+
+def unchanged_lines(info: ObjectInfo) -> str:
+    """What a 304 repeats of the 200 it stands for (RFC 9110 §15.4.5)."""
+    lines = f'etag: "{info.etag}"\r\nlast-modified: {http_date(info.modified_ms)}\r\n'
+    for name in ("cache-control", "expires"):
+        if name in info.headers:
+            lines += f"{name}: {info.headers[name]}\r\n"
+    return lines

@@ -1,0 +1,287 @@
+"""GET, HEAD, PUT and DELETE of objects.
+
+Reading a hot object is the hot path: no task, no await, one look into the store, one header block joined and encoded.
+Writing asks the store first (preconditions, room) and reads the body after, so that a refused block is never sent.
+
+Owns nothing between calls. Does not know storage, transports or signatures.
+Kind: shell (the loop). Invariants: an opened object is answered or closed; a writer is committed or aborted.
+Spec: AWS GetObject, HeadObject, PutObject, DeleteObject, DeleteObjects; RFC 9110 §13.2.2, §14.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Coroutine, Mapping
+from typing import Any, Final
+
+from s3api import xml
+from s3api.call import Call
+from s3api.checksums import requested_checksum
+from s3api.errors import S3Error, from_store
+from s3api.handlers.body import Intake, arrived, document
+from s3api.handlers.fields import (
+    checksum_lines,
+    kept_checksum,
+    lease_lines,
+    object_lines,
+    unchanged_lines,
+)
+from s3api.handlers.options import SINGLE_PUT_BYTES_MAX, checked, put_options
+from s3api.message import Response, StreamBody
+from s3api.params import date, etags, http_date, integer
+from s3api.preconditions import delete_conditions, read_conditions
+from s3api.ranges import content_range, parse_range
+from s3api.target import check_key
+from tiering.contract import (
+    OBJECT_BYTES_MAX,
+    PARTS_MAX,
+    BucketInfo,
+    Conditions,
+    FileSpans,
+    NotModified,
+    ObjectInfo,
+    Reading,
+    ReadOptions,
+    StoreError,
+)
+
+_log = logging.getLogger(__name__)
+
+DELETE_KEYS_MAX: Final = 1000
+DELETES_AT_ONCE: Final = 128
+"""Deletes of one request under way together: they share group commits without filling the committer's queue."""
+
+_GET: Final = ReadOptions()
+_HEAD: Final = ReadOptions(head=True)
+_OVERRIDES: Final = {
+    f"response-{name}": name
+    for name in (
+        "cache-control",
+        "content-disposition",
+        "content-encoding",
+        "content-language",
+        "content-type",
+        "expires",
+    )
+}
+
+
+def get_object(call: Call) -> Response | Coroutine[Any, Any, Response]:
+    """200, 206 or 304 with the body; 404, 412, 416 are raised."""
+    return _read(call, head=False)
+
+
+def head_object(call: Call) -> Response | Coroutine[Any, Any, Response]:
+    """As GET, without the body."""
+    return _read(call, head=True)
+
+
+def _read(call: Call, head: bool) -> Response | Coroutine[Any, Any, Response]:
+    headers = call.request.headers
+    overrides: dict[str, str] | None = None
+    part = None
+    if call.query:
+        overrides = _overrides(call)
+        if "partNumber" in call.query:
+            part = integer("partNumber", call.query["partNumber"], 1, PARTS_MAX)
+    wanted = parse_range(headers[b"range"].decode("latin-1")) if b"range" in headers else None
+    if wanted is not None and part is not None:
+        raise S3Error("InvalidRequest", "Cannot specify both Range header and partNumber query parameter")
+    conditions = read_conditions(headers)
+    if wanted is None and part is None and conditions is None:
+        options = _HEAD if head else _GET
+    else:
+        options = ReadOptions(head, wanted, part, conditions)
+        if wanted is not None and b"if-range" in headers:
+            return _read_if_range(call, options, overrides)
+    try:
+        opened = call.store.open(call.bucket, call.key, options)
+    except NotModified as unchanged:
+        return _unchanged(unchanged)
+    if isinstance(opened, Reading):
+        return _reply(call, opened, options, overrides)
+    return _read_later(call, opened, options, overrides)
+
+
+async def _read_later(
+    call: Call, opened: Awaitable[Reading], options: ReadOptions, overrides: Mapping[str, str] | None
+) -> Response:
+    try:
+        reading = await opened
+    except NotModified as unchanged:
+        return _unchanged(unchanged)
+    return _reply(call, reading, options, overrides)
+
+
+async def _read_if_range(call: Call, options: ReadOptions, overrides: Mapping[str, str] | None) -> Response:
+    """The range if the object is still the one If-Range names, else all of it (RFC 9110 §13.1.5)."""
+    whole = ReadOptions(options.head, None, None, options.conditions)
+    try:
+        seen = (await arrived(call.store.open(call.bucket, call.key, _HEAD))).info
+        if _is_named(call.header(b"if-range"), seen):
+            reading = await arrived(call.store.open(call.bucket, call.key, options))
+            if reading.info.generation == seen.generation:
+                return _reply(call, reading, options, overrides)
+            reading.close()
+        return _reply(call, await arrived(call.store.open(call.bucket, call.key, whole)), whole, overrides)
+    except NotModified as unchanged:
+        return _unchanged(unchanged)
+
+
+def _is_named(if_range: str, info: ObjectInfo) -> bool:
+    """Strong comparison: a weak tag names nothing, a date must be the very one."""
+    if if_range.startswith("W/"):
+        return False
+    at_s = http_date(if_range)
+    if at_s is not None:
+        return info.modified_ms // 1000 == at_s
+    return info.etag in etags("If-Range", if_range)
+
+
+def _overrides(call: Call) -> dict[str, str] | None:
+    found = {_OVERRIDES[name]: checked(name, value) for name, value in call.query.items() if name in _OVERRIDES}
+    if found and not call.identity.access_key:
+        raise S3Error(
+            "InvalidRequest",
+            "Request specific response headers cannot be used for anonymous GET requests.",
+        )
+    return found or None
+
+
+def _unchanged(unchanged: NotModified) -> Response:
+    info: ObjectInfo = unchanged.facts["info"]
+    return Response(304, unchanged_lines(info).encode())
+
+
+def _reply(call: Call, reading: Reading, options: ReadOptions, overrides: Mapping[str, str] | None) -> Response:
+    try:
+        info, start, stop = reading.info, reading.start, reading.stop
+        lines = object_lines(info, reading.tier, call.now_ms, overrides)
+        status = 200
+        if options.range is not None or (options.part_number is not None and info.size):
+            status = 206
+            lines += f"content-range: {content_range(start, stop, info.size)}\r\n"
+            if options.part_number is not None and info.parts:
+                lines += f"x-amz-mp-parts-count: {len(info.parts)}\r\n"
+        if call.request.headers.get(b"x-amz-checksum-mode", b"").lower() == b"enabled":
+            lines += _read_checksum_lines(info, start, stop, options.part_number)
+        length = stop - start
+        body = reading.body
+        if body is None:
+            return Response(status, lines.encode(), length=length)
+        if not length:
+            reading.close()
+            return Response(status, lines.encode())
+        return Response(status, lines.encode(), body if isinstance(body, FileSpans) else StreamBody(body, length))
+    except BaseException:
+        reading.close()
+        raise
+
+
+def _read_checksum_lines(info: ObjectInfo, start: int, stop: int, part_number: int | None) -> str:
+    """Only of exactly the bytes sent: clients check a reply against whatever checksum it carries."""
+    checksum = kept_checksum(info)
+    if stop - start == info.size:
+        return checksum_lines(checksum)
+    if part_number is not None:
+        part = next((part for part in info.parts if part.number == part_number), None)
+        if part is not None and part.checksum is not None:
+            return checksum_lines(part.checksum, checksum.kind)
+    return ""
+
+
+def bucket_of(call: Call) -> BucketInfo:
+    """The call's bucket. Raises NoSuchBucket."""
+    return call.bucket_info or call.store.bucket(call.bucket)
+
+
+def check_length(call: Call) -> int:
+    """The content's length in bytes. Raises MissingContentLength, EntityTooLarge."""
+    size = call.payload.length
+    if size is None:
+        raise S3Error("MissingContentLength")
+    if size > SINGLE_PUT_BYTES_MAX:
+        raise S3Error("EntityTooLarge", ProposedSize=size, MaxSizeAllowed=SINGLE_PUT_BYTES_MAX)
+    return size
+
+
+async def put_object(call: Call) -> Response:
+    """Stores the body. 200 with ETag and checksum; nothing is visible unless all of it came and was right."""
+    options = put_options(call)
+    size = check_length(call)
+    requested = requested_checksum(call.request.headers)
+    bucket = bucket_of(call)
+    writer = await arrived(call.store.put(call.bucket, call.key, size, options))
+    try:
+        intake = Intake(writer, requested, md5=not bucket.opaque_etag)
+        await intake.drain(call.payload)
+        info = await writer.commit(intake.conclude(call.payload.trailer))
+    except BaseException:  # cancellation too: the room it holds must come back
+        writer.abort()
+        raise
+    lines = f'etag: "{info.etag}"\r\n{checksum_lines(kept_checksum(info))}{lease_lines(info, call.now_ms)}'
+    return Response(200, lines.encode())
+
+
+async def delete_object(call: Call) -> Response:
+    """204, whether or not there was anything."""
+    await call.store.delete(call.bucket, call.key, delete_conditions(call.request.headers))
+    return Response(204)
+
+
+async def delete_objects(call: Call) -> Response:
+    """Deletes up to a thousand keys; each has its own outcome in the reply."""
+    root = xml.parse(await document(call, checksum_required=True), "Delete")
+    entries = root.all("Object")
+    if not 1 <= len(entries) <= DELETE_KEYS_MAX:
+        raise S3Error("MalformedXML", f"Between 1 and {DELETE_KEYS_MAX} objects can be deleted in one request.")
+    wanted = [(entry.required("Key"), entry.text("VersionId"), _entry_conditions(entry)) for entry in entries]
+    if any(not key for key, _, _ in wanted):
+        raise S3Error("MalformedXML", "A key to delete is empty.")
+    quiet = root.text("Quiet").strip().lower() == "true"
+    bucket_of(call)
+    writer = xml.XmlWriter("DeleteResult")
+    for at in range(0, len(wanted), DELETES_AT_ONCE):
+        batch = wanted[at : at + DELETES_AT_ONCE]
+        outcomes = await asyncio.gather(*(_delete_one(call, *each) for each in batch))
+        for (key, version, _), error in zip(batch, outcomes, strict=True):
+            if error is not None:
+                with writer.nested("Error"):
+                    writer.leaf("Key", key)
+                    writer.leaf("VersionId", version or None)
+                    writer.leaf("Code", error.spec.code)
+                    writer.leaf("Message", error.message)
+            elif not quiet:
+                with writer.nested("Deleted"):
+                    writer.leaf("Key", key)
+                    writer.leaf("VersionId", version or None)
+    return Response(200, xml.CONTENT_TYPE, writer.finish())
+
+
+def _entry_conditions(entry: xml.Node) -> Conditions | None:
+    etag, size, modified = entry.find("ETag"), entry.find("Size"), entry.find("LastModifiedTime")
+    if etag is None and size is None and modified is None:
+        return None
+    return Conditions(
+        if_match=None if etag is None else etags("ETag", etag.own),
+        if_match_size=None if size is None else entry.integer("Size", 0, OBJECT_BYTES_MAX),
+        if_match_modified_s=None if modified is None else date("LastModifiedTime", modified.own),
+    )
+
+
+async def _delete_one(call: Call, key: str, version: str, conditions: Conditions | None) -> S3Error | None:
+    """The error of one key, None when it is gone. Per-key errors cannot pass the border: the reply is a 200."""
+    try:
+        check_key(key)
+        if version not in ("", "null"):
+            raise S3Error("NoSuchVersion")
+        await call.store.delete(call.bucket, key, conditions)
+    except S3Error as error:
+        return error
+    except StoreError as error:
+        return from_store(error)
+    except Exception:
+        _log.exception("deleting one of many keys failed (request %s)", call.request_id)
+        return S3Error("InternalError")
+    return None

@@ -1,0 +1,189 @@
+"""What a write request says of the object it makes: headers → `PutOptions`, tags and storage class.
+
+Owns nothing. Does not know bodies or the store. Kind: pure. Invariants: nothing with a control character is let
+through, so no stored value can break a reply's header block; what S3 knows and is not served here is refused.
+Spec: AWS PutObject (request headers), "Working with object metadata", "Categorizing your storage using tags"; RFC 2047.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from email.errors import HeaderParseError
+from email.header import decode_header, make_header
+from typing import Final
+from urllib.parse import unquote_plus
+
+from s3api.call import Call
+from s3api.errors import S3Error
+from s3api.extensions import write_intent
+from s3api.message import Headers
+from s3api.params import invalid
+from s3api.payload import stored_content_encoding
+from s3api.preconditions import write_conditions
+from tiering.contract import PutOptions
+
+SINGLE_PUT_BYTES_MAX: Final = 5 << 30
+"""Largest body of one PUT or part, and largest source of one copy (AWS: multipart upload limits)."""
+METADATA_BYTES_MAX: Final = 2048
+TAGS_MAX: Final = 10
+TAG_KEY_CHARS_MAX: Final = 128
+TAG_VALUE_CHARS_MAX: Final = 256
+
+_META: Final = b"x-amz-meta-"
+_SYSTEM: Final = frozenset(
+    {b"cache-control", b"content-disposition", b"content-encoding", b"content-language", b"expires"}
+)
+_CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+\Z", re.ASCII)
+_ENCODED_WORD = re.compile(r"=\?[^?\s]+\?[bqBQ]\?[^?\s]*\?=")
+_TAG_TEXT = re.compile(r"[\w \-+=.:/@]*\Z")
+STORAGE_CLASSES: Final = frozenset(
+    {
+        "STANDARD",
+        "REDUCED_REDUNDANCY",
+        "STANDARD_IA",
+        "ONEZONE_IA",
+        "INTELLIGENT_TIERING",
+        "GLACIER",
+        "GLACIER_IR",
+        "DEEP_ARCHIVE",
+        "EXPRESS_ONEZONE",
+    }
+)
+_OWNERS_ACLS: Final = frozenset({"private", "bucket-owner-full-control", "bucket-owner-read"})
+_LOCKS: Final = (b"x-amz-object-lock-mode", b"x-amz-object-lock-retain-until-date", b"x-amz-object-lock-legal-hold")
+
+
+def checked(name: str, value: str) -> str:
+    """`value`, if it can stand in a header line; raises InvalidArgument naming the header."""
+    if _CONTROL.search(value):
+        raise invalid(name, _CONTROL.sub("?", value), "control characters are not allowed")
+    return value
+
+
+def _text(name: bytes, raw: bytes) -> str:
+    """A header value as text: UTF-8 where it is that, else Latin-1, the historical reading of HTTP."""
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        text = raw.decode("latin-1")
+    return checked(name.decode("latin-1"), text.strip())
+
+
+def _metadata_text(name: bytes, raw: bytes) -> str:
+    """As `_text`, with RFC 2047 encoded words decoded before they are stored, as S3 does."""
+    text = _text(name, raw)
+    if "=?" in text and _ENCODED_WORD.search(text):
+        try:
+            text = checked(name.decode("latin-1"), str(make_header(decode_header(text))))
+        except (HeaderParseError, LookupError, UnicodeError):
+            pass  # no encoded word after all, or a charset nobody knows: it is stored as it was sent
+    return text
+
+
+def metadata_of(headers: Headers) -> dict[str, str]:
+    """User metadata by lower-case name without its prefix. Raises InvalidArgument, MetadataTooLarge."""
+    metadata: dict[str, str] = {}
+    size = 0
+    for header, raw in headers.items():
+        if header.startswith(_META):
+            name = header[len(_META) :].decode("latin-1").lower()
+            if not _TOKEN.match(name):
+                raise invalid(header.decode("latin-1"), "", "it is not a header name")
+            value = _metadata_text(header, raw)
+            metadata[name] = value
+            size += len(name) + len(value.encode())
+    if size > METADATA_BYTES_MAX:
+        raise S3Error("MetadataTooLarge", Size=size, MaxSizeAllowed=METADATA_BYTES_MAX)
+    return metadata
+
+
+def system_of(headers: Headers) -> dict[str, str]:
+    """System metadata but the content type, by header name."""
+    found: dict[str, str] = {}
+    for header in _SYSTEM.intersection(headers):
+        value = _text(header, headers[header])
+        if header == b"content-encoding":
+            value = stored_content_encoding(value)
+        if value:
+            found[header.decode()] = value
+    return found
+
+
+def storage_class_of(headers: Headers) -> str:
+    """The class named, "" for none or STANDARD. Raises InvalidStorageClass."""
+    raw = headers.get(b"x-amz-storage-class")
+    if raw is None:
+        return ""
+    value = raw.decode("latin-1").strip()
+    if value not in STORAGE_CLASSES:
+        raise S3Error("InvalidStorageClass", StorageClassRequested=value[:64])
+    return "" if value == "STANDARD" else value
+
+
+def check_tags(pairs: list[tuple[str, str]]) -> dict[str, str]:
+    """Tags in the order given. Raises InvalidTag: too many, too long, twice, reserved, or characters S3 refuses."""
+    if len(pairs) > TAGS_MAX:
+        raise S3Error("InvalidTag", f"Object tags cannot be greater than {TAGS_MAX}.")
+    tags: dict[str, str] = {}
+    for key, value in pairs:
+        if not 1 <= len(key) <= TAG_KEY_CHARS_MAX or not _TAG_TEXT.match(key):
+            raise S3Error("InvalidTag", "The TagKey you have provided is invalid.", TagKey=key[:TAG_KEY_CHARS_MAX])
+        if len(value) > TAG_VALUE_CHARS_MAX or not _TAG_TEXT.match(value):
+            raise S3Error("InvalidTag", "The TagValue you have provided is invalid.", TagKey=key)
+        if key.lower().startswith("aws:"):
+            raise S3Error("InvalidTag", "System tags cannot be added or updated by a requester.", TagKey=key)
+        if key in tags:
+            raise S3Error("InvalidTag", "Cannot provide multiple Tags with the same key.", TagKey=key)
+        tags[key] = value
+    return tags
+
+
+def tags_of(headers: Headers) -> dict[str, str]:
+    """The tags of `x-amz-tagging`: `key=value&key2=value2`, percent-encoded. Raises InvalidArgument, InvalidTag."""
+    raw = headers.get(b"x-amz-tagging")
+    if not raw:
+        return {}
+    pairs = []
+    for piece in raw.decode("latin-1").strip().split("&"):
+        if piece:
+            key, _, value = piece.partition("=")
+            try:
+                pairs.append((unquote_plus(key, errors="strict"), unquote_plus(value, errors="strict")))
+            except UnicodeDecodeError:
+                raise invalid("x-amz-tagging", piece, "it must be percent-encoded UTF-8") from None
+    return check_tags(pairs)
+
+
+def refuse_unserved(headers: Headers) -> None:
+    """Headers that promise something not kept here: encryption, locks, other people's rights."""
+    if b"x-amz-server-side-encryption" in headers:
+        raise S3Error("NotImplemented", Header="x-amz-server-side-encryption")
+    if any(name in headers for name in _LOCKS):
+        raise S3Error("InvalidRequest", "Bucket is missing Object Lock Configuration.")
+    acl = headers.get(b"x-amz-acl")
+    if acl is not None and acl.decode("latin-1") not in _OWNERS_ACLS:
+        raise S3Error("NotImplemented", "The bucket does not allow ACLs.", Header="x-amz-acl")
+    for name in headers:
+        if name.startswith(b"x-amz-grant-"):
+            raise S3Error("NotImplemented", "The bucket does not allow ACLs.", Header=name.decode("latin-1"))
+
+
+def put_options(call: Call, tags: Mapping[str, str] | None = None) -> PutOptions:
+    """All that the headers of PUT, CreateMultipartUpload or a replacing copy say. `tags` None reads x-amz-tagging."""
+    headers = call.request.headers
+    refuse_unserved(headers)
+    metadata = metadata_of(headers)
+    kept_tags = tags_of(headers) if tags is None else tags
+    intent = write_intent(headers, metadata, kept_tags, call.bucket, call.key, call.config.key_rules)
+    return PutOptions(
+        content_type=_text(b"content-type", headers.get(b"content-type", b"")),
+        headers=system_of(headers),
+        metadata=metadata,
+        tags=kept_tags,
+        storage_class=storage_class_of(headers),
+        pin_ms=intent.pin_ms or 0,
+        ttl=intent.ttl if intent.ttl is not None and intent.ttl.ttl_ms else None,  # a new object has no TTL to remove
+        conditions=write_conditions(headers),
+    )

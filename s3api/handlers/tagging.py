@@ -1,0 +1,53 @@
+"""Tags of objects, and the intent they carry: `recall:pin` and `recall:ttl` pin and expire as the headers do.
+
+Owns nothing. Does not know how tags are kept. Kind: shell (the loop).
+Spec: AWS GetObjectTagging, PutObjectTagging, DeleteObjectTagging; docs/EXTENSIONS.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from s3api import xml
+from s3api.call import Call
+from s3api.extensions import tag_intent
+from s3api.handlers.body import arrived, document
+from s3api.handlers.options import check_tags
+from s3api.message import Response
+from tiering.contract import ObjectChange, ReadOptions
+
+
+async def get_object_tagging(call: Call) -> Response:
+    """The tags, in the order they were given."""
+    info = (await arrived(call.store.open(call.bucket, call.key, ReadOptions(head=True)))).info
+    writer = xml.XmlWriter("Tagging")
+    with writer.nested("TagSet"):
+        for key, value in info.tags.items():
+            with writer.nested("Tag"):
+                writer.leaf("Key", key)
+                writer.leaf("Value", value)
+    return Response(200, xml.CONTENT_TYPE, writer.finish())
+
+
+async def _replace(call: Call, tags: Mapping[str, str]) -> None:
+    # The old tags only decide whether a twin was taken away. Of two writers at once the later tags stand, and at worst
+    # a removed twin's pin stays until it is unpinned: no state that a single order of the two could not leave.
+    old = (await arrived(call.store.open(call.bucket, call.key, ReadOptions(head=True)))).info.tags
+    intent = tag_intent(old, tags)
+    await call.store.change(call.bucket, call.key, ObjectChange(pin_ms=intent.pin_ms, ttl=intent.ttl, tags=tags))
+
+
+async def put_object_tagging(call: Call) -> Response:
+    """Replaces all tags."""
+    root = xml.parse(await document(call), "Tagging")
+    holder = root.find("TagSet")
+    nodes = holder.all("Tag") if holder is not None else []
+    tags = check_tags([(node.required("Key"), node.required("Value")) for node in nodes])
+    await _replace(call, tags)
+    return Response(200)
+
+
+async def delete_object_tagging(call: Call) -> Response:
+    """Removes all tags."""
+    await _replace(call, {})
+    return Response(204)

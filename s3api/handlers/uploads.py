@@ -1,0 +1,346 @@
+"""Multipart uploads: begin, put parts, copy parts, list, complete, abort.
+
+The ETag and checksum of the whole are computed here from those of the parts; no byte is read again.
+
+Owns nothing between calls. Does not know where parts lie. Kind: shell (the loop).
+Invariants: a part writer is committed or aborted; completing twice answers the object again.
+Spec: AWS CreateMultipartUpload, UploadPart, UploadPartCopy, ListParts, CompleteMultipartUpload,
+AbortMultipartUpload; "Checking object integrity for multipart uploads".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import aclosing
+from typing import Final
+
+import msgspec
+
+from s3api import xml
+from s3api.call import Call
+from s3api.checksums import (
+    ALGORITHMS,
+    NOTHING_REQUESTED,
+    Kind,
+    Requested,
+    check_kind,
+    composite,
+    default_kind,
+    full_object,
+    multipart_etag,
+    requested_checksum,
+)
+from s3api.errors import S3Error
+from s3api.handlers.body import AnyWriter, Intake, arrived, pieces
+from s3api.handlers.buckets import owner
+from s3api.handlers.copy import algorithm_of, checksum_leaves, copy_source
+from s3api.handlers.fields import (
+    STANDARD,
+    checksum_line,
+    crc64_text,
+    iso_date,
+    kept_checksum,
+    lease_lines,
+)
+from s3api.handlers.objects import bucket_of, check_length
+from s3api.handlers.options import SINGLE_PUT_BYTES_MAX, put_options
+from s3api.message import Response
+from s3api.params import choice, integer, query_integer
+from s3api.preconditions import source_conditions, write_conditions
+from s3api.ranges import parse_copy_range
+from tiering.contract import (
+    OBJECT_BYTES_MAX,
+    PARTS_MAX,
+    Checksum,
+    CompleteOptions,
+    NoSuchUpload,
+    NotModified,
+    PartClaim,
+    PartInfo,
+    PreconditionFailed,
+    PutResult,
+    Reading,
+    ReadOptions,
+    UploadInfo,
+)
+
+PAGE_PARTS_MAX: Final = 1000
+DEFAULT_ALGORITHM: Final = "CRC64NVME"
+"""Kept of every part when the upload names none: the writer has it for nothing."""
+_KINDS: Final[tuple[Kind, ...]] = ("FULL_OBJECT", "COMPOSITE")
+
+
+def _kind(call: Call, algorithm: str) -> Kind | None:
+    """`x-amz-checksum-type`, else the algorithm's own. Raises InvalidRequest, InvalidArgument."""
+    named = call.header(b"x-amz-checksum-type")
+    if not algorithm:
+        if named:
+            raise S3Error(
+                "InvalidRequest",
+                "The x-amz-checksum-type header can only be used with the x-amz-checksum-algorithm header.",
+            )
+        return None
+    kind = default_kind(algorithm)
+    if named:
+        kind = (
+            "FULL_OBJECT" if choice("x-amz-checksum-type", named, _KINDS, fold=True) == "FULL_OBJECT" else "COMPOSITE"
+        )
+        check_kind(algorithm, kind)
+    return kind
+
+
+async def create_multipart_upload(call: Call) -> Response:
+    """Begins an upload; what the headers say is kept for the object it will become."""
+    options = msgspec.structs.replace(put_options(call), conditions=None)  # they count when it is completed
+    algorithm = algorithm_of(call.request.headers)
+    kind = _kind(call, algorithm)
+    upload = await call.store.begin_upload(call.bucket, call.key, options, algorithm, kind)
+    writer = xml.XmlWriter("InitiateMultipartUploadResult")
+    writer.leaf("Bucket", call.bucket)
+    writer.leaf("Key", call.key)
+    writer.leaf("UploadId", upload.upload_id)
+    lines = f"x-amz-checksum-algorithm: {algorithm}\r\nx-amz-checksum-type: {kind}\r\n" if algorithm else ""
+    return Response(200, xml.CONTENT_TYPE + lines.encode(), writer.finish())
+
+
+def _part_request(call: Call) -> tuple[str, int, UploadInfo]:
+    number = integer("partNumber", call.query["partNumber"], 1, PARTS_MAX)
+    upload_id = call.query["uploadId"]
+    return upload_id, number, call.store.upload(call.bucket, call.key, upload_id)
+
+
+def _part_checksum(requested: Requested, upload: UploadInfo) -> Requested:
+    """What to compute of a part: what it claims, else what the upload was begun with. Raises InvalidRequest.
+
+    # differs from AWS: a part without a claim is taken under any upload, and one with a claim under an upload that named
+    # no algorithm: it is verified, and CRC64NVME is kept.
+    """
+    if upload.checksum_algorithm and requested.algorithm not in ("", upload.checksum_algorithm):
+        raise S3Error(
+            "InvalidRequest",
+            f"Checksum Type mismatch occurred, expected checksum Type: {upload.checksum_algorithm.lower()}, "
+            f"actual checksum Type: {requested.algorithm.lower()}",
+        )
+    if requested.algorithm:
+        return requested
+    return Requested(upload.checksum_algorithm, content_md5=requested.content_md5)
+
+
+def _part_result(upload: UploadInfo, writer: AnyWriter, result: PutResult) -> PutResult:
+    if upload.checksum_algorithm:
+        return result
+    return PutResult(result.etag, Checksum(DEFAULT_ALGORITHM, crc64_text(writer.crc64)))
+
+
+async def upload_part(call: Call) -> Response:
+    """Stores one part; the same number again replaces it."""
+    size = check_length(call)
+    claimed = requested_checksum(call.request.headers)
+    upload_id, number, upload = _part_request(call)
+    requested = _part_checksum(claimed, upload)
+    bucket = bucket_of(call)
+    writer = await arrived(call.store.put_part(call.bucket, call.key, upload_id, number, size))
+    try:
+        intake = Intake(writer, requested, md5=not bucket.opaque_etag)
+        await intake.drain(call.payload)
+        result = intake.conclude(call.payload.trailer)
+        part = await writer.commit(_part_result(upload, writer, result))
+    except BaseException:  # cancellation too
+        writer.abort()
+        raise
+    shown = result.checksum or part.checksum
+    lines = f'etag: "{part.etag}"\r\n'
+    if shown is not None:
+        lines += checksum_line(shown)
+    return Response(200, lines.encode())
+
+
+async def _open_source(call: Call) -> Reading:
+    """The bytes to become a part. Raises InvalidArgument for a range beyond them, PreconditionFailed."""
+    headers = call.request.headers
+    source = copy_source(headers)
+    raw = headers.get(b"x-amz-copy-source-range")
+    wanted = parse_copy_range(raw.decode("latin-1")) if raw is not None else None
+    try:
+        options = ReadOptions(range=wanted, conditions=source_conditions(headers))
+        reading = await arrived(call.store.open(*source, options))
+    except NotModified:
+        raise S3Error("PreconditionFailed", Condition="x-amz-copy-source-If-None-Match") from None
+    except PreconditionFailed as failed:
+        raise S3Error("PreconditionFailed", Condition=f"x-amz-copy-source-{failed.facts['condition']}") from None
+    size = reading.stop - reading.start
+    if wanted is not None and reading.stop != wanted.stop:
+        reading.close()
+        raise S3Error(
+            "InvalidArgument",
+            f"Range specified is not valid for source object of size: {reading.info.size}",
+            ArgumentName="x-amz-copy-source-range",
+        )
+    if size > SINGLE_PUT_BYTES_MAX:
+        reading.close()
+        raise S3Error("EntityTooLarge", ProposedSize=size, MaxSizeAllowed=SINGLE_PUT_BYTES_MAX)
+    return reading
+
+
+async def upload_part_copy(call: Call) -> Response:
+    """Makes a part of an object's bytes, or a range of them."""
+    upload_id, number, upload = _part_request(call)
+    bucket = bucket_of(call)
+    reading = await _open_source(call)
+    try:
+        size = reading.stop - reading.start
+        writer = await arrived(call.store.put_part(call.bucket, call.key, upload_id, number, size))
+        try:
+            intake = Intake(writer, _part_checksum(NOTHING_REQUESTED, upload), md5=not bucket.opaque_etag)
+            async with aclosing(pieces(reading)) as source:
+                async for piece in source:
+                    await intake.take(piece)
+            part = await writer.commit(_part_result(upload, writer, intake.conclude()))
+        except BaseException:
+            writer.abort()
+            raise
+    finally:
+        reading.close()
+    document = xml.XmlWriter("CopyPartResult")
+    document.leaf("LastModified", iso_date(part.modified_ms))
+    document.leaf("ETag", f'"{part.etag}"')
+    if part.checksum is not None:
+        checksum_leaves(document, part.checksum, with_type=False)
+    return Response(200, xml.CONTENT_TYPE, document.finish())
+
+
+def list_parts(call: Call) -> Response:
+    """Stored parts by number."""
+    upload_id = call.query["uploadId"]
+    after = query_integer(call.query, "part-number-marker", 0, 0, PARTS_MAX)
+    limit = query_integer(call.query, "max-parts", PAGE_PARTS_MAX, 0, PAGE_PARTS_MAX)
+    upload = call.store.upload(call.bucket, call.key, upload_id)
+    found = call.store.parts(call.bucket, call.key, upload_id, after, limit + 1) if limit else ()
+    page = found[:limit]
+    writer = xml.XmlWriter("ListPartsResult")
+    writer.leaf("Bucket", call.bucket)
+    writer.leaf("Key", call.key)
+    writer.leaf("UploadId", upload_id)
+    owner(writer, call, "Initiator")
+    owner(writer, call)
+    writer.leaf("StorageClass", upload.options.storage_class or STANDARD)
+    writer.leaf("PartNumberMarker", after)
+    writer.leaf("NextPartNumberMarker", page[-1].number if page else 0)
+    writer.leaf("MaxParts", limit)
+    writer.leaf("IsTruncated", len(found) > limit)
+    writer.leaf("ChecksumAlgorithm", upload.checksum_algorithm or DEFAULT_ALGORITHM)
+    writer.leaf("ChecksumType", upload.checksum_kind or default_kind(DEFAULT_ALGORITHM))
+    for part in page:
+        with writer.nested("Part"):
+            writer.leaf("PartNumber", part.number)
+            writer.leaf("LastModified", iso_date(part.modified_ms))
+            writer.leaf("ETag", f'"{part.etag}"')
+            writer.leaf("Size", part.size)
+            if part.checksum is not None:
+                checksum_leaves(writer, part.checksum, with_type=False)
+    return Response(200, xml.CONTENT_TYPE, writer.finish())
+
+
+def _claims(body: bytes) -> list[PartClaim]:
+    """The parts a completion names. Raises MalformedXML."""
+    root = xml.parse(body, "CompleteMultipartUpload")
+    nodes = root.all("Part")
+    if not 1 <= len(nodes) <= PARTS_MAX:
+        raise S3Error("MalformedXML", f"An upload is completed from 1 to {PARTS_MAX} parts.")
+    claims = []
+    for node in nodes:
+        given = [(name, text) for name in ALGORITHMS if (text := node.text(f"Checksum{name}").strip())]
+        if len(given) > 1:
+            raise S3Error("MalformedXML", "A part has more than one checksum.")
+        number = node.integer("PartNumber", 1, PARTS_MAX)
+        etag = node.required("ETag").strip().strip('"')
+        claims.append(PartClaim(number, etag, Checksum(*given[0]) if given else None))
+    return claims
+
+
+def _whole_checksum(upload: UploadInfo, chosen: Sequence[PartInfo]) -> Checksum | None:
+    """The object's checksum from its parts'; None for the one every object has anyway, CRC64NVME of the whole."""
+    if not upload.checksum_algorithm:
+        return None
+    parts = [(part.checksum.value, part.size) for part in chosen if part.checksum is not None]
+    if upload.checksum_kind == "COMPOSITE":
+        return composite(upload.checksum_algorithm, [value for value, _ in parts])
+    return full_object(upload.checksum_algorithm, parts)
+
+
+def _check_claimed(call: Call, upload: UploadInfo, chosen: Sequence[PartInfo], whole: Checksum | None) -> None:
+    """Holds the checksum the completing client states against the parts. Raises BadDigest, InvalidRequest."""
+    kind = upload.checksum_kind or default_kind(DEFAULT_ALGORITHM)
+    named = call.header(b"x-amz-checksum-type")
+    if named and named.upper() != kind:
+        raise S3Error(
+            "InvalidRequest",
+            f"The upload was created using the {kind} checksum mode. The complete request must use the same "
+            "checksum mode.",
+        )
+    for algorithm, row in ALGORITHMS.items():
+        claimed = call.header(row.header)
+        if not claimed:
+            continue
+        if algorithm != (upload.checksum_algorithm or DEFAULT_ALGORITHM):
+            raise S3Error(
+                "InvalidRequest",
+                f"The upload was created using the {upload.checksum_algorithm or DEFAULT_ALGORITHM} checksum "
+                f"algorithm. The complete request names {algorithm}.",
+            )
+        if whole is None:
+            pairs = [(part.checksum.value, part.size) for part in chosen if part.checksum is not None]
+            whole = full_object(DEFAULT_ALGORITHM, pairs)
+        if claimed != whole.value and f"{claimed}-{len(chosen)}" != whole.value:
+            raise S3Error("BadDigest", f"The {algorithm} you specified did not match the calculated checksum.")
+
+
+def _kept_algorithm(claim: PartClaim, stored: PartInfo | None) -> PartClaim:
+    """A claim without a checksum of another kind than the stored one: it was verified when the part came."""
+    kept = stored.checksum if stored is not None else None
+    if claim.checksum is None or kept is None or claim.checksum.algorithm == kept.algorithm:
+        return claim
+    return PartClaim(claim.number, claim.etag)
+
+
+async def complete_multipart_upload(call: Call) -> Response:
+    """Makes the object. Order, sizes, ETags and preconditions are judged by the store, all at once."""
+    headers = call.request.headers
+    conditions = write_conditions(headers)
+    raw_size = call.header(b"x-amz-mp-object-size")
+    object_size = integer("x-amz-mp-object-size", raw_size, 0, OBJECT_BYTES_MAX) if raw_size else None
+    upload_id = call.query["uploadId"]
+    # The checksum headers of this request are about the object, not about this document.
+    claims = _claims(await call.payload.document())
+    whole = None
+    try:
+        upload = call.store.upload(call.bucket, call.key, upload_id)
+        stored = {part.number: part for part in call.store.parts(call.bucket, call.key, upload_id)}
+    except NoSuchUpload:
+        pass  # perhaps completed already: the store knows, and answers the object again
+    else:
+        if not upload.checksum_algorithm:
+            claims = [_kept_algorithm(claim, stored.get(claim.number)) for claim in claims]
+        chosen = [stored[claim.number] for claim in claims if claim.number in stored]
+        if len(chosen) == len(claims):  # else the store refuses it, with the part's number
+            whole = _whole_checksum(upload, chosen)
+            _check_claimed(call, upload, chosen, whole)
+    etag = multipart_etag([claim.etag for claim in claims])
+    info = await call.store.complete_upload(
+        call.bucket, call.key, upload_id, claims, CompleteOptions(etag, whole, object_size, conditions)
+    )
+    writer = xml.XmlWriter("CompleteMultipartUploadResult")
+    scheme = "https" if call.request.secure else "http"
+    path = call.request.path.decode("ascii", "replace")
+    writer.leaf("Location", f"{scheme}://{call.header(b'host')}{path}")
+    writer.leaf("Bucket", call.bucket)
+    writer.leaf("Key", call.key)
+    writer.leaf("ETag", f'"{info.etag}"')
+    checksum_leaves(writer, kept_checksum(info))
+    return Response(200, xml.CONTENT_TYPE + lease_lines(info, call.now_ms).encode(), writer.finish())
+
+
+async def abort_multipart_upload(call: Call) -> Response:
+    """204; its parts are gone."""
+    await call.store.abort_upload(call.bucket, call.key, call.query["uploadId"])
+    return Response(204)

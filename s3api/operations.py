@@ -1,0 +1,375 @@
+"""Every operation of S3, one row each, and the one function that says which a request is.
+
+Owns the table. Does not know targets, callers, bodies or handlers' code: rows name handlers.
+Kind: table. Invariants, asserted at import: no two rows answer one request; every row can be reached; a row is served,
+answered from the table, or known and refused.
+
+Closed world: each query name that selects an operation anywhere in S3 (`DISCRIMINATORS`) must be required or allowed by
+the row that answers, so a request that half-matches, or names something not served, is refused and never taken for a
+simpler operation. Names that select nothing (`prefix`, `x-id`, anything S3 has not heard of) are ignored, as AWS does.
+Spec: AWS S3 API Reference, "Actions"; docs/S3.md (generated from the rows).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final, Literal
+
+import msgspec
+
+from s3api.errors import ERRORS, S3Error
+
+Body = Literal["none", "document", "stream"]
+
+COPY_SOURCE: Final = b"x-amz-copy-source"
+
+
+class Operation(msgspec.Struct, frozen=True, kw_only=True):
+    """One row. `name` is the AWS action: also the metric label and the audit verb.
+
+    `query`: names required; `values`: the value a required name must have; `without`: names that make it another row.
+    `allow`: discriminators that may also be given. `copy`: whether x-amz-copy-source is required (else forbidden).
+    `action`: the IAM right. `handler`: key of the handler mapping; None with neither `unset` nor `document`: refused 501.
+    `unset`: the error code that is the true answer where nothing of the kind can have been configured.
+    `document`: the reply body that is the true answer then, where AWS answers 200.
+    """
+
+    name: str
+    method: str
+    scope: Literal["service", "bucket", "object"]
+    action: str
+    query: tuple[str, ...] = ()
+    values: Mapping[str, str] = {}
+    without: tuple[str, ...] = ()
+    allow: tuple[str, ...] = ()
+    copy: bool = False
+    body: Body = "none"
+    handler: str | None = None
+    unset: str = ""
+    unset_message: str = ""
+    document: str = ""
+
+    @property
+    def served(self) -> bool:
+        """Whether a request of this kind gets an answer other than 501."""
+        return bool(self.handler or self.unset or self.document)
+
+
+def _served(
+    name: str,
+    method: str,
+    scope: Literal["service", "bucket", "object"],
+    *query: str,
+    action: str = "",
+    values: Mapping[str, str] | None = None,
+    without: tuple[str, ...] = (),
+    allow: tuple[str, ...] = (),
+    copy: bool = False,
+    body: Body = "none",
+) -> Operation:
+    return Operation(
+        name=name,
+        method=method,
+        scope=scope,
+        action=f"s3:{action or name}",
+        query=query,
+        values=values or {},
+        without=without,
+        allow=allow,
+        copy=copy,
+        body=body,
+        handler=name,
+    )
+
+
+def _unset(
+    name: str,
+    scope: Literal["bucket", "object"],
+    query: str,
+    code: str = "",
+    *,
+    document: str = "",
+    message: str = "",
+    allow: tuple[str, ...] = (),
+) -> Operation:
+    """A GET of something that cannot be configured here, so the answer is that it is not."""
+    assert not code or code in ERRORS
+    return Operation(
+        name=name,
+        method="GET",
+        scope=scope,
+        action=f"s3:{name}",
+        query=(query,),
+        allow=allow,
+        unset=code,
+        unset_message=message,
+        document=document,
+    )
+
+
+def _refused(
+    method: str,
+    scope: Literal["service", "bucket", "object"],
+    name: str,
+    *query: str,
+    without: tuple[str, ...] = (),
+    values: Mapping[str, str] | None = None,
+    allow: tuple[str, ...] = (),
+) -> Operation:
+    return Operation(
+        name=name,
+        method=method,
+        scope=scope,
+        action=f"s3:{name}",
+        query=query,
+        without=without,
+        values=values or {},
+        allow=allow,
+    )
+
+
+_V: Final = ("versionId",)
+_NO_LOCK: Final = "Bucket is missing Object Lock Configuration."
+
+TABLE: Final[tuple[Operation, ...]] = (
+    # service
+    _served("ListBuckets", "GET", "service", action="ListAllMyBuckets"),
+    _refused("POST", "object", "WriteGetObjectResponse", "WriteGetObjectResponse"),
+    # buckets
+    _served("CreateBucket", "PUT", "bucket", body="document"),
+    _served("HeadBucket", "HEAD", "bucket", action="ListBucket"),
+    _served("DeleteBucket", "DELETE", "bucket"),
+    _served("GetBucketLocation", "GET", "bucket", "location"),
+    _served("ListObjects", "GET", "bucket", action="ListBucket"),
+    _served("ListObjectsV2", "GET", "bucket", "list-type", values={"list-type": "2"}, action="ListBucket"),
+    _served("DeleteObjects", "POST", "bucket", "delete", action="DeleteObject", body="document"),
+    _served("ListMultipartUploads", "GET", "bucket", "uploads", action="ListBucketMultipartUploads"),
+    _served("GetBucketAcl", "GET", "bucket", "acl"),
+    _refused("GET", "bucket", "ListObjectVersions", "versions"),
+    _refused("GET", "bucket", "CreateSession", "session"),
+    _refused("POST", "bucket", "PostObject"),
+    _refused("POST", "bucket", "BatchObjects", "recall"),
+    # objects
+    _served("GetObject", "GET", "object", allow=("versionId", "partNumber")),
+    _served("HeadObject", "HEAD", "object", allow=("versionId", "partNumber"), action="GetObject"),
+    _served("PutObject", "PUT", "object", body="stream"),
+    _served("CopyObject", "PUT", "object", copy=True, action="PutObject"),
+    _served("DeleteObject", "DELETE", "object", allow=_V),
+    _served("GetObjectAttributes", "GET", "object", "attributes", allow=_V),
+    _served("GetObjectTagging", "GET", "object", "tagging", allow=_V),
+    _served("PutObjectTagging", "PUT", "object", "tagging", allow=_V, body="document"),
+    _served("DeleteObjectTagging", "DELETE", "object", "tagging", allow=_V),
+    _served("GetObjectAcl", "GET", "object", "acl", allow=_V),
+    _served("RestoreObject", "POST", "object", "restore", allow=_V, body="document"),
+    _served("ChangeObject", "POST", "object", "recall", action="PutObject"),
+    _unset("GetObjectRetention", "object", "retention", "InvalidRequest", message=_NO_LOCK, allow=_V),
+    _unset("GetObjectLegalHold", "object", "legal-hold", "InvalidRequest", message=_NO_LOCK, allow=_V),
+    _refused("PUT", "object", "PutObjectAcl", "acl", allow=_V),
+    _refused("PUT", "object", "PutObjectRetention", "retention", allow=_V),
+    _refused("PUT", "object", "PutObjectLegalHold", "legal-hold", allow=_V),
+    _refused("PUT", "object", "RenameObject", "renameObject"),
+    _refused("PUT", "object", "UpdateObjectEncryption", "encryption", allow=_V),
+    _refused("GET", "object", "GetObjectTorrent", "torrent"),
+    _refused("POST", "object", "SelectObjectContent", "select", "select-type"),
+    # multipart uploads
+    _served("CreateMultipartUpload", "POST", "object", "uploads", action="PutObject"),
+    _served("UploadPart", "PUT", "object", "partNumber", "uploadId", action="PutObject", body="stream"),
+    _served("UploadPartCopy", "PUT", "object", "partNumber", "uploadId", copy=True, action="PutObject"),
+    _served("CompleteMultipartUpload", "POST", "object", "uploadId", action="PutObject", body="document"),
+    _served("AbortMultipartUpload", "DELETE", "object", "uploadId"),
+    _served("ListParts", "GET", "object", "uploadId", action="ListMultipartUploadParts"),
+    # bucket settings that cannot be set here: reading them says so
+    _unset("GetBucketVersioning", "bucket", "versioning", document="VersioningConfiguration"),
+    _unset("GetBucketLogging", "bucket", "logging", document="BucketLoggingStatus"),
+    _unset("GetBucketNotificationConfiguration", "bucket", "notification", document="NotificationConfiguration"),
+    _unset("GetBucketAccelerateConfiguration", "bucket", "accelerate", document="AccelerateConfiguration"),
+    _unset("GetBucketPolicy", "bucket", "policy", "NoSuchBucketPolicy"),
+    _unset("GetBucketPolicyStatus", "bucket", "policyStatus", "NoSuchBucketPolicy"),
+    _unset("GetBucketLifecycleConfiguration", "bucket", "lifecycle", "NoSuchLifecycleConfiguration"),
+    _unset("GetBucketCors", "bucket", "cors", "NoSuchCORSConfiguration"),
+    _unset("GetBucketTagging", "bucket", "tagging", "NoSuchTagSet"),
+    _unset("GetBucketWebsite", "bucket", "website", "NoSuchWebsiteConfiguration"),
+    _unset("GetObjectLockConfiguration", "bucket", "object-lock", "ObjectLockConfigurationNotFoundError"),
+    _unset("GetBucketEncryption", "bucket", "encryption", "ServerSideEncryptionConfigurationNotFoundError"),
+    _unset("GetBucketReplication", "bucket", "replication", "ReplicationConfigurationNotFoundError"),
+    _unset("GetPublicAccessBlock", "bucket", "publicAccessBlock", "NoSuchPublicAccessBlockConfiguration"),
+    _unset("GetBucketOwnershipControls", "bucket", "ownershipControls", "OwnershipControlsNotFoundError"),
+    _refused("GET", "bucket", "GetBucketRequestPayment", "requestPayment"),
+    _refused("GET", "bucket", "GetBucketAbac", "abac"),
+    _refused("GET", "bucket", "GetBucketMetadataConfiguration", "metadataConfiguration"),
+    _refused("GET", "bucket", "GetBucketMetadataTableConfiguration", "metadataTable"),
+    _refused("PUT", "bucket", "PutBucketAcl", "acl"),
+    _refused("PUT", "bucket", "PutBucketVersioning", "versioning"),
+    _refused("PUT", "bucket", "PutBucketLogging", "logging"),
+    _refused("PUT", "bucket", "PutBucketNotificationConfiguration", "notification"),
+    _refused("PUT", "bucket", "PutBucketAccelerateConfiguration", "accelerate"),
+    _refused("PUT", "bucket", "PutBucketRequestPayment", "requestPayment"),
+    _refused("PUT", "bucket", "PutBucketPolicy", "policy"),
+    _refused("PUT", "bucket", "PutBucketLifecycleConfiguration", "lifecycle"),
+    _refused("PUT", "bucket", "PutBucketCors", "cors"),
+    _refused("PUT", "bucket", "PutBucketTagging", "tagging"),
+    _refused("PUT", "bucket", "PutBucketWebsite", "website"),
+    _refused("PUT", "bucket", "PutObjectLockConfiguration", "object-lock"),
+    _refused("PUT", "bucket", "PutBucketEncryption", "encryption"),
+    _refused("PUT", "bucket", "PutBucketReplication", "replication"),
+    _refused("PUT", "bucket", "PutPublicAccessBlock", "publicAccessBlock"),
+    _refused("PUT", "bucket", "PutBucketOwnershipControls", "ownershipControls"),
+    _refused("PUT", "bucket", "PutBucketAbac", "abac"),
+    _refused("POST", "bucket", "CreateBucketMetadataConfiguration", "metadataConfiguration"),
+    _refused("POST", "bucket", "CreateBucketMetadataTableConfiguration", "metadataTable"),
+    _refused("PUT", "bucket", "UpdateBucketMetadataInventoryTableConfiguration", "metadataInventoryTable"),
+    _refused("PUT", "bucket", "UpdateBucketMetadataJournalTableConfiguration", "metadataJournalTable"),
+    _refused("PUT", "bucket", "UpdateBucketMetadataAnnotationTableConfiguration", "metadataAnnotationTable"),
+    _refused("DELETE", "bucket", "DeleteBucketPolicy", "policy"),
+    _refused("DELETE", "bucket", "DeleteBucketLifecycle", "lifecycle"),
+    _refused("DELETE", "bucket", "DeleteBucketCors", "cors"),
+    _refused("DELETE", "bucket", "DeleteBucketTagging", "tagging"),
+    _refused("DELETE", "bucket", "DeleteBucketWebsite", "website"),
+    _refused("DELETE", "bucket", "DeleteBucketEncryption", "encryption"),
+    _refused("DELETE", "bucket", "DeleteBucketReplication", "replication"),
+    _refused("DELETE", "bucket", "DeletePublicAccessBlock", "publicAccessBlock"),
+    _refused("DELETE", "bucket", "DeleteBucketOwnershipControls", "ownershipControls"),
+    _refused("DELETE", "bucket", "DeleteBucketMetadataConfiguration", "metadataConfiguration"),
+    _refused("DELETE", "bucket", "DeleteBucketMetadataTableConfiguration", "metadataTable"),
+    # bucket settings by id: with `id` one of them, without it all
+    *(
+        row
+        for family, noun in (
+            ("analytics", "BucketAnalyticsConfiguration"),
+            ("inventory", "BucketInventoryConfiguration"),
+            ("metrics", "BucketMetricsConfiguration"),
+            ("intelligent-tiering", "BucketIntelligentTieringConfiguration"),
+        )
+        for row in (
+            _refused("GET", "bucket", f"List{noun}s", family, without=("id",)),
+            _refused("GET", "bucket", f"Get{noun}", family, "id"),
+            _refused("PUT", "bucket", f"Put{noun}", family, "id"),
+            _refused("DELETE", "bucket", f"Delete{noun}", family, "id"),
+        )
+    ),
+)
+
+BY_NAME: Final[dict[str, Operation]] = {row.name: row for row in TABLE}
+
+_CONTEXTUAL: Final = frozenset({"id", "select-type"})
+"""Names that say something only beside another: alone they select nothing and are ignored."""
+
+DISCRIMINATORS: Final[frozenset[str]] = frozenset(
+    name for row in TABLE for name in (*row.query, *row.without, *row.allow)
+)
+"""Every query name that selects an operation, or changes which object it means, anywhere in S3."""
+
+UNSERVED_HEADERS: Final = (
+    b"x-amz-write-offset-bytes",
+    b"x-amz-rename-source",
+    b"x-amz-server-side-encryption-customer-algorithm",
+    b"x-amz-website-redirect-location",
+)
+"""Headers that make a write another operation, or promise something not kept here: refused on writes."""
+
+Headers = Mapping[bytes, bytes]
+
+
+def _fits(row: Operation, selected: frozenset[str]) -> bool:
+    return (
+        selected.issuperset(row.query)
+        and (selected - _CONTEXTUAL).issubset((*row.query, *row.allow))
+        and selected.isdisjoint(row.without)
+    )
+
+
+_PLAIN: Final[dict[tuple[str, str, bool], Operation]] = {}
+"""(method, scope, copy) → the row of a request without discriminators: the usual case, one look-up."""
+_ROWS: Final[dict[tuple[str, str, bool], list[Operation]]] = {}
+
+
+def resolve(method: str, scope: str, query: Mapping[str, str], headers: Headers) -> Operation:
+    """The row that answers, which may be one that is not `served`; pure, about 0.2 µs without a query.
+
+    Raises MethodNotAllowed where S3 knows the resource under other methods; InvalidArgument for two sub-resources at
+    once or a wrong value; InvalidRequest for half of an operation; NotImplemented for headers not served.
+    """
+    copy = COPY_SOURCE in headers
+    if method not in ("GET", "HEAD"):
+        for header in UNSERVED_HEADERS:
+            if header in headers:
+                raise S3Error("NotImplemented", Header=header.decode())
+    row: Operation | None
+    if not query or DISCRIMINATORS.isdisjoint(query):
+        row = _PLAIN.get((method, scope, copy))
+        if row is not None:
+            return row
+        raise _refusal(method, scope, frozenset(), copy)
+    selected = DISCRIMINATORS.intersection(query)
+    for row in _ROWS.get((method, scope, copy), ()):
+        if _fits(row, selected):
+            for name, value in row.values.items():
+                if query[name] != value:
+                    raise S3Error(
+                        "InvalidArgument",
+                        f"The value of {name} is not valid: it must be {value}.",
+                        ArgumentName=name,
+                        ArgumentValue=query[name][:256],
+                    )
+            return row
+    raise _refusal(method, scope, selected, copy)
+
+
+def _refusal(method: str, scope: str, selected: frozenset[str], copy: bool) -> S3Error:
+    """Why no row answers. Only the code differs: whichever it is, nothing was done."""
+    here = _ROWS.get((method, scope, False), ())
+    if copy and any(_fits(row, selected) for row in here):
+        return S3Error("InvalidRequest", "This operation takes no x-amz-copy-source header.")
+    if selected and any(selected < frozenset(row.query) for row in here):
+        return S3Error("InvalidRequest", f"The query string parameters {_list(selected)} are half of an operation.")
+    named = [row for row in TABLE if row.scope == scope and _fits(row, selected) and (row.query or not selected)]
+    if named or not selected:
+        allow = f"allow: {', '.join(sorted({row.method for row in named}))}\r\n".encode() if named else b""
+        kind = next(iter(sorted(selected)), scope).upper()
+        return S3Error("MethodNotAllowed", "", allow, Method=method[:32], ResourceType=kind)
+    subs = selected - {"versionId", "partNumber", "uploadId"} - _CONTEXTUAL
+    if len(subs) > 1:
+        return S3Error(
+            "InvalidArgument",
+            f"Conflicting query string parameters: {_list(subs)}.",
+            ArgumentName="ResourceType",
+            ArgumentValue=min(subs),
+        )
+    if "versionId" in selected:
+        return S3Error("InvalidArgument", "This operation does not accept a version-id.", ArgumentName="versionId")
+    return S3Error(
+        "InvalidRequest", f"The query string parameters {_list(selected)} name no operation on this {scope}."
+    )
+
+
+def _list(names: frozenset[str]) -> str:
+    return ", ".join(sorted(names))
+
+
+def _checked() -> Iterator[str]:
+    """Builds the look-ups, and yields every fault of the table."""
+    assert len(BY_NAME) == len(TABLE), "an operation has two rows"
+    for row in TABLE:
+        place = (row.method, row.scope, row.copy)
+        rows = _ROWS.setdefault(place, [])
+        for other in rows:
+            both = frozenset((*row.query, *other.query))
+            if _fits(row, both) and _fits(other, both):
+                yield f"{row.name} and {other.name} answer one request"
+        rows.append(row)
+        if not row.query:
+            _PLAIN[place] = row
+    for row in TABLE:
+        query = {name: row.values.get(name, "1") for name in row.query}
+        headers = {COPY_SOURCE: b"/b/k"} if row.copy else {}
+        if resolve(row.method, row.scope, query, headers) is not row:
+            yield f"{row.name} cannot be reached"
+
+
+_FAULTS: Final = tuple(_checked())
+assert not _FAULTS, "; ".join(_FAULTS)
+
+
+def unhandled(handlers: Mapping[str, object]) -> list[str]:
+    """Names of the handlers the table wants and `handlers` lacks: a composition root refuses to start over any."""
+    return [row.handler for row in TABLE if row.handler and row.handler not in handlers]

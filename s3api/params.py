@@ -1,0 +1,216 @@
+"""Typed readers for query and header values; each error names the parameter it is about.
+
+Owns nothing. Does not know which operation asks, nor the request object: text in, values out.
+Kind: pure. Invariants: a reader returns a value of its type or raises S3Error; nothing else leaves it.
+Spec: RFC 9110 §5.6.7 (dates), §8.8.3 (entity tags), §13; RFC 4648 §4; AWS S3 API Reference.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import calendar
+import re
+from collections.abc import Collection, Mapping
+from typing import Final
+
+from s3api.errors import S3Error
+
+NO_QUERY: Final[dict[str, str]] = {}
+"""The query of a request that has none: shared, never changed."""
+
+QUERY_PAIRS_MAX: Final = 128
+
+_INT = re.compile(r"[+-]?[0-9]{1,18}\Z")
+_MONTHS: Final = {
+    name: number
+    for number, name in enumerate(
+        ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"), start=1
+    )
+}
+_IMF = re.compile(r"[A-Za-z]{3}, ?(\d{1,2}) ([A-Za-z]{3}) (\d{4}) (\d\d):(\d\d):(\d\d) (?:GMT|UTC|\+0000)\Z", re.ASCII)
+_RFC850 = re.compile(r"[A-Za-z]{6,9}, (\d\d)-([A-Za-z]{3})-(\d\d) (\d\d):(\d\d):(\d\d) GMT\Z", re.ASCII)
+_ASCTIME = re.compile(r"[A-Za-z]{3} ([A-Za-z]{3}) ([ \d]\d) (\d\d):(\d\d):(\d\d) (\d{4})\Z", re.ASCII)
+_ISO = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.\d{1,9})?Z\Z", re.ASCII)
+_ETAG_ITEM = re.compile(r'\s*(?:W/)?(?:"([^"]*)"|([^",\s]+))\s*(?:,|\Z)')
+_BYTE_OF: Final = {
+    f"{high}{low}".encode(): bytes((int(high + low, 16),))
+    for high in "0123456789abcdefABCDEF"
+    for low in "0123456789abcdefABCDEF"
+}
+
+
+def invalid(name: str, value: str, why: str = "") -> S3Error:
+    """400 InvalidArgument about one parameter, with the elements AWS gives: ArgumentName and ArgumentValue."""
+    return S3Error(
+        "InvalidArgument",
+        f"The value of {name} is not valid{': ' + why if why else ''}.",
+        ArgumentName=name,
+        ArgumentValue=value[:256],
+    )
+
+
+def percent_decode(text: bytes) -> bytes:
+    """Each `%XX` replaced by its byte, once. Raises InvalidURI at a percent sign that begins no escape.
+
+    Not `urllib.parse.unquote_to_bytes`, which leaves such a sign standing and so reads two texts as one.
+    """
+    first, *rest = text.split(b"%")
+    pieces = [first]
+    try:
+        for piece in rest:
+            pieces.append(_BYTE_OF[piece[:2]])
+            pieces.append(piece[2:])
+    except KeyError:
+        raise S3Error("InvalidURI", "A percent sign in the request target begins no escape.") from None
+    return b"".join(pieces)
+
+
+def query_pairs(raw: bytes) -> list[tuple[bytes, bytes]]:
+    """`raw` (without `?`) cut into percent-decoded name and value, in order sent; a name without `=` has value b"".
+
+    `+` is a space, as AWS reads it: what is signed and what is done then agree. Empty pieces (`&&`) are dropped.
+    """
+    if not raw:
+        return []
+    pieces = raw.split(b"&")
+    if len(pieces) > QUERY_PAIRS_MAX:
+        raise S3Error("InvalidURI", f"The query string has more than {QUERY_PAIRS_MAX} parameters.")
+    coded = b"%" in raw or b"+" in raw
+    pairs = []
+    for piece in pieces:
+        if piece:
+            name, _, value = piece.partition(b"=")
+            if coded:
+                name = percent_decode(name.replace(b"+", b" "))
+                value = percent_decode(value.replace(b"+", b" "))
+            pairs.append((name, value))
+    return pairs
+
+
+def parse_query(raw: bytes) -> dict[str, str]:
+    """The query as text by name. A repeated name is refused: which of the two counts must not be a guess."""
+    if not raw:
+        return NO_QUERY
+    query: dict[str, str] = {}
+    for name, value in query_pairs(raw):
+        try:
+            text = name.decode()
+            if text in query:
+                raise invalid(text, value.decode(), "the parameter is given more than once")
+            query[text] = value.decode()
+        except UnicodeDecodeError:
+            raise S3Error("InvalidURI", "The query string is not UTF-8.") from None
+    return query
+
+
+def integer(name: str, value: str, low: int, high: int) -> int:
+    """A whole number in `low..high`, both included."""
+    if not _INT.match(value):
+        raise invalid(name, value, "it must be a whole number")
+    number = int(value)
+    if not low <= number <= high:
+        raise invalid(name, value, f"it must be between {low} and {high}")
+    return number
+
+
+def query_integer(query: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:
+    """As `integer`; absent or empty gives `default`. A value above `high` is lowered to it, as S3 does for page sizes."""
+    value = query.get(name, "")
+    if not value:
+        return default
+    if not _INT.match(value):
+        raise invalid(name, value, "it must be a whole number")
+    number = int(value)
+    if number < low:
+        raise invalid(name, value, f"it must be at least {low}")
+    return min(number, high)
+
+
+def boolean(name: str, value: str) -> bool:
+    """`true` or `false` in any case."""
+    lowered = value.lower()
+    if lowered not in ("true", "false"):
+        raise invalid(name, value, "it must be true or false")
+    return lowered == "true"
+
+
+def choice(name: str, value: str, allowed: Collection[str], *, fold: bool = False) -> str:
+    """One of `allowed`; `fold` compares without case and answers the spelling of `allowed`."""
+    if value in allowed:
+        return value
+    if fold:
+        for each in allowed:
+            if each.lower() == value.lower():
+                return each
+    raise invalid(name, value, f"it must be one of {', '.join(sorted(allowed))}")
+
+
+def date(name: str, value: str) -> int:
+    """An HTTP date in any of its three forms, or ISO 8601 in UTC, as Unix seconds."""
+    seconds = http_date(value)
+    if seconds is None:
+        raise invalid(name, value, "it must be an HTTP date")
+    return seconds
+
+
+def http_date(value: str) -> int | None:
+    """As `date`, None where it is none: RFC 9110 has malformed conditions ignored."""
+    text = value.strip()
+    if match := _IMF.match(text):
+        day, month, year, hour, minute, second = match.groups()
+    elif match := _RFC850.match(text):
+        day, month, year, hour, minute, second = match.groups()
+        # Two-digit years: RFC 9110 §5.6.7 has a year that seems far ahead mean the past; S3 objects begin in 2006.
+        year = f"20{year}" if int(year) < 70 else f"19{year}"
+    elif match := _ASCTIME.match(text):
+        month, day, hour, minute, second, year = match.groups()
+    elif match := _ISO.match(text):
+        year, number, day, hour, minute, second = match.groups()
+        month = next((name for name, each in _MONTHS.items() if each == int(number)), "")
+    else:
+        return None
+    if month not in _MONTHS:
+        return None
+    return epoch_s(int(year), _MONTHS[month], int(day), int(hour), int(minute), int(second))
+
+
+def epoch_s(year: int, month: int, day: int, hour: int, minute: int, second: int) -> int | None:
+    """Unix seconds of a UTC time; None where the calendar has no such moment. A leap second counts as the one before."""
+    if not (1 <= month <= 12 and 1970 <= year <= 9999 and hour < 24 and minute < 60 and second <= 60):
+        return None
+    if not 1 <= day <= calendar.monthrange(year, month)[1]:
+        return None
+    return calendar.timegm((year, month, day, hour, minute, min(second, 59)))
+
+
+def base64_exact(name: str, value: str, length: int, code: str = "InvalidRequest") -> bytes:
+    """Strict base64 of exactly `length` bytes; refused with `code`, naming the header."""
+    try:
+        raw = base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        raw = b""
+    if len(raw) != length or base64.b64encode(raw).decode() != value:
+        raise S3Error(code, f"Value for {name} header is invalid.")
+    return raw
+
+
+def etags(name: str, value: str) -> tuple[str, ...]:
+    """A list of entity tags without quotes; `("*",)` for any. Weak marks are dropped: S3 has only strong tags.
+
+    Tags without quotes are taken too: s3 clients send them.
+    """
+    text = value.strip()
+    if text == "*":
+        return ("*",)
+    found = []
+    at = 0
+    while at < len(text):
+        match = _ETAG_ITEM.match(text, at)
+        if match is None:
+            raise invalid(name, value, "it must be * or a list of entity tags")
+        found.append(match.group(1) if match.group(1) is not None else match.group(2))
+        at = match.end()
+    if not found:
+        raise invalid(name, value, "it must be * or a list of entity tags")
+    return tuple(found)

@@ -1,0 +1,233 @@
+"""One request from start to end: target, operation, who calls, may they, body, handler, reply.
+
+Owns the border between the protocol and everything behind it: the only place that turns an S3Error, a StoreError or a
+fault of ours into a reply. Does not know sockets, nor how any operation is done.
+Kind: shell of the protocol layer, on the event loop. Invariants: `handle` never raises; a handler that answers at once
+costs no task; every reply names its request id; a secret never reaches a reply or the log.
+Spec: AWS S3 API Reference, "Error responses", "Common response headers"; RFC 9110 §15.
+"""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import logging
+import os
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from email.utils import formatdate
+from typing import Any, Final
+
+from s3api import xml
+from s3api.call import ApiConfig, Call, Handler, Identity
+from s3api.errors import ERRORS, S3Error, from_store
+from s3api.message import BodyError, Request, Response
+from s3api.operations import Operation, resolve
+from s3api.params import parse_query
+from s3api.payload import open_payload
+from s3api.sigv4 import SigV4
+from s3api.target import Target, Targets
+from tiering.contract import Clock, NotModified, ObjectInfo, Store, StoreError
+
+_log = logging.getLogger("recall.s3api")
+
+Observer = Callable[[str, int, int, int, float], None]
+"""Told of each finished request: operation name ("" unresolved), status, content bytes in, body bytes out, seconds."""
+
+UNRESOLVED: Final = ""
+_BODY_ERRORS: Final = {"gone": "IncompleteBody", "slow": "RequestTimeout", "framing": "IncompleteBody"}
+_LENGTHLESS: Final = frozenset({204, 304})
+
+
+class Trace:
+    """What the pipeline keeps of a request from `handle` to `finished`; lives in `request.state`."""
+
+    __slots__ = ("operation", "payload", "request_id", "resource")
+
+    def __init__(self, request_id: str) -> None:
+        self.request_id = request_id
+        self.operation = UNRESOLVED
+        self.resource = ""
+        self.payload: Any = None
+
+
+class Pipeline:
+    """Implements `s3api.message.Application`. One per worker.
+
+    `identities` answers the identity of an access key, None if unknown. `handlers`: by operation name; one for a row the
+    table answers itself replaces that answer. `observer` is told of every finished request.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        config: ApiConfig,
+        identities: Callable[[str], Identity | None],
+        handlers: Mapping[str, Handler],
+        clock: Clock,
+        observer: Observer | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._config = config
+        self._identities = identities
+        self._handlers = dict(handlers)
+        self._clock = clock
+        self._observer = observer
+        self._monotonic = monotonic
+        self._targets = Targets(config)
+        self._sigv4 = SigV4(self._secret, skew_s=config.clock_skew_s, expires_max_s=config.presign_expires_max_s)
+        # Request ids: unique over processes by their random half, and cheap by their counting half.
+        self._id_prefix = os.urandom(4).hex().upper()
+        self._count = itertools.count(int.from_bytes(os.urandom(3), "big"))
+        self._host_id = base64.b64encode(os.urandom(24)).decode()
+        self._common = f"\r\nx-amz-id-2: {self._host_id}\r\nserver: Recall\r\n".encode()
+
+    def _secret(self, access_key: str) -> str | None:
+        identity = self._identities(access_key)
+        return None if identity is None else identity.secret_key
+
+    def handle(self, request: Request) -> Response | Coroutine[Any, Any, Response]:
+        """See `Application`: a Response at once unless the handler waits."""
+        trace = request.state = Trace(f"{self._id_prefix}{next(self._count) & 0xFFFFFFFF:08X}")
+        try:
+            reply = self._start(request, trace)
+        except Exception as error:
+            return self._finish(trace, self._failed(request, trace, error))
+        if reply.__class__ is Response:
+            return self._finish(trace, reply)
+        return self._wait(request, trace, reply)  # type: ignore[arg-type]  # not a Response, hence a coroutine
+
+    async def _wait(self, request: Request, trace: Trace, reply: Coroutine[Any, Any, Response]) -> Response:
+        try:
+            return self._finish(trace, await reply)
+        except Exception as error:
+            return self._finish(trace, self._failed(request, trace, error))
+
+    def finished(self, request: Request, response: Response, sent_bytes: int, complete: bool) -> None:
+        """See `Application`: forwards to the observer."""
+        if self._observer is not None:
+            trace: Trace | None = request.state
+            if trace is None:
+                return
+            read_bytes = 0 if trace.payload is None else trace.payload.read_bytes
+            seconds = self._monotonic() - request.started_s
+            self._observer(trace.operation, response.status, read_bytes, sent_bytes, seconds)
+
+    def _start(self, request: Request, trace: Trace) -> Response | Coroutine[Any, Any, Response]:
+        headers = request.headers
+        target = self._targets.parse(request.path, headers.get(b"host", b""))
+        trace.resource = f"/{target.bucket}/{target.key}" if target.key else f"/{target.bucket}"
+        query = parse_query(request.query)
+        operation = resolve(request.method, target.scope, query, headers)
+        trace.operation = operation.name
+        now_ms = self._clock.now_ms()
+        verified = self._sigv4.verify(request.method, request.path, request.query, headers, now_ms // 1000)
+        identity = None if verified is None else self._identities(verified.access_key)
+        if identity is None:
+            raise S3Error("AccessDenied")
+        self._authorise(identity, operation, target, request)
+        handler = self._handlers.get(operation.name)
+        if handler is None:
+            return self._answer_from_table(operation, target, identity)
+        if query and "versionId" in query:
+            _check_version(query["versionId"])
+        payload = trace.payload = open_payload(request.body, headers, verified, self._config.document_bytes_max)
+        if operation.body == "stream" and payload.length is None:
+            raise S3Error("MissingContentLength")
+        return handler(
+            Call(
+                request=request,
+                request_id=trace.request_id,
+                operation=operation.name,
+                bucket=target.bucket,
+                key=target.key,
+                query=query,
+                identity=identity,
+                payload=payload,
+                store=self._store,
+                config=self._config,
+                now_ms=now_ms,
+            )
+        )
+
+    def _authorise(self, identity: Identity, operation: Operation, target: Target, request: Request) -> None:
+        """Every identity there is may do everything; only a stated bucket owner can still be somebody else."""
+        for name in (b"x-amz-expected-bucket-owner", b"x-amz-source-expected-bucket-owner"):
+            owner = request.headers.get(name)
+            if owner is not None and owner.decode("latin-1") != identity.owner_id:
+                raise S3Error("AccessDenied", f"The bucket is not owned by the account that {name.decode()} names.")
+
+    def _answer_from_table(self, operation: Operation, target: Target, identity: Identity) -> Response:
+        """Operations without a handler: not served, or truly answered by their row once the bucket is known to exist."""
+        if operation.unset or operation.document:
+            self._store.bucket(target.bucket)
+            if operation.document:
+                return Response(200, xml.CONTENT_TYPE, xml.XmlWriter(operation.document).finish())
+            raise S3Error(operation.unset, operation.unset_message, **_about(target, operation.unset))
+        raise S3Error("NotImplemented", f"{operation.name} is not implemented.")
+
+    def _finish(self, trace: Trace, response: Response) -> Response:
+        response.headers = b"%bx-amz-request-id: %b%b" % (response.headers, trace.request_id.encode(), self._common)
+        return response
+
+    def _failed(self, request: Request, trace: Trace, error: Exception) -> Response:
+        """The one border: every failure becomes a reply."""
+        if isinstance(error, S3Error):
+            failure = error
+        elif isinstance(error, StoreError):
+            failure = from_store(error)
+            if isinstance(error, NotModified):
+                failure.headers += _validators(error.facts.get("info"))
+        elif isinstance(error, BodyError):
+            failure = S3Error(_BODY_ERRORS.get(error.kind, "IncompleteBody"))
+        else:
+            failure = S3Error("InternalError")
+            _log.error("request %s (%s) failed", trace.request_id, trace.operation, exc_info=error)
+        if isinstance(error, StoreError) and failure.spec is ERRORS["InternalError"]:
+            _log.error("request %s (%s): %s", trace.request_id, trace.operation, error)
+        return self._render(request, trace, failure)
+
+    def _render(self, request: Request, trace: Trace, failure: S3Error) -> Response:
+        spec = failure.spec
+        headers = failure.headers
+        if failure.retry_s:
+            headers += b"retry-after: %d\r\n" % failure.retry_s
+        if spec.status in _LENGTHLESS:
+            return Response(spec.status, headers)
+        # KV clients write the body of a GET, error or not, into the caller's fixed buffer and cannot retry after that:
+        # what they will retry goes out empty.
+        if request.method == "HEAD" or (request.method == "GET" and spec.status >= 500 and spec.status != 501):
+            return Response(spec.status, headers, close=spec.close)
+        body = self._document(trace, failure)
+        return Response(spec.status, headers + xml.CONTENT_TYPE, body, close=spec.close)
+
+    def _document(self, trace: Trace, failure: S3Error) -> bytes:
+        escape = xml.escape
+        extra = "".join([f"<{name}>{escape(str(value))}</{name}>" for name, value in failure.fields.items()])
+        return (
+            f"{xml.HEAD}<Error><Code>{failure.spec.code}</Code><Message>{escape(failure.message)}</Message>{extra}"
+            f"<Resource>{escape(trace.resource)}</Resource><RequestId>{trace.request_id}</RequestId>"
+            f"<HostId>{self._host_id}</HostId></Error>"
+        ).encode()
+
+
+def _check_version(version: str) -> None:
+    """Buckets here keep one version of a key, and its id is "null": no other can exist."""
+    if version == "null":
+        return
+    if not version:
+        raise S3Error("InvalidArgument", "Version id cannot be the empty string.", ArgumentName="versionId")
+    raise S3Error("NoSuchVersion", VersionId=version[:256])
+
+
+def _about(target: Target, code: str) -> dict[str, Any]:
+    return {"BucketName": target.bucket} if ERRORS[code].status == 404 else {}
+
+
+def _validators(info: object) -> bytes:
+    """The headers a 304 must carry (RFC 9110 §15.4.5) of the object it is about."""
+    if not isinstance(info, ObjectInfo):
+        return b""
+    modified = formatdate(info.modified_ms // 1000, usegmt=True)
+    return f'etag: "{info.etag}"\r\nlast-modified: {modified}\r\n'.encode()

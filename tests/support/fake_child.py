@@ -1,0 +1,82 @@
+"""Children for tests of the supervisor: a worker that answers every request with its name, and a keeper that waits.
+
+They are started as the real ones are and write what happens to them to `<data-dir>/events`. `RECALL_TEST_FAKE` makes them
+misbehave: `worker-refuses`, `keeper-refuses`, `keeper-mute` (never ready), `worker-deaf` (ignores SIGTERM), `worker-dies`
+(after it has been ready).
+
+Owns one listening socket. Does not know the engine. Kind: shell (test support).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+
+from gateway.config import Settings
+from gateway.credentials import Credentials
+from gateway.runner import Ready, Roles, main
+
+_MODE = os.environ.get("RECALL_TEST_FAKE", "")
+
+
+def _event(settings: Settings, text: str) -> None:
+    with open(Path(settings.data_dir) / "events", "a") as stream:
+        stream.write(text + "\n")
+
+
+def _answer(listener: socket.socket, body: bytes) -> None:
+    while True:
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65_536)
+            connection.sendall(
+                b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+            )
+
+
+def _listen(host: str, port: int, body: bytes) -> None:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    listener.bind((host, port))
+    listener.listen()
+    threading.Thread(target=_answer, args=(listener, body), daemon=True).start()
+
+
+def worker(settings: Settings, credentials: Credentials, slot: int, ready: Ready) -> None:
+    """Serves `worker-<slot> <access key>` until SIGTERM."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    if _MODE == "worker-refuses":
+        raise OSError("the fake worker refuses")
+    body = f"worker-{slot} {credentials.access_key}"
+    _listen(settings.listen.host, settings.listen.port, body.encode())
+    for bound in settings.bucket_listeners:
+        _listen(bound.address.host, bound.address.port, f"bucket {bound.bucket}".encode())
+    _event(settings, f"worker-{slot} ready")
+    ready(settings.listen.port)
+    if _MODE == "worker-dies":
+        os._exit(7)
+    while True:
+        signal.sigwait({signal.SIGTERM})
+        _event(settings, f"worker-{slot} told to stop")
+        if _MODE != "worker-deaf":
+            return
+
+
+def keeper(settings: Settings, _credentials: Credentials, ready: Ready, first: bool) -> None:
+    """Waits for SIGTERM."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    if _MODE == "keeper-refuses":
+        raise ValueError("the fake keeper refuses")
+    if _MODE != "keeper-mute":
+        _event(settings, "keeper ready, first" if first else "keeper ready, again")
+        ready(None)
+    signal.sigwait({signal.SIGTERM})
+    _event(settings, "keeper told to stop")
+
+
+if __name__ == "__main__":
+    sys.exit(main(roles=Roles(worker=worker, keeper=keeper)))

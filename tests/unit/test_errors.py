@@ -1,0 +1,64 @@
+"""The error table: whole, and complete over what a store may raise."""
+
+from __future__ import annotations
+
+import pytest
+
+from s3api.errors import ERRORS, STORE_ERRORS, S3Error, from_store
+from tiering import contract
+
+
+def store_kinds() -> list[type[contract.StoreError]]:
+    return [kind for kind in vars(contract).values() if isinstance(kind, type) and issubclass(kind, contract.StoreError)]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in store_kinds() if kind is not contract.StoreError])
+def test_every_store_error_has_a_code(kind: type[contract.StoreError]) -> None:
+    assert kind in STORE_ERRORS
+    assert from_store(kind()).spec.code == STORE_ERRORS[kind]
+
+
+def test_rows_are_whole() -> None:
+    for code, row in ERRORS.items():
+        assert code == row.code
+        assert row.status == 304 or 400 <= row.status <= 599
+        assert row.message
+        assert row.message.endswith((".", "?"))
+        assert (row.status == 503) <= (row.retry_s > 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "status", "retry_s", "fields"),
+    [
+        (contract.Busy(retry_s=7), "SlowDown", 503, 7, {}),
+        (contract.Busy(retry_s=0.2), "SlowDown", 503, 1, {}),
+        (contract.ColdUnavailable(), "SlowDown", 503, 1, {}),
+        (contract.TierFull(), "TierFullOfPins", 507, 0, {}),
+        (contract.PinLimit(), "PinLimitExceeded", 507, 0, {}),
+        (contract.DiskFull(), "DiskFull", 507, 0, {}),
+        (contract.InvalidRange(size=10), "InvalidRange", 416, 0, {"ActualObjectSize": 10}),
+        (contract.PreconditionFailed(condition="If-Match"), "PreconditionFailed", 412, 0, {"Condition": "If-Match"}),
+        (contract.PartTooSmall(number=1, size=5), "EntityTooSmall", 400, 0, {"MinSizeAllowed": 5 << 20, "ProposedSize": 5, "PartNumber": 1}),
+        (contract.StoreError("?"), "InternalError", 500, 1, {}),
+    ],
+)  # fmt: skip
+def test_store_fact_becomes_its_answer(
+    error: contract.StoreError, code: str, status: int, retry_s: int, fields: dict[str, object]
+) -> None:
+    answer = from_store(error)
+    assert (answer.spec.code, answer.spec.status, answer.retry_s, answer.fields) == (code, status, retry_s, fields)
+
+
+def test_unsatisfiable_range_states_the_size() -> None:
+    assert from_store(contract.InvalidRange(size=10)).headers == b"content-range: bytes */10\r\n"
+
+
+def test_a_store_error_of_a_derived_kind_answers_as_its_parent() -> None:
+    class Narrow(contract.Busy): ...
+
+    assert from_store(Narrow(retry_s=2)).spec.code == "SlowDown"
+
+
+def test_an_unknown_code_is_our_mistake() -> None:
+    with pytest.raises(KeyError):
+        S3Error("NoSuchCode")

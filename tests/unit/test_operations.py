@@ -1,0 +1,209 @@
+"""The operation table: what answers what, and that nothing half-said is ever taken for something simpler."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from s3api import operations
+from s3api.errors import ERRORS, S3Error
+from s3api.operations import COPY_SOURCE, DISCRIMINATORS, TABLE, Operation, resolve
+
+COPY = {COPY_SOURCE: b"/b/k"}
+METHODS = ("GET", "HEAD", "PUT", "POST", "DELETE", "PATCH", "OPTIONS")
+SCOPES = ("service", "bucket", "object")
+
+SERVED = [
+    ("GET", "service", "", "ListBuckets"),
+    ("PUT", "bucket", "", "CreateBucket"),
+    ("HEAD", "bucket", "", "HeadBucket"),
+    ("DELETE", "bucket", "", "DeleteBucket"),
+    ("GET", "bucket", "location", "GetBucketLocation"),
+    ("GET", "bucket", "versioning", "GetBucketVersioning"),
+    ("GET", "bucket", "", "ListObjects"),
+    ("GET", "bucket", "prefix=a&delimiter=/&max-keys=3&encoding-type=url&marker=x", "ListObjects"),
+    ("GET", "bucket", "list-type=2", "ListObjectsV2"),
+    ("GET", "bucket", "list-type=2&continuation-token=t&start-after=s&fetch-owner=true&x-id=ListObjectsV2", "ListObjectsV2"),
+    ("POST", "bucket", "delete", "DeleteObjects"),
+    ("GET", "bucket", "uploads&key-marker=k&upload-id-marker=u", "ListMultipartUploads"),
+    ("GET", "object", "", "GetObject"),
+    ("GET", "object", "partNumber=2", "GetObject"),
+    ("GET", "object", "versionId=null&response-content-type=text/plain&x-id=GetObject", "GetObject"),
+    ("GET", "object", "X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Signature=0", "GetObject"),
+    ("GET", "object", "unheard-of=1", "GetObject"),
+    ("HEAD", "object", "", "HeadObject"),
+    ("HEAD", "object", "partNumber=1&versionId=null", "HeadObject"),
+    ("PUT", "object", "", "PutObject"),
+    ("PUT", "object", "x-id=PutObject", "PutObject"),
+    ("DELETE", "object", "", "DeleteObject"),
+    ("DELETE", "object", "versionId=null", "DeleteObject"),
+    ("GET", "object", "attributes&max-parts=3", "GetObjectAttributes"),
+    ("GET", "object", "tagging", "GetObjectTagging"),
+    ("PUT", "object", "tagging", "PutObjectTagging"),
+    ("DELETE", "object", "tagging&versionId=null", "DeleteObjectTagging"),
+    ("POST", "object", "restore", "RestoreObject"),
+    ("POST", "object", "recall", "ChangeObject"),
+    ("POST", "object", "uploads", "CreateMultipartUpload"),
+    ("PUT", "object", "partNumber=1&uploadId=u", "UploadPart"),
+    ("POST", "object", "uploadId=u", "CompleteMultipartUpload"),
+    ("DELETE", "object", "uploadId=u", "AbortMultipartUpload"),
+    ("GET", "object", "uploadId=u&max-parts=2&part-number-marker=1", "ListParts"),
+]  # fmt: skip
+
+
+def query_of(text: str) -> dict[str, str]:
+    return dict((piece.partition("=")[0], piece.partition("=")[2]) for piece in text.split("&") if piece)
+
+
+@pytest.mark.parametrize(("method", "scope", "query", "name"), SERVED)
+def test_served_operation(method: str, scope: str, query: str, name: str) -> None:
+    row = resolve(method, scope, query_of(query), {})
+    assert row.name == name
+    assert row.served
+
+
+@pytest.mark.parametrize(("query", "name"), [("", "CopyObject"), ("partNumber=1&uploadId=u", "UploadPartCopy")])
+def test_copy_source_selects_the_copy(query: str, name: str) -> None:
+    assert resolve("PUT", "object", query_of(query), COPY).name == name
+
+
+REFUSED = [
+    ("PUT", "object", "partNumber=1", {}, "InvalidRequest"),
+    ("PUT", "object", "uploadId=u", {}, "InvalidRequest"),
+    ("PUT", "object", "partNumber=1", COPY, "InvalidRequest"),
+    ("PUT", "object", "acl&tagging", {}, "InvalidArgument"),
+    ("PUT", "object", "tagging", COPY, "InvalidRequest"),
+    ("GET", "object", "", COPY, "InvalidRequest"),
+    ("PUT", "bucket", "", COPY, "InvalidRequest"),
+    ("DELETE", "object", "", COPY, "InvalidRequest"),
+    ("POST", "object", "", {}, "MethodNotAllowed"),
+    ("POST", "object", "acl", {}, "MethodNotAllowed"),
+    ("GET", "object", "uploads", {}, "MethodNotAllowed"),
+    ("DELETE", "object", "attributes", {}, "MethodNotAllowed"),
+    ("HEAD", "object", "tagging", {}, "MethodNotAllowed"),
+    ("HEAD", "bucket", "location", {}, "MethodNotAllowed"),
+    ("DELETE", "service", "", {}, "MethodNotAllowed"),
+    ("PATCH", "object", "", {}, "MethodNotAllowed"),
+    ("PUT", "object", "versionId=null", {}, "InvalidArgument"),
+    ("PUT", "object", "lifecycle", {}, "InvalidRequest"),
+    ("PUT", "bucket", "analytics", {}, "InvalidRequest"),
+    ("PUT", "bucket", "partNumber=1&uploadId=u", {}, "InvalidRequest"),
+    ("GET", "bucket", "list-type=3", {}, "InvalidArgument"),
+    ("GET", "bucket", "list-type=", {}, "InvalidArgument"),
+    ("GET", "bucket", "list-type=2&versions", {}, "InvalidArgument"),
+    ("DELETE", "object", "uploadId=u&tagging", {}, "InvalidRequest"),
+    ("PUT", "object", "", {b"x-amz-write-offset-bytes": b"0"}, "NotImplemented"),
+    ("PUT", "object", "", {b"x-amz-server-side-encryption-customer-algorithm": b"AES256"}, "NotImplemented"),
+]
+
+
+@pytest.mark.parametrize(("method", "scope", "query", "headers", "code"), REFUSED)
+def test_half_matches_are_refused(method: str, scope: str, query: str, headers: dict[bytes, bytes], code: str) -> None:
+    with pytest.raises(S3Error) as caught:
+        resolve(method, scope, query_of(query), headers)
+    assert caught.value.spec.code == code
+
+
+@pytest.mark.parametrize(
+    ("method", "scope", "query", "name"),
+    [
+        ("PUT", "bucket", "versioning", "PutBucketVersioning"),
+        ("PUT", "bucket", "lifecycle", "PutBucketLifecycleConfiguration"),
+        ("PUT", "object", "acl", "PutObjectAcl"),
+        ("POST", "object", "select&select-type=2", "SelectObjectContent"),
+        ("GET", "bucket", "analytics", "ListBucketAnalyticsConfigurations"),
+        ("GET", "bucket", "analytics&id=1", "GetBucketAnalyticsConfiguration"),
+        ("PUT", "bucket", "inventory&id=1", "PutBucketInventoryConfiguration"),
+        ("GET", "bucket", "versions", "ListObjectVersions"),
+        ("POST", "bucket", "", "PostObject"),
+        ("POST", "bucket", "recall=lookup", "BatchObjects"),
+    ],
+)
+def test_known_but_not_served(method: str, scope: str, query: str, name: str) -> None:
+    row = resolve(method, scope, query_of(query), {})
+    assert row.name == name
+    assert not row.served
+
+
+def test_wrong_method_names_the_right_ones() -> None:
+    with pytest.raises(S3Error) as caught:
+        resolve("POST", "object", {"tagging": ""}, {})
+    assert caught.value.headers == b"allow: DELETE, GET, PUT\r\n"
+
+
+def outcome(method: str, scope: str, query: dict[str, str], headers: dict[bytes, bytes]) -> Operation | None:
+    try:
+        return resolve(method, scope, query, headers)
+    except S3Error:
+        return None
+
+
+requests = st.tuples(
+    st.sampled_from(METHODS),
+    st.sampled_from(SCOPES),
+    st.dictionaries(st.sampled_from([*sorted(DISCRIMINATORS), "prefix", "x-id", "zzz"]), st.sampled_from(["", "1", "2"]), max_size=4),
+    st.sampled_from([{}, COPY]),
+)  # fmt: skip
+
+
+@given(requests)
+def test_every_discriminator_in_a_request_is_known_to_the_row_that_answers(
+    request: tuple[str, str, dict[str, str], dict[bytes, bytes]],
+) -> None:
+    method, scope, query, headers = request
+    row = outcome(*request)
+    if row is not None:
+        given_names = DISCRIMINATORS.intersection(query) - {"id", "select-type"}
+        assert given_names <= {*row.query, *row.allow}
+        assert set(row.query) <= query.keys()
+        assert row.copy == bool(headers)
+        assert (row.method, row.scope) == (method, scope)
+
+
+@given(requests, st.sampled_from(sorted(DISCRIMINATORS)), st.booleans())
+def test_adding_a_discriminator_never_gives_another_operation_that_does_not_require_it(
+    request: tuple[str, str, dict[str, str], dict[bytes, bytes]], name: str, header: bool
+) -> None:
+    method, scope, query, headers = request
+    before = outcome(*request)
+    if header:
+        after = outcome(method, scope, query, COPY)
+        assert after is None or after is before or after.copy
+    else:
+        after = outcome(method, scope, query | {name: "2"}, headers)
+        assert after is None or after is before or name in after.query or name in query
+
+
+@given(requests, st.text(max_size=8).filter(lambda name: name not in DISCRIMINATORS))
+def test_unknown_names_are_ignored(request: tuple[str, str, dict[str, str], dict[bytes, bytes]], name: str) -> None:
+    method, scope, query, headers = request
+    assert outcome(method, scope, query | {name: ""}, headers) is outcome(*request)
+
+
+def test_no_two_rows_answer_one_request_by_brute_force() -> None:
+    """Over every pair of discriminators: the first row that fits is the only one."""
+    for method, scope in itertools.product(METHODS, SCOPES):
+        for copy in (False, True):
+            rows = [row for row in TABLE if (row.method, row.scope, row.copy) == (method, scope, copy)]
+            for names in itertools.combinations(sorted(DISCRIMINATORS), 2):
+                fitting = [row.name for row in rows if operations._fits(row, frozenset(names))]
+                assert len(fitting) <= 1, fitting
+
+
+def test_rows_are_whole() -> None:
+    for row in TABLE:
+        assert row.handler in (None, row.name)
+        assert not row.unset or row.unset in ERRORS
+        assert [bool(row.handler), bool(row.unset), bool(row.document)].count(True) <= 1
+        assert row.action.startswith("s3:")
+        if row.body != "none":
+            assert row.method in ("PUT", "POST")
+
+
+def test_unhandled_names_what_is_missing() -> None:
+    assert operations.unhandled({row.name: None for row in TABLE}) == []
+    assert "GetObject" in operations.unhandled({})
+    assert "PutBucketAcl" not in operations.unhandled({})

@@ -1,0 +1,273 @@
+"""The supervisor over fake children: start, order, restart, drain, kill -9, and one gateway a data directory."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import signal
+import socket
+import stat
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.commands import banner
+from gateway.config import load
+from gateway.credentials import Credentials
+from gateway.datadir import EXIT_IN_USE, DataDir, StartError
+from gateway.log import ONCE_KEYS_MAX, ONCE_S, Line, Once
+from gateway.supervisor import hold, url
+from gateway.value import Address
+from tests.support.gateway import Gateway, GatewayFailed, _runs, wait_for
+
+FAKE = "tests.support.fake_gateway"
+
+
+def fake(mode: str = "", **options: Any) -> Gateway:
+    return Gateway(main=FAKE, env={"RECALL_TEST_FAKE": mode} if mode else None, **options)
+
+
+def fetch(endpoint: str) -> str:
+    with urllib.request.urlopen(endpoint, timeout=10) as reply:
+        body: bytes = reply.read()
+    return body.decode()
+
+
+def events(gateway: Gateway) -> list[str]:
+    return (gateway.data_dir / "events").read_text().splitlines()
+
+
+@pytest.fixture
+def data_dir(tmp_path: Path) -> Path:
+    return tmp_path / "data"
+
+
+def test_keeper_is_ready_before_workers_and_stops_after_them(data_dir: Path) -> None:
+    with fake(data_dir=data_dir, workers=2) as gateway:
+        assert fetch(gateway.endpoint) in ("worker-0 recalltest", "worker-1 recalltest")
+        assert set(gateway.pids()) == {"supervisor", "keeper", "worker-0", "worker-1"}
+        gateway.stop()
+        seen = events(gateway)
+        assert seen[0] == "keeper ready, first"
+        assert set(seen[1:3]) == {"worker-0 ready", "worker-1 ready"}
+        assert set(seen[3:5]) == {"worker-0 told to stop", "worker-1 told to stop"}
+        assert seen[5:] == ["keeper told to stop"]
+
+
+def test_stop_leaves_nothing_that_says_it_runs(data_dir: Path) -> None:
+    with fake(data_dir=data_dir, settings={"bucket_listeners": "127.0.0.1:0=b-b"}) as gateway:
+        pids = gateway.pids()
+        bound = (data_dir / "run/b-b.endpoint").read_text().strip()
+        assert fetch(bound) == "bucket b-b"
+        assert stat.S_IMODE(data_dir.stat().st_mode) == 0o700
+        gateway.stop()
+        assert not [pid for pid in pids.values() if _runs(pid)]
+        assert not (data_dir / "endpoint").exists()
+        assert not list((data_dir / "run").iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_both_stop_signals_drain(number: signal.Signals) -> None:
+    with fake() as gateway:
+        gateway.kill("supervisor", number)
+        assert gateway.wait() == 0
+        assert events(gateway)[-2:] == ["worker-0 told to stop", "keeper told to stop"] or not gateway.data_dir.exists()
+
+
+def test_hangup_is_ignored() -> None:
+    with fake() as gateway:
+        for name in gateway.pids():
+            gateway.kill(name, signal.SIGHUP)
+        assert fetch(gateway.endpoint) == "worker-0 recalltest"
+
+
+def test_dead_children_are_started_again_on_the_same_port() -> None:
+    with fake() as gateway:
+        endpoint = gateway.endpoint
+        gateway.wait_restarted("worker-0", gateway.kill("worker-0"))
+        gateway.wait_restarted("keeper", gateway.kill("keeper"))
+        assert fetch(endpoint) == "worker-0 recalltest"
+        assert events(gateway)[-1] == "keeper ready, again"  # it must know that it is not alone this time
+
+
+def test_restarts_back_off() -> None:
+    with fake("worker-dies") as gateway:
+        wait_for(lambda: gateway.log.count("restart_in_s") >= 4, "four restarts")
+        waits = [line.partition("restart_in_s=")[2] for line in gateway.log.splitlines() if "restart_in_s" in line]
+        assert waits[:4] == ["0.1", "0.2", "0.4", "0.8"]
+
+
+def test_children_die_with_a_killed_supervisor_and_the_next_start_succeeds(data_dir: Path) -> None:
+    with fake(data_dir=data_dir, workers=2) as first:
+        children = {name: pid for name, pid in first.pids().items() if name != "supervisor"}
+        first.kill("supervisor")
+        wait_for(lambda: not any(_runs(pid) for pid in children.values()), "the children die too")
+        with fake(data_dir=data_dir) as second:
+            assert set(second.pids()) == {"supervisor", "keeper", "worker-0"}
+            assert fetch(second.endpoint) == "worker-0 recalltest"
+
+
+def test_a_start_right_after_kill_9_waits_for_the_old_children(data_dir: Path) -> None:
+    with fake(data_dir=data_dir, workers=2) as first:
+        first.kill("supervisor")
+        with fake(data_dir=data_dir) as second:
+            assert fetch(second.endpoint) == "worker-0 recalltest"
+
+
+def test_second_start_on_a_data_directory_is_refused_by_name(data_dir: Path) -> None:
+    with fake(data_dir=data_dir) as first:
+        second = fake(data_dir=data_dir)
+        second._environment["RECALL_TEST_UNUSED"] = "1"
+        result = first.command("serve", "--listen", "127.0.0.1:0")
+        assert result.returncode == EXIT_IN_USE
+        assert f"data directory {data_dir} is in use by process {first.pids()['supervisor']}" in result.stderr
+        assert fetch(first.endpoint) == "worker-0 recalltest"
+
+
+def test_port_in_use_is_refused_even_if_its_owner_shares_it(data_dir: Path) -> None:
+    with (
+        fake() as first
+    ):  # its workers listen with SO_REUSEPORT: a second gateway could bind too, and get half the requests
+        with pytest.raises(GatewayFailed, match=f"cannot listen on 127.0.0.1:{first.port}: Address already in use"):
+            fake(data_dir=data_dir, listen=f"127.0.0.1:{first.port}").__enter__()
+
+
+@pytest.mark.parametrize(
+    ("mode", "said"),
+    [
+        ("keeper-refuses", "keeper cannot start: ValueError: the fake keeper refuses"),
+        ("worker-refuses", "worker-0 cannot start: OSError: the fake worker refuses"),
+        ("keeper-mute", "keeper did not become ready within 0.5 s"),
+    ],
+)
+def test_first_start_that_fails_ends_with_the_childs_message(data_dir: Path, mode: str, said: str) -> None:
+    gateway = fake(mode, data_dir=data_dir, settings={"start_s": "0.5" if mode == "keeper-mute" else "30"})
+    with pytest.raises(GatewayFailed) as caught:
+        gateway.__enter__()
+    assert caught.value.status == 1
+    assert said in gateway.log
+    assert not list((data_dir / "run").iterdir())
+    assert not (data_dir / "endpoint").exists()
+
+
+def test_a_child_that_does_not_drain_is_killed(data_dir: Path) -> None:
+    with fake("worker-deaf", data_dir=data_dir, settings={"drain_s": "0.2"}) as gateway:
+        pids = gateway.pids()
+        with pytest.raises(GatewayFailed, match="status 0"):  # the helper takes it for a failure, the operator does not
+            gateway.stop()
+        assert not [pid for pid in pids.values() if _runs(pid)]
+        assert 'msg="killed, it did not drain in time" child=worker-0' in gateway.log
+
+
+def test_secrets_are_neither_in_arguments_nor_in_the_environment_of_children() -> None:
+    with fake() as gateway:
+        for name in ("keeper", "worker-0"):
+            pid = gateway.pids()[name]
+            for where in ("cmdline", "environ"):
+                assert gateway.secret_key.encode() not in Path(f"/proc/{pid}/{where}").read_bytes(), (name, where)
+        assert gateway.secret_key not in gateway.log
+
+
+# its parts
+
+
+@pytest.fixture
+def locked(data_dir: Path) -> Iterator[DataDir]:
+    held = DataDir(load({"RECALL_DATA_DIR": str(data_dir)}))
+    yield held
+    held.close()
+
+
+def test_data_dir_lock_is_shared_with_children(locked: DataDir) -> None:
+    """flock belongs to the open file: a copy of the descriptor, as children inherit it, keeps it."""
+    inherited = os.dup(locked.lock_fd)
+    os.ftruncate(locked.lock_fd, 0)  # as if the holder were gone
+    other = os.open(locked.path / "lock", os.O_RDWR)
+    try:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(inherited)
+        os.close(other)
+
+
+def test_data_dir_refuses_a_second_owner_in_one_process(locked: DataDir) -> None:
+    with pytest.raises(StartError, match=f"in use by process {os.getpid()}"):
+        DataDir(load({"RECALL_DATA_DIR": str(locked.path)}))
+
+
+def test_data_dir_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StartError, match="cannot be used: Not a directory"):
+        DataDir(load({"RECALL_DATA_DIR": str(tmp_path / "file" / "data")}))
+
+
+def test_hold_gives_a_port_that_others_can_share_only_by_asking() -> None:
+    held, address = hold(Address("127.0.0.1", 0))
+    with held, socket.socket() as polite, socket.socket() as worker:
+        with pytest.raises(OSError, match="in use"):
+            polite.bind((address.host, address.port))
+        worker.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        worker.bind((address.host, address.port))
+
+
+def test_hold_refuses_a_host_that_does_not_exist() -> None:
+    with pytest.raises(StartError, match="cannot listen on"):
+        hold(Address("no.such.host.invalid", 0))
+
+
+@pytest.mark.parametrize(
+    ("address", "expected"),
+    [
+        (Address("0.0.0.0", 1), "http://127.0.0.1:1"),
+        (Address("::", 1), "http://[::1]:1"),
+        (Address("10.0.0.7", 1), "http://10.0.0.7:1"),
+    ],
+)
+def test_url_can_be_connected_to(address: Address, expected: str) -> None:
+    assert url(address) == expected
+
+
+def test_banner_shows_the_secret_only_when_it_was_made_now() -> None:
+    settings = load({"RECALL_BACKING": "file:///cold?create=true"})
+    assert "wonderland" in banner(settings, Credentials("alice", "wonderland", generated=True))
+    assert "wonderland" not in banner(settings, Credentials("alice", "wonderland"))
+
+
+# the log
+
+
+def record(text: str, **extra: object) -> logging.LogRecord:
+    return logging.makeLogRecord({"name": "recall.test", "levelname": "WARNING", "msg": text, "created": 0.0} | extra)
+
+
+def test_log_lines_are_one_line_whatever_is_in_them() -> None:
+    line = Line("worker-0").format(record("two\nlines", key='a "quoted"\r\nGET', size=3))
+    assert line.startswith("t=1970-01-01T00:00:00.")
+    assert line.endswith('proc=worker-0 log=recall.test msg="two\\nlines" key="a \\"quoted\\"\\r\\nGET" size=3')
+    assert "\n" not in line
+
+
+def test_log_lines_of_one_kind_are_written_once_a_minute() -> None:
+    now_s = [100.0]
+    once = Once(lambda: now_s[0])
+    assert once.filter(record("down", once="backing"))
+    assert not once.filter(record("down", once="backing"))
+    assert not once.filter(record("down", once="backing"))
+    assert once.filter(record("down", once="disk"))
+    assert once.filter(record("down"))
+    now_s[0] += ONCE_S
+    third = record("down", once="backing")
+    assert once.filter(third)
+    assert third.__dict__["suppressed"] == 2
+
+
+def test_log_remembers_a_bounded_number_of_kinds() -> None:
+    once = Once(lambda: 0.0)
+    for number in range(ONCE_KEYS_MAX + 10):
+        assert once.filter(record("x", once=number))
+    assert len(once._seen) == ONCE_KEYS_MAX

@@ -1,0 +1,166 @@
+"""Where things are called in a backing store: object keys to cold keys and back, and the names of bucket records.
+
+A cold key is `<prefix>/<bucket>/<key>`, the key as its owner wrote it wherever a backing store can hold it so. Escapes,
+per `/`-separated segment, with `%` as the only escape character:
+
+    %25, %5C, %01, …  one byte of UTF-8: `%`, backslash, control characters, U+FFFE and U+FFFF (no XML listing has them)
+    %2E, %2E%2E       the segments `.` and `..`
+    %_                an empty segment (`a//b`, a leading or a trailing slash)
+    …%+/…             a segment over `SEGMENT_BYTES_MAX`, cut in pieces: file names end at 255 bytes
+    %~/head/sha256    the whole key, when its escaped form is over `COLD_KEY_BYTES_MAX`: stores take keys of 1,024 bytes.
+                      The name is then in the object's metadata only
+
+The mapping is injective (the last form under SHA-256's collision resistance) and never leaves its prefix; order is not
+kept. Names under `<prefix>/.recall/` are the gateway's own records: no bucket name begins with a dot.
+
+Owns: nothing. Does not know: which backing, what is stored. Kind: pure. Spec: docs/FORMAT.md, cold objects.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from typing import Final
+
+SEGMENT_BYTES_MAX: Final = 200
+"""Longest segment of a cold key: 255 is the limit of file systems, and the directory backing adds a suffix."""
+COLD_KEY_BYTES_MAX: Final = 880
+"""Longest `<bucket>/<key>` form, so that with a URL prefix and the caller's prefix it stays within S3's 1,024 bytes."""
+PREFIX_BYTES_MAX: Final = 128
+RESERVED: Final = ".recall"
+
+_ESCAPE: Final = re.compile("[%\\\\\x00-\x1f\x7f-\x9f\ufffe\uffff]")
+_UNESCAPE: Final = re.compile(rb"%([0-9A-F]{2})")
+_ATOM: Final = re.compile(r"%[0-9A-F]{2}|.", re.DOTALL)
+_BROKEN: Final = re.compile(r"%(?![0-9A-F]{2})")
+_BUCKET_RECORD: Final = re.compile(r"\.recall/buckets/([^/]+)\.json")
+
+
+def cold_key(prefix: str, bucket: str, key: str) -> str:
+    """The name of an object in the backing store. `prefix` "" or `/`-separated segments, without slashes at its ends."""
+    if not bucket or bucket.startswith((".", "%")) or "/" in bucket:
+        raise ValueError(f"not a bucket name: {bucket!r}")
+    if not key:
+        raise ValueError("an object key is not empty")
+    name = f"{bucket}/{'/'.join(_escape_segment(segment) for segment in key.split('/'))}"
+    if len(name.encode()) > COLD_KEY_BYTES_MAX:
+        raw = key.encode()
+        # The first bytes are for the reader's eye; ASCII letters only, so that nothing in it needs an escape.
+        head = re.sub(r"[^A-Za-z0-9_-]", "_", raw[:40].decode("utf-8", "ignore"))
+        name = f"{bucket}/%~/{head}/{hashlib.sha256(raw).hexdigest()}"
+    return f"{prefix}/{name}" if prefix else name
+
+
+def parse_cold_key(prefix: str, name: str) -> tuple[str, str | None]:
+    """The bucket and key of a cold key; key None: too long to be in the name, read the object's metadata.
+
+    Raises ValueError for every name that `cold_key` does not make (bucket records included).
+    """
+    inner = _strip(prefix, name)
+    bucket, slash, rest = inner.partition("/")
+    if not slash or not rest:
+        raise ValueError(f"not a cold key: {name!r}")
+    if rest.startswith("%~/"):
+        if re.fullmatch(r"%~/[A-Za-z0-9_-]*/[0-9a-f]{64}", rest) is None or bucket.startswith((".", "%")):
+            raise ValueError(f"not a cold key: {name!r}")
+        return bucket, None
+    key = "/".join(_unescape_segment(segment) for segment in rest.replace("%+/", "").split("/"))
+    if cold_key(prefix, bucket, key) != name:
+        # Closed world: one name, one spelling. A second spelling would let one object be found twice.
+        raise ValueError(f"not a cold key: {name!r}")
+    return bucket, key
+
+
+def bucket_record_key(prefix: str, bucket: str) -> str:
+    """The name of a bucket's own record."""
+    if not bucket or bucket.startswith(".") or "/" in bucket:
+        raise ValueError(f"not a bucket name: {bucket!r}")
+    name = f"{RESERVED}/buckets/{bucket}.json"
+    return f"{prefix}/{name}" if prefix else name
+
+
+def bucket_records_prefix(prefix: str) -> str:
+    """What every bucket record's name begins with."""
+    return f"{prefix}/{RESERVED}/buckets/" if prefix else f"{RESERVED}/buckets/"
+
+
+def parse_bucket_record_key(prefix: str, name: str) -> str:
+    """The bucket of a bucket record's name; ValueError for any other name."""
+    found = _BUCKET_RECORD.fullmatch(_strip(prefix, name))
+    if found is None or found[1].startswith("."):
+        raise ValueError(f"not a bucket record: {name!r}")
+    return found[1]
+
+
+def is_reserved(prefix: str, name: str) -> bool:
+    """True for the gateway's own records: a walk over the objects leaves them out."""
+    return name.startswith(f"{prefix}/{RESERVED}/" if prefix else f"{RESERVED}/")
+
+
+def check_key(key: str) -> str:
+    """The rule for keys given to a backing: segments without traversal. ValueError says which rule; returns the key."""
+    if not key:
+        raise ValueError("a backing key is not empty")
+    for segment in key.split("/"):
+        if segment in ("", ".", ".."):
+            raise ValueError(f"a backing key has no empty, . or .. segment: {key!r}")
+        if "\0" in segment or "\\" in segment:
+            raise ValueError(f"a backing key has no NUL and no backslash: {key!r}")
+        if len(segment.encode()) > SEGMENT_BYTES_MAX:
+            raise ValueError(f"a segment of a backing key is over {SEGMENT_BYTES_MAX} bytes: {key!r}")
+    return key
+
+
+def check_prefix(prefix: str) -> str:
+    """A usable key prefix without slashes at its ends, or ValueError naming the fault. "" is one."""
+    if not prefix:
+        return ""
+    if _ESCAPE.search(prefix):
+        raise ValueError(f"a key prefix has no percent sign, backslash or control character: {prefix!r}")
+    if len(prefix.encode()) > PREFIX_BYTES_MAX:
+        raise ValueError(f"a key prefix is at most {PREFIX_BYTES_MAX} bytes")
+    return check_key(prefix)
+
+
+def _strip(prefix: str, name: str) -> str:
+    if not prefix:
+        return name
+    if not name.startswith(prefix + "/"):
+        raise ValueError(f"not under the prefix: {name!r}")
+    return name[len(prefix) + 1 :]
+
+
+def _escape_segment(segment: str) -> str:
+    if not segment:
+        return "%_"
+    if segment in (".", ".."):
+        return "%2E" * len(segment)
+    escaped = _ESCAPE.sub(lambda m: "".join(f"%{byte:02X}" for byte in m[0].encode()), segment)
+    return escaped if len(escaped.encode()) <= SEGMENT_BYTES_MAX else _split(escaped)
+
+
+def _split(escaped: str) -> str:
+    """Cuts before the limit, never inside an escape or a character; `%+` counts as part of its piece."""
+    pieces: list[str] = []
+    piece, room = "", SEGMENT_BYTES_MAX - 2
+    for atom in _ATOM.findall(escaped):
+        cost = len(atom.encode())
+        if cost > room:
+            pieces.append(piece)
+            piece, room = "", SEGMENT_BYTES_MAX - 2
+        piece += atom
+        room -= cost
+    pieces.append("%2E" * len(piece) if piece in (".", "..") else piece)
+    return "%+/".join(pieces)
+
+
+def _unescape_segment(segment: str) -> str:
+    if segment == "%_":
+        return ""
+    if not segment or _BROKEN.search(segment):
+        raise ValueError(f"not an escaped segment: {segment!r}")
+    plain = _UNESCAPE.sub(lambda m: bytes((int(m[1], 16),)), segment.encode())
+    try:
+        return plain.decode()
+    except UnicodeDecodeError:
+        raise ValueError(f"not an escaped segment: {segment!r}") from None

@@ -1,0 +1,367 @@
+"""A backing in an S3 bucket: MinIO, or any server that speaks S3, through the `minio` SDK.
+
+Uploads and control calls are the SDK's, blocking, on a bounded pool of threads; reads stream over aiohttp on URLs the
+SDK presigns, so that recalled bytes reach the loop without a thread between. Nothing is retried here: the wrapper above
+retries, knows the caller's patience and can resume a stream.
+
+Owns: the SDK client with its connection pool, the threads, one aiohttp session; one loop. Opening does no I/O.
+Does not know: what is stored. Kind: owner. Invariants: an upload becomes visible whole or not at all (one PUT, or a
+multipart upload that is aborted on failure); no error text holds a URL, a signature or a credential.
+Spec: S3 API reference; quirks of the servers are noted where they matter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import CancelledError as FutureCancelled
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import timedelta
+from itertools import islice
+from typing import Any, BinaryIO, Final, TypeVar, cast
+from xml.etree import ElementTree
+
+import aiohttp
+import msgspec
+import urllib3
+from minio import Minio
+from minio.error import MinioException, S3Error, ServerError
+from yarl import URL
+
+from tiering.backing.keys import check_key, check_prefix
+from tiering.backing.streams import closing
+from tiering.contract import Buffer
+from tiering.ports import BackingCorrupt, BackingError, BackingSource, BackingStat, BackingUnavailable, NotFound
+
+PART_BYTES: Final = 16 << 20
+"""Objects up to this go in one PUT. The SDK holds one part in memory per upload."""
+PARTS_MAX: Final = 10_000
+LIST_BATCH: Final = 250
+READ_BUFFER_BYTES: Final = 1 << 20
+_PRESIGNED_FOR: Final = timedelta(hours=1)
+_ERROR_BODY_BYTES: Final = 16 << 10
+_MISSING: Final = frozenset(("NoSuchKey", "NoSuchObject", "NoSuchVersion"))
+
+R = TypeVar("R")
+
+
+class BucketAddress(msgspec.Struct, frozen=True):
+    """Where a bucket is and how to sign for it. `prefix` "" or segments without slashes at the ends."""
+
+    endpoint: str  # host:port
+    bucket: str
+    access_key: str
+    secret_key: str
+    prefix: str = ""
+    region: str = "us-east-1"
+    secure: bool = False
+
+    def __repr__(self) -> str:
+        return f"BucketAddress({self.endpoint!r}, {self.bucket!r}, prefix={self.prefix!r})"
+
+
+class MinioLimits(msgspec.Struct, frozen=True):
+    """Threads bound uploads and control calls under way; `read_s` is the longest silence of the server."""
+
+    threads: int = 8
+    streams: int = 64
+    connect_s: float = 5.0
+    read_s: float = 30.0
+
+
+class MinioBacking:
+    """A Backing over `<bucket>/<prefix>/`. A missing bucket is BackingUnavailable unless `create` makes it on first use."""
+
+    def __init__(self, address: BucketAddress, limits: MinioLimits | None = None, *, create: bool = False) -> None:
+        limits = limits or MinioLimits()
+        check_prefix(address.prefix)
+        self._bucket = address.bucket
+        self._prefix = f"{address.prefix}/" if address.prefix else ""
+        self._limits = limits
+        self._create = create
+        self._ready = False
+        self._pool = urllib3.PoolManager(
+            timeout=urllib3.Timeout(connect=limits.connect_s, read=limits.read_s),
+            maxsize=limits.threads,
+            retries=False,
+            block=False,
+        )
+        self._client = Minio(
+            address.endpoint,
+            access_key=address.access_key,
+            secret_key=address.secret_key,
+            region=address.region,  # given, so that no call has to ask for it
+            secure=address.secure,
+            http_client=self._pool,
+        )
+        self._threads = ThreadPoolExecutor(limits.threads, thread_name_prefix="backing-s3")
+        self._http: aiohttp.ClientSession | None = None
+
+    async def ensure_bucket(self) -> None:
+        """Makes the bucket when it is missing."""
+        try:
+            if not await self._call(self._client.bucket_exists, self._bucket):
+                await self._call(self._client.make_bucket, self._bucket)
+        except _BucketThere:
+            pass
+
+    async def put(self, key: str, source: BackingSource) -> BackingStat:
+        name = self._name(key)
+        await self._prepare()
+        reader = _SourceReader(source, asyncio.get_running_loop())
+        try:
+            etag = await self._call(self._upload, name, reader, source.size, on_cancel=reader.cancel)
+        except BackingError:
+            reader.reraise()
+            raise
+        finally:
+            await reader.close()
+        reader.reraise()
+        if not etag:
+            # Ceph RGW's CompleteMultipartUpload answers an empty ETag; its HEAD has it.
+            return await self.stat(key)
+        return BackingStat(key, source.size, etag)
+
+    async def get(self, key: str, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+        name = self._name(key)
+        await self._prepare()
+        if start == stop:
+            await self.stat(key)
+            return
+        # Accept-Encoding: a stored byte is a byte; a proxy that compresses would break ranges.
+        headers = {"Accept-Encoding": "identity"}
+        if start or stop is not None:
+            headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
+        url = self._client.presigned_get_object(self._bucket, name, expires=_PRESIGNED_FOR)
+        try:
+            async with self._session().get(URL(url, encoded=True), headers=headers, allow_redirects=False) as response:
+                if response.status == 416:
+                    await self._check_end(key, start, stop)
+                    return
+                if response.status not in (200, 206):
+                    raise await self._refusal(response)
+                if response.status == 200 and "Range" in headers:
+                    raise BackingUnavailable("the backing bucket ignores ranges")
+                got = 0
+                async for chunk in response.content.iter_any():
+                    got += len(chunk)
+                    yield chunk
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            # A cut connection: the bytes are there, so not Corrupt. Never str(error): it may hold the signed URL.
+            raise BackingUnavailable(_reason(error)) from None
+        if stop is not None and got != stop - start:
+            raise BackingCorrupt(f"{got} bytes came of the {stop - start} asked for")
+
+    async def delete(self, key: str) -> None:
+        name = self._name(key)
+        await self._prepare()
+        with contextlib.suppress(NotFound):
+            await self._call(self._client.remove_object, self._bucket, name)
+
+    async def list(self, prefix: str) -> AsyncIterator[BackingStat]:
+        await self._prepare()
+        pages = self._client.list_objects(self._bucket, prefix=self._prefix + prefix, recursive=True)
+        while batch := await self._call(_take, pages):
+            for entry in batch:
+                name = entry.object_name or ""
+                yield BackingStat(name[len(self._prefix) :], entry.size or 0, _unquoted(entry.etag))
+
+    async def stat(self, key: str) -> BackingStat:
+        name = self._name(key)
+        await self._prepare()
+        try:
+            found = await self._call(self._client.stat_object, self._bucket, name)
+        except NotFound:
+            # A HEAD has no body to say which of the two is missing, and "no such object" is said only when sure.
+            if not await self._call(self._client.bucket_exists, self._bucket):
+                raise BackingUnavailable("the backing bucket is missing") from None
+            raise
+        return BackingStat(key, found.size or 0, _unquoted(found.etag))
+
+    async def close(self) -> None:
+        """Ends the session and waits for the threads: as long as one call of theirs lasts."""
+        if self._http is not None:
+            await self._http.close()
+        await asyncio.to_thread(self._threads.shutdown)
+        self._pool.clear()
+
+    def _name(self, key: str) -> str:
+        return self._prefix + check_key(key)
+
+    def _session(self) -> aiohttp.ClientSession:
+        if self._http is None:
+            self._http = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(limit=self._limits.streams),
+                timeout=aiohttp.ClientTimeout(
+                    total=None, sock_connect=self._limits.connect_s, sock_read=self._limits.read_s
+                ),
+                auto_decompress=False,
+                read_bufsize=READ_BUFFER_BYTES,
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        return self._http
+
+    async def _prepare(self) -> None:
+        if self._create and not self._ready:
+            await self.ensure_bucket()
+            self._ready = True
+
+    async def _check_end(self, key: str, start: int, stop: int | None) -> None:
+        """After 416: asking for nothing at the very end is legal here, though HTTP cannot say it."""
+        size = (await self.stat(key)).size
+        if start != size or stop is not None:
+            raise BackingCorrupt(f"{size} bytes are stored, {start}:{stop} was asked for")
+
+    async def _refusal(self, response: aiohttp.ClientResponse) -> BackingError:
+        code = _error_code(await response.content.read(_ERROR_BODY_BYTES))
+        if response.status == 404 and not code:
+            code = "NoSuchKey" if await self._call(self._client.bucket_exists, self._bucket) else "NoSuchBucket"
+        return _fault(code, response.status)
+
+    async def _call(self, function: Callable[..., R], *args: Any, on_cancel: Callable[[], None] | None = None) -> R:
+        """Runs an SDK call on a thread and translates its errors; outlives a cancellation until the thread is done."""
+        future = asyncio.get_running_loop().run_in_executor(self._threads, _translated, function, *args)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            if on_cancel is not None:
+                on_cancel()
+            while not future.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait((future,))
+            if not future.cancelled():
+                future.exception()
+            raise
+
+    def _upload(self, name: str, reader: _SourceReader, size: int) -> str:
+        """On a thread."""
+        mebibytes = -(-size // (PARTS_MAX << 20))
+        part_bytes = max(PART_BYTES, mebibytes << 20)
+        # One part at a time: `num_parallel_uploads` would hold as many parts in memory. The SDK only ever calls `read`.
+        result = self._client.put_object(
+            self._bucket, name, cast(BinaryIO, reader), size, part_size=part_bytes, num_parallel_uploads=1
+        )
+        return _unquoted(result.etag)
+
+
+class _SourceReader:
+    """The blocking `read` the SDK wants, over chunks that come on the loop. `read` is called by one thread."""
+
+    def __init__(self, source: BackingSource, loop: asyncio.AbstractEventLoop) -> None:
+        self._source = source
+        self._loop = loop
+        self._chunks: AsyncIterator[Buffer] | None = None
+        self._rest = memoryview(b"")
+        self._seen = 0  # bytes that came from the source
+        self._given = 0  # bytes that went to the SDK
+        self._stopped = False
+        self._pulling: Future[Buffer] | None = None
+        self._fault: Exception | None = None
+
+    def read(self, size: int) -> bytes:
+        """Exactly `size` bytes, or fails the upload: the SDK glues short reads together at quadratic cost."""
+        joined = bytearray(size)
+        filled = 0
+        while filled < size:
+            if not len(self._rest):
+                self._rest = memoryview(self._pull())
+            piece = self._rest[: size - filled]
+            joined[filled : filled + len(piece)] = piece
+            filled += len(piece)
+            self._rest = self._rest[len(piece) :]
+        self._given += filled
+        if self._given == self._source.size:
+            self._pull()  # the source's own last word: it may yet say that what it gave was wrong
+        return bytes(joined)
+
+    def cancel(self) -> None:
+        """The `read` under way or the next one fails, and with it the upload. On the loop."""
+        self._stopped = True
+        if self._pulling is not None:
+            self._pulling.cancel()
+
+    def reraise(self) -> None:
+        """Raises the source's own error, if it had one: it is the caller's, not the backing's."""
+        if self._fault is not None:
+            raise self._fault
+
+    async def close(self) -> None:
+        if self._chunks is not None:
+            async with closing(self._chunks):
+                pass
+
+    def _pull(self) -> Buffer:
+        """The next chunk, b"" at the announced end. On the SDK's thread."""
+        self._pulling = asyncio.run_coroutine_threadsafe(self._next(), self._loop)
+        try:
+            return self._pulling.result()
+        except FutureCancelled:
+            raise BackingUnavailable("the upload was given up") from None
+
+    async def _next(self) -> Buffer:
+        if self._stopped:
+            raise BackingUnavailable("the upload was given up")
+        if self._chunks is None:
+            self._chunks = self._source.chunks()
+        try:
+            chunk = await anext(self._chunks, b"")
+            while not len(chunk) and self._seen < self._source.size:
+                chunk = await anext(self._chunks)
+            self._seen += len(chunk)
+            if self._seen > self._source.size:
+                raise ValueError(f"the source gave more than the {self._source.size} bytes it announced")
+        except StopAsyncIteration:
+            self._fault = ValueError(f"the source gave {self._seen} bytes and announced {self._source.size}")
+        except Exception as error:
+            self._fault = error
+        if self._fault is not None:
+            raise BackingUnavailable("the upload's source failed")
+        return chunk
+
+
+def _take(pages: Iterator[Any]) -> list[Any]:
+    return list(islice(pages, LIST_BATCH))
+
+
+def _translated(function: Callable[..., R], *args: Any) -> R:
+    try:
+        return function(*args)
+    except S3Error as error:
+        raise _fault(error.code or "", getattr(error.response, "status", 0)) from None
+    except ServerError as error:
+        raise BackingUnavailable(f"the backing bucket answered {error.status_code}") from None
+    except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
+        raise BackingUnavailable(_reason(error)) from None
+
+
+class _BucketThere(BackingUnavailable):
+    """Another process made the bucket first."""
+
+
+def _fault(code: str, status: int) -> BackingError:
+    if code in _MISSING:
+        return NotFound("no such object")
+    if code == "NoSuchBucket":
+        return BackingUnavailable("the backing bucket is missing")
+    if code in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+        return _BucketThere(code)
+    return BackingUnavailable(f"the backing bucket answered {status} {code}".rstrip())
+
+
+def _reason(error: Exception) -> str:
+    """What kind of trouble, without the error's own words."""
+    return f"the backing bucket cannot be reached ({type(error).__name__})"
+
+
+def _error_code(body: bytes) -> str:
+    """The `<Code>` of an S3 error document, "" when it has none. Only letters and digits: it goes into a log."""
+    try:
+        code = next((e.text or "" for e in ElementTree.fromstring(body).iter() if e.tag.endswith("Code")), "")
+    except ElementTree.ParseError:
+        return ""
+    return code if code.isalnum() and len(code) <= 64 else ""
+
+
+def _unquoted(etag: str | None) -> str:
+    return (etag or "").strip('"')

@@ -1,0 +1,151 @@
+"""Which bucket is where: the bucket rows of all pools, cached by one process.
+
+Promise: a look-up sees every bucket change that was acknowledged before it, in any process, at the price of comparing
+one shared counter; a bucket name stands in at most one pool.
+Owns the cache, the shared counter and the lock file that makes creation exclusive across pools. Does not know objects.
+Kind: owner; one thread (the loop's). Spec: docs/ARCHITECTURE.md, "Buckets and pools".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import fnmatch
+import mmap
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tiering import layout, mutations
+from tiering.contract import BucketExists, BucketInfo, NoSuchBucket, UnknownPool
+from tiering.layout import BucketRecord
+from tiering.pool import Pool
+
+_COUNTER = struct.Struct("<Q")
+
+
+class Buckets:
+    """`pools`: by name, in configuration order; the first is where a bucket goes that no pattern claims."""
+
+    def __init__(self, pools: Mapping[str, Pool], directory: Path) -> None:
+        self._pools = pools
+        self._lock_path = directory / "buckets.lock"
+        fd = os.open(directory / "buckets.version", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(fd, mmap.PAGESIZE)
+            self._map = mmap.mmap(fd, mmap.PAGESIZE)
+        finally:
+            os.close(fd)
+        self._version = memoryview(self._map).cast("Q")
+        self._seen = -1
+        self._known: dict[str, tuple[Pool, BucketRecord]] = {}
+        self._numbers: dict[tuple[str, int], BucketRecord] = {}
+        self._numbers_seen = -1
+        self.changed()  # a process killed between its commit and this step may have left the others' caches behind
+
+    def close(self) -> None:
+        self._version.release()
+        self._map.close()
+
+    def changed(self) -> None:
+        """Tells every process to look again."""
+        self._version[0] += 1
+
+    def route(self, name: str) -> tuple[Pool, BucketRecord]:
+        """The bucket and its pool. Raises NoSuchBucket. Costs a dictionary look-up when nothing changed."""
+        version = self._version[0]
+        if version != self._seen:
+            self._known.clear()
+            self._seen = version
+        found = self._known.get(name)
+        if found is None:
+            found = self.find(name)
+            if found is None:
+                raise NoSuchBucket(bucket=name)
+            self._known[name] = found
+        return found
+
+    def find(self, name: str) -> tuple[Pool, BucketRecord] | None:
+        """As `route`, always from the index; None when there is no such bucket."""
+        for pool in self._pools.values():
+            with pool.index.view() as view:
+                record = view.bucket(name)
+            if record is not None:
+                return pool, record
+        return None
+
+    def by_number(self, pool: Pool, number: int) -> BucketRecord | None:
+        """The bucket whose keys carry `number` in that pool; None when it was deleted."""
+        version = self._version[0]
+        if version != self._numbers_seen:
+            self._numbers.clear()
+            self._numbers_seen = version
+        if (pool.config.name, number) not in self._numbers:
+            with pool.index.view() as view:
+                for _, value in view.rows("buckets"):
+                    record: BucketRecord = layout.BUCKET.decode(value)
+                    self._numbers[pool.config.name, record.number] = record
+        return self._numbers.get((pool.config.name, number))
+
+    def all(self) -> Sequence[BucketInfo]:
+        found: list[BucketInfo] = []
+        for pool in self._pools.values():
+            with pool.index.view() as view:
+                found += [layout.BUCKET.decode(value) for _, value in view.rows("buckets")]
+        return sorted(found, key=lambda bucket: bucket.name)
+
+    def pool_for(self, name: str, wanted: str) -> Pool:
+        """The pool of a new bucket: the one asked for, else the first whose pattern fits, else the first."""
+        if wanted:
+            pool = self._pools.get(wanted)
+            if pool is None:
+                raise UnknownPool(f"there is no pool named {wanted}", pools=tuple(self._pools))
+            return pool
+        for pool in self._pools.values():
+            if any(fnmatch.fnmatchcase(name, pattern) for pattern in pool.config.bucket_patterns):
+                return pool
+        return next(iter(self._pools.values()))
+
+    async def create(self, bucket: BucketInfo) -> BucketRecord:
+        """Raises BucketExists, UnknownPool."""
+        pool = self.pool_for(bucket.name, bucket.pool)
+        record = BucketRecord(
+            name=bucket.name,
+            created_ms=bucket.created_ms,
+            pool=pool.config.name,
+            opaque_etag=pool.config.opaque_etag,
+            cache=bucket.cache or pool.config.demote == "never",
+            location=bucket.location,
+            documents=dict(bucket.documents),
+        )
+        # The lock is held over the commit: it orders creations in different pools, which no one transaction covers.
+        lock = await asyncio.to_thread(_locked, self._lock_path)
+        try:
+            if self.find(bucket.name) is not None:
+                raise BucketExists(bucket=bucket.name)
+            made = await pool.committer.submit(lambda batch: mutations.create_bucket(batch, record))
+            if not pool.index.synced:  # a bucket is never as disposable as its blocks
+                await asyncio.to_thread(pool.index.sync)
+        finally:
+            os.close(lock)
+        self.changed()
+        return made
+
+    async def delete(self, name: str, now_ms: int) -> None:
+        """Raises NoSuchBucket, BucketNotEmpty."""
+        pool, _ = self.route(name)
+        await pool.committer.submit(lambda batch: mutations.delete_bucket(batch, pool, name, now_ms))
+        self.changed()
+
+    async def change(self, name: str, documents: Mapping[str, str | None]) -> BucketRecord:
+        pool, _ = self.route(name)
+        changed = await pool.committer.submit(lambda batch: mutations.change_bucket(batch, name, dict(documents)))
+        self.changed()
+        return changed
+
+
+def _locked(path: Path) -> int:
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    return fd

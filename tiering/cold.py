@@ -1,0 +1,125 @@
+"""The cold side of one process: objects' names and streams in the backing store, and reading through them.
+
+Promise: content that is given out in full is the object's exact bytes, or an error is raised before the last chunk.
+Owns nothing but the reference to the backing. Does not know who may wait, or where recalled bytes go.
+Kind: shell over the Backing port. Spec: docs/FORMAT.md, "Cold objects".
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from tiering import coldstream
+from tiering.backing import keys
+from tiering.backing.coldobject import ColdSource, Content, read_object, read_range
+from tiering.contract import Buffer, ColdUnavailable, Corrupt, ObjectInfo, Residency
+from tiering.layout import BucketRecord, ColdPiece, ObjectRecord
+from tiering.ports import Backing, BackingCorrupt, BackingUnavailable, NotFound
+
+RETRY_S = 2
+"""What a client is told to wait when the backing store does not answer."""
+
+
+def translate(error: Exception) -> Exception:
+    """A backing's error as the contract names it."""
+    if isinstance(error, BackingUnavailable):
+        return ColdUnavailable("the backing store does not answer", retry_s=RETRY_S)
+    if isinstance(error, NotFound):
+        return Corrupt("the cold copy is missing from the backing store")
+    if isinstance(error, BackingCorrupt):
+        return Corrupt("the cold copy fails its checksum")
+    return error
+
+
+class ColdSide:
+    """`prefix`: what every name in the backing store begins with, "" for none."""
+
+    def __init__(self, backing: Backing, prefix: str = "") -> None:
+        self.backing = backing
+        self.prefix = prefix
+
+    def name(self, bucket: str, key: str) -> str:
+        return keys.cold_key(self.prefix, bucket, key)
+
+    def piece_name(self, upload_id: str, number: int) -> str:
+        """Where a part goes that must leave the tier before its object is complete."""
+        inner = f"{keys.RESERVED}/pieces/{upload_id}/{number:05d}"
+        return f"{self.prefix}/{inner}" if self.prefix else inner
+
+    async def read(self, record: ObjectRecord, start: int, stop: int) -> AsyncIterator[Buffer]:
+        """Content `start:stop`, straight from the backing store. Raises ColdUnavailable, Corrupt."""
+        at = 0
+        try:
+            for piece in record.cold:
+                first, last = max(start - at, 0), min(stop - at, piece.size)
+                at += piece.size
+                if first >= last:
+                    continue
+                async with aclosing(self._read_piece(piece, first, last)) as chunks:
+                    async for chunk in chunks:
+                        yield chunk
+        except (BackingUnavailable, NotFound, BackingCorrupt) as error:
+            raise translate(error) from error
+
+    def _read_piece(self, piece: ColdPiece, start: int, stop: int) -> Any:
+        if (start, stop) == (0, piece.size):
+            return read_object(self.backing, piece.name)
+        known = msgspec.msgpack.decode(piece.layout, type=coldstream.ColdLayout) if piece.layout else None
+        return read_range(self.backing, piece.name, start, stop, known)
+
+    async def store(self, name: str, meta: Mapping[str, Any], size: int, crc64: int, content: Content) -> ColdPiece:
+        """Uploads one cold stream. Raises BackingUnavailable, Corrupt."""
+        source = await ColdSource.prepare(meta, size, crc64, content, offload=asyncio.to_thread)
+        await self.backing.put(name, source)
+        frames = msgspec.msgpack.encode(source.layout) if source.layout is not None else b""
+        return ColdPiece(name, size, frames if len(frames) <= LAYOUT_BYTES_MAX else b"")
+
+
+LAYOUT_BYTES_MAX = 256
+"""Longer layouts are not kept in the index: a range read of so large an object can ask for the seek table first."""
+
+
+def object_meta(bucket: BucketRecord, key: str, info: ObjectInfo) -> dict[str, Any]:
+    """All a rebuild needs to know of an object, as the JSON in its cold stream's head."""
+    fields = {name: getattr(info, name) for name in _META_FIELDS}
+    return {"bucket": bucket.name, "pool": bucket.pool, "key": key, **msgspec.to_builtins(fields)}
+
+
+_META_FIELDS = (
+    "generation",
+    "size",
+    "modified_ms",
+    "etag",
+    "crc64",
+    "content_type",
+    "headers",
+    "metadata",
+    "tags",
+    "checksum",
+    "parts",
+    "storage_class",
+    "pin_until_ms",
+    "ttl_ms",
+    "sliding",
+    "expires_ms",
+)
+
+
+def record_of(meta: Mapping[str, Any], cold: tuple[ColdPiece, ...]) -> ObjectRecord:
+    """The record that a cold stream's head describes. Raises msgspec.ValidationError, KeyError."""
+    fields = {name: meta[name] for name in _META_FIELDS}
+    info = msgspec.convert(_ordered(fields), ObjectRecord)
+    info.residency = Residency.COLD_ONLY
+    info.cold = cold
+    return info
+
+
+def _ordered(fields: Mapping[str, Any]) -> list[Any]:
+    """Fields in the record's own order: records are array-like, the JSON in the bucket names them."""
+    blank = msgspec.to_builtins(ObjectRecord(generation=0, size=0, modified_ms=0, etag="", crc64=0))
+    return [fields.get(name, value) for name, value in zip(ObjectRecord.__struct_fields__, blank, strict=True)]

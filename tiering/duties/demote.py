@@ -1,0 +1,283 @@
+"""Copying to the backing store, and everything else that writes to it: the keeper's side of the cold tier.
+
+Promise: at any moment at most one write is under way for a name in the backing store, and a copy is noted in the index
+only after the store has confirmed it, under the generation it was read at.
+Owns the names in flight. Does not know when to evict. Kind: owner; one thread (the keeper's loop); one per machine.
+Invariants: the epoch is held while bytes are read; after each wait the mutation compares the generation.
+Spec: docs/ARCHITECTURE.md, "Demotion"; docs/SEMANTICS.md, "Residency".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Final
+
+import msgspec
+
+from tiering import events, layout, mutations
+from tiering.backing import keys
+from tiering.backing.coldobject import Content
+from tiering.buckets import Buckets
+from tiering.cold import ColdSide, object_meta
+from tiering.contract import Buffer, Residency
+from tiering.epochs import Epoch
+from tiering.flash import READ_CHUNK
+from tiering.index import Batch
+from tiering.layout import BucketRecord, ColdPiece, Extent, Order
+from tiering.pool import Pool
+from tiering.ports import Meter
+
+UPLOADS_MAX: Final = 8
+"""Copies under way at once: enough to hide a bucket's latency, few enough to leave clients the bandwidth."""
+STEP_MAX: Final = 32
+PRESSURE_SHARE: Final = 0.5
+"""A pool that demotes under pressure starts at this share of its dirty limit."""
+
+
+class Demoter:
+    """Everything that writes to the backing store. Raises BackingUnavailable, Corrupt."""
+
+    def __init__(
+        self, pools: Mapping[str, Pool], buckets: Buckets, cold: ColdSide, meter: Meter = events.uncounted
+    ) -> None:
+        self.pools = pools
+        self._buckets = buckets
+        self._cold = cold
+        self._busy: dict[str, asyncio.Event] = {}
+        self._slots = asyncio.Semaphore(UPLOADS_MAX)
+        self._count = meter
+
+    @asynccontextmanager
+    async def _alone(self, name: str) -> AsyncIterator[None]:
+        """No other write to `name` while inside."""
+        while name in self._busy:
+            await self._busy[name].wait()
+        done = self._busy[name] = asyncio.Event()
+        try:
+            async with self._slots:
+                yield
+        finally:
+            del self._busy[name]
+            done.set()
+
+    async def demote(self, pool: Pool, okey: bytes, generation: int) -> bool:
+        """Gives one object its cold copy; True when that generation has one now."""
+        number, key = layout.split_object_key(okey)
+        bucket = self._buckets.by_number(pool, number)
+        if bucket is None:
+            return False
+        name = self._cold.name(bucket.name, key)
+        async with self._alone(name):
+            record = pool.index.get_object(okey)
+            if record is None or record.generation != generation:
+                return False
+            if record.residency != Residency.HOT_ONLY or record.cache:
+                return not record.cache
+            piece = await self._store(
+                pool, name, object_meta(bucket, key, record), record.extents, record.size, record.crc64
+            )
+            self._count(events.DEMOTED, pool.config.name, 1)
+            self._count(events.DEMOTED_BYTES, pool.config.name, record.size)
+            return await pool.committer.submit(lambda batch: mutations.demoted(batch, okey, generation, piece))
+
+    async def demote_part(self, pool: Pool, pkey: bytes) -> bool:
+        """Moves one part of an upload to the backing store; True when it is there now."""
+        upload_id, number = layout.split_part_key(pkey)
+        name = self._cold.piece_name(upload_id, number)
+        async with self._alone(name):
+            with pool.index.view() as view:
+                part = view.part(pkey)
+            if part is None or part.cold is not None:
+                return part is not None
+            meta = {"upload_id": upload_id, "number": number, "crc64": part.crc64}
+            piece = await self._store(pool, name, meta, part.extents, part.size, part.crc64)
+            return await pool.committer.submit(
+                lambda batch: mutations.part_demoted(batch, pkey, part.generation, piece)
+            )
+
+    async def write_manifest(self, pool: Pool, okey: bytes) -> bool:
+        """Writes the list of pieces of an object that is cold in pieces, so that a rebuild finds it."""
+        number, key = layout.split_object_key(okey)
+        bucket = self._buckets.by_number(pool, number)
+        record = pool.index.get_object(okey)
+        if bucket is None or record is None or not record.unlisted:
+            return False
+        async with self._alone(record.cold[0].name):
+            pieces = [[piece.name, piece.size] for piece in record.cold[1:]]
+            meta = {**object_meta(bucket, key, record), "pieces": pieces}
+            await self._cold.store(record.cold[0].name, meta, 0, 0, _no_content)
+            return await pool.committer.submit(lambda batch: mutations.listed(batch, okey, record.generation))
+
+    async def bury(self, pool: Pool, name: str) -> bool:
+        """Deletes what a tombstone names from the backing store, unless an object has come to use the name again."""
+        async with self._alone(name):
+            if not self._in_use(name):
+                await self._cold.backing.delete(name)
+            return await pool.committer.submit(lambda batch: batch.delete("tombstones", name.encode()))
+
+    def _in_use(self, name: str) -> bool:
+        try:
+            bucket_name, key = keys.parse_cold_key(self._cold.prefix, name)
+        except ValueError:
+            return False  # a piece: its name is never used twice
+        if key is None:
+            return False
+        found = self._buckets.find(bucket_name)
+        if found is None:
+            return False
+        pool, bucket = found
+        record = pool.index.get_object(layout.object_key(bucket.number, key))
+        return record is not None and any(piece.name == name for piece in record.cold)
+
+    async def write_bucket(self, pool: Pool, bucket_name: str) -> bool:
+        """Brings a bucket's record in the backing store up to date."""
+        name = keys.bucket_record_key(self._cold.prefix, bucket_name)
+        async with self._alone(name):
+            found = self._buckets.find(bucket_name)
+            if found is None:
+                await self._cold.backing.delete(name)
+            else:
+                await self._cold.backing.put(name, _Bytes(bucket_json(found[1])))
+            return await pool.committer.submit(lambda batch: batch.delete("stale_buckets", bucket_name.encode()))
+
+    async def _store(
+        self, pool: Pool, name: str, meta: dict[str, object], extents: tuple[Extent, ...], size: int, crc64: int
+    ) -> ColdPiece:
+        epoch = pool.epochs.current
+        epoch.acquire()
+        try:
+            return await self._cold.store(name, meta, size, crc64, _content(pool, extents, epoch))
+        finally:
+            epoch.release()
+
+
+def bucket_json(bucket: BucketRecord) -> bytes:
+    """A bucket's record as the backing store keeps it."""
+    fields = {name: getattr(bucket, name) for name in BucketRecord.__struct_fields__ if name != "number"}
+    return msgspec.json.encode(fields)
+
+
+class _Bytes:
+    """A BackingSource over a small value."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self.size = len(data)
+
+    async def chunks(self) -> AsyncIterator[Buffer]:
+        yield self._data
+
+
+def _content(pool: Pool, extents: tuple[Extent, ...], epoch: Epoch) -> Content:
+    async def read(start: int, stop: int) -> AsyncIterator[Buffer]:
+        for extent, first, last in layout.slices(extents, start, stop):
+            for at in range(first, last, READ_CHUNK):
+                yield await asyncio.to_thread(pool.flash.read, extent, at, min(last, at + READ_CHUNK))
+
+    assert not epoch.idle
+    return read
+
+
+async def _no_content(start: int, stop: int) -> AsyncIterator[Buffer]:
+    return
+    yield b""
+
+
+class OrderDuty:
+    """Carries out what workers ask for; an order is gone when it was tried, whether it worked or not."""
+
+    def __init__(self, demoter: Demoter, pool: Pool) -> None:
+        self.name = f"orders-{pool.config.name}"
+        self._demoter = demoter
+        self._pool = pool
+
+    async def step(self) -> int:
+        with self._pool.index.view() as view:
+            orders = [(key, layout.ORDER.decode(value)) for key, value in _first(view.rows("orders"), STEP_MAX)]
+        if not orders:
+            return 0
+        outcomes = await asyncio.gather(*(self._carry_out(order) for _, order in orders), return_exceptions=True)
+
+        def mutation(batch: Batch) -> None:
+            for key, _ in orders:
+                batch.delete("orders", key)
+
+        await self._pool.committer.submit(mutation)
+        raise_first(outcomes)
+        return len(orders)
+
+    async def _carry_out(self, order: Order) -> None:
+        pool = self._pool
+        if order.verb == "part":
+            await self._demoter.demote_part(pool, order.okey)
+        elif await self._demoter.demote(pool, order.okey, order.generation) and order.verb == "evict":
+            await pool.committer.submit(lambda batch: mutations.evicted(batch, order.okey, order.generation))
+
+
+class DemoteDuty:
+    """Copies hot-only objects, oldest first: when they are old enough, or when too much waits."""
+
+    def __init__(self, demoter: Demoter, pool: Pool) -> None:
+        self.name = f"demote-{pool.config.name}"
+        self._demoter = demoter
+        self._pool = pool
+
+    async def step(self) -> int:
+        due = self._due()
+        outcomes = await asyncio.gather(
+            *(self._demoter.demote(self._pool, okey, generation) for okey, generation in due), return_exceptions=True
+        )
+        raise_first(outcomes)
+        return len(due)
+
+    def _due(self) -> list[tuple[bytes, int]]:
+        pool, config = self._pool, self._pool.config
+        before_ms = pool.clock.now_ms() - config.demote_after_ms
+        due: list[tuple[bytes, int]] = []
+        with pool.index.view() as view:
+            pressed = view.counters().dirty_bytes > pool.dirty_bytes_max * PRESSURE_SHARE
+            if config.demote != "eager" and not pressed:
+                return []
+            for key, okey in view.rows("dirty"):
+                record = view.object(okey)
+                if len(due) == STEP_MAX or record is None or not (pressed or record.modified_ms <= before_ms):
+                    break
+                due.append((okey, layout.unpack_u64(key)))
+        return due
+
+
+class UpkeepDuty:
+    """Manifests, bucket records and tombstones: the small writes that keep the backing store true to the index."""
+
+    def __init__(self, demoter: Demoter, pool: Pool) -> None:
+        self.name = f"upkeep-{pool.config.name}"
+        self._demoter = demoter
+        self._pool = pool
+
+    async def step(self) -> int:
+        pool, demoter = self._pool, self._demoter
+        work: list[Awaitable[bool]] = []
+        with pool.index.view() as view:
+            for _, okey in _first(view.rows("manifests"), STEP_MAX):
+                work.append(demoter.write_manifest(pool, okey))
+            for name, _ in _first(view.rows("stale_buckets"), STEP_MAX):
+                work.append(demoter.write_bucket(pool, name.decode()))
+            for name, _ in _first(view.rows("tombstones"), STEP_MAX):
+                work.append(demoter.bury(pool, name.decode()))
+        outcomes = await asyncio.gather(*work, return_exceptions=True)
+        raise_first(outcomes)
+        return len(work)
+
+
+def _first(rows: Iterator[tuple[bytes, bytes]], limit: int) -> list[tuple[bytes, bytes]]:
+    return list(itertools.islice(rows, limit))
+
+
+def raise_first(outcomes: Sequence[object]) -> None:
+    """Raises the first failure of a gather; the others were of the same cause often enough."""
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome

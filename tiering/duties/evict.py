@@ -1,0 +1,217 @@
+"""Making room: frees the oldest region of a pool before writers run short of free ones.
+
+Promise: nothing is dropped that has no other copy, except what a cache bucket or a deadline gives up; a region is freed
+only when no row refers to it, and written again only when no reader can be inside.
+Owns the pool's eviction policy and the keeper's room for survivors. Does not know the backing store (`Demoter` does).
+Kind: owner; one thread (the keeper's loop). One step deals with one region at most.
+Spec: docs/ARCHITECTURE.md, "Eviction".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+from collections.abc import Awaitable
+from typing import Final
+
+from tiering import events, layout, mutations
+from tiering.contract import Residency
+from tiering.duties.demote import Demoter, raise_first
+from tiering.flash import crc64
+from tiering.index import Batch, View
+from tiering.layout import Extent, ObjectRecord, PartRecord
+from tiering.policy import FifoReinsertion
+from tiering.pool import Pool
+from tiering.ports import BackingUnavailable, EvictionPolicy, Meter, Resident
+from tiering.space import KEEPER_REGIONS
+from tiering.writer import FlashBody
+
+REQUEUE_SHARE: Final = 0.75
+"""A region held (pinned) to at least this share stays as it is at the young end of the queue: copying it would gain less."""
+LOOK_AHEAD: Final = 64
+"""Regions looked at for one that can be freed while the backing store is away."""
+
+_log = logging.getLogger("recall.evict")
+
+
+class _Occupant:
+    """One object or part with bytes in the region: its row's key, its record, and whether it is a part."""
+
+    __slots__ = ("key", "part", "record")
+
+    def __init__(self, owner: bytes, view: View) -> None:
+        self.key = owner[1:]
+        self.part = owner[:1] == layout.OWNER_PART
+        self.record: ObjectRecord | PartRecord | None = view.part(self.key) if self.part else view.object(self.key)
+
+
+class EvictDuty:
+    """Keeps at least `low` regions free. `demoter` None: the pool has no backing store."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        demoter: Demoter | None,
+        policy: EvictionPolicy | None = None,
+        meter: Meter = events.uncounted,
+    ) -> None:
+        self.name = f"evict-{pool.config.name}"
+        self._pool = pool
+        self._demoter = demoter
+        self._policy = policy or FifoReinsertion()
+        self.low = pool.config.free_regions_low or KEEPER_REGIONS + 2 + pool.flash.regions // 64
+        self._count = meter
+
+    async def step(self) -> int:
+        done = await self._recycle()
+        with self._pool.index.view() as view:
+            if view.count("free") + view.count("freed") >= self.low:
+                return done
+            queue = [layout.unpack_region(value) for _, value in itertools.islice(view.rows("queue"), LOOK_AHEAD)]
+        if not queue:
+            return done
+        try:
+            return done + await self._free(queue[0])
+        except BackingUnavailable:
+            for region in queue[1:]:
+                if self._needs_no_backing(region):
+                    return done + await self._free(region)
+            raise
+
+    async def _recycle(self) -> int:
+        pool = self._pool
+        with pool.index.view() as view:
+            waiting = view.count("freed")
+        if not waiting:
+            return 0
+        pool.epochs.rotate()  # this process's own snapshot must not be the one that is waited for
+        oldest = pool.index.oldest_reader()
+        return await pool.committer.submit(lambda batch: batch.recycle(oldest))
+
+    def _occupants(self, region: int) -> list[_Occupant]:
+        with self._pool.index.view() as view:
+            owners = dict.fromkeys(owner for _, owner in view.region_refs(region))
+            found = [_Occupant(owner, view) for owner in owners]
+        return [occupant for occupant in found if occupant.record is not None]
+
+    def _needs_no_backing(self, region: int) -> bool:
+        return not any(
+            isinstance(o.record, PartRecord) or (o.record is not None and layout.is_dirty(o.record))
+            for o in self._occupants(region)
+        )
+
+    async def _free(self, region: int) -> int:
+        """Empties one region and takes it out of the queue; returns how many rows changed."""
+        pool = self._pool
+        now_ms = pool.clock.now_ms()
+        occupants = self._occupants(region)
+        residents = [self._resident(occupant, region, now_ms) for occupant in occupants]
+        held_bytes = sum(resident.size for resident in residents if resident.held)
+        if held_bytes >= REQUEUE_SHARE * pool.flash.region_bytes:
+            await self._drop_all(
+                [o for o, resident in zip(occupants, residents, strict=True) if not resident.held], now_ms
+            )
+            await pool.committer.submit(lambda batch: _requeue(batch, region))
+            return len(occupants) + 1
+        verdicts = self._policy.keep(residents, pool.flash.region_bytes)
+        # Drops first: they need no room, and what fails here (the backing store) should fail before bytes are copied.
+        await self._drop_all([o for o, keep in zip(occupants, verdicts, strict=True) if not keep], now_ms)
+        kept = [o for o, keep in zip(occupants, verdicts, strict=True) if keep]
+        raise_first(await asyncio.gather(*(self._survive(o, region) for o in kept), return_exceptions=True))
+        freed = await pool.committer.submit(lambda batch: _free_if_empty(batch, region))
+        return len(occupants) + freed
+
+    def _resident(self, occupant: _Occupant, region: int, now_ms: int) -> Resident:
+        record = occupant.record
+        assert record is not None
+        size = sum(extent.length for extent in record.extents if extent.region == region)
+        if isinstance(record, PartRecord):
+            return Resident(size, 0, held=record.cache or self._demoter is None)
+        if self._pool.expired(record, now_ms):
+            return Resident(size, 0, held=False)
+        lost_if_dropped = layout.is_dirty(record) and self._demoter is None
+        held = lost_if_dropped or layout.hold_until_ms(record) > now_ms
+        return Resident(size, self._pool.heat.heat(record.generation), held)
+
+    async def _drop_all(self, occupants: list[_Occupant], now_ms: int) -> None:
+        """Takes objects out of the tier: demoted ones at once, dirty ones once they have their cold copy."""
+        raise_first(await asyncio.gather(*(self._drop(o, now_ms) for o in occupants), return_exceptions=True))
+
+    def _drop(self, occupant: _Occupant, now_ms: int) -> Awaitable[object]:
+        pool, key, record = self._pool, occupant.key, occupant.record
+        assert record is not None
+        generation = record.generation
+        if isinstance(record, PartRecord):
+            assert self._demoter is not None
+            return self._demoter.demote_part(pool, key)
+        self._count(events.EVICTED, pool.config.name, 1)
+        self._count(events.EVICTED_BYTES, pool.config.name, record.size)
+        if record.cache or pool.expired(record, now_ms):
+            return pool.committer.submit(lambda batch: mutations.dropped(batch, key, generation))
+        if record.residency == Residency.BOTH:
+            return pool.committer.submit(lambda batch: mutations.evicted(batch, key, generation))
+        return self._demote_and_drop(key, generation)
+
+    async def _demote_and_drop(self, okey: bytes, generation: int) -> None:
+        assert self._demoter is not None
+        if await self._demoter.demote(self._pool, okey, generation):
+            await self._pool.committer.submit(lambda batch: mutations.evicted(batch, okey, generation))
+
+    async def _survive(self, occupant: _Occupant, region: int) -> None:
+        """Copies an occupant's extents out of the region and cools it."""
+        pool, key, record = self._pool, occupant.key, occupant.record
+        assert record is not None
+        bodies: list[FlashBody] = []
+        extents: list[Extent] = []
+        try:
+            for extent in record.extents:
+                if extent.region != region:
+                    extents.append(extent)
+                    continue
+                data = await asyncio.to_thread(pool.flash.read, extent)
+                if crc64(data) != extent.crc64:
+                    _log.error(
+                        "pool %s: bytes of generation %d fail their checksum", pool.config.name, record.generation
+                    )
+                    await self._give_up(occupant)
+                    return
+                body = FlashBody(pool, extent.length)
+                bodies.append(body)
+                for waiting in (body.begin(), body.write(data)):
+                    if waiting is not None:
+                        await waiting
+                extents += body.extents
+            self._count(events.SURVIVED, pool.config.name, 1)
+            self._count(events.SURVIVED_BYTES, pool.config.name, sum(body.size for body in bodies))
+            places = tuple(extents)
+            if isinstance(record, PartRecord):
+                await pool.committer.submit(lambda batch: mutations.part_moved(batch, key, record, places))
+            else:
+                await pool.committer.submit(lambda batch: mutations.moved(batch, key, record, places))
+                pool.heat.cool(record.generation)
+        finally:
+            for body in bodies:
+                body.settle()
+
+    async def _give_up(self, occupant: _Occupant) -> None:
+        """A survivor whose bytes are damaged: the cold copy stands in; without one, readers are told when they ask."""
+        record = occupant.record
+        if isinstance(record, ObjectRecord) and record.residency == Residency.BOTH:
+            key, generation = occupant.key, record.generation
+            await self._pool.committer.submit(lambda batch: mutations.evicted(batch, key, generation))
+
+
+def _requeue(batch: Batch, region: int) -> int:
+    batch.requeue_region(region)
+    return 1
+
+
+def _free_if_empty(batch: Batch, region: int) -> int:
+    """Frees the region unless something still refers to it: a record changed meanwhile, and the next step sees it."""
+    if batch.region_refs(region):
+        # Not the oldest's turn again at once: a damaged occupant that cannot be moved must not block the queue.
+        batch.requeue_region(region)
+        return 0
+    batch.free_region(region)
+    return 1

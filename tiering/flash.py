@@ -1,0 +1,123 @@
+"""One pool's data file, cut into regions: append, read, sync, and whether bytes are in memory.
+
+Promise: what `write` returned from is seen by every process; what `sync` returned from survives power loss.
+Owns the file, its size and its mapping. Does not know objects, records or who may still read a region.
+Kind: owner; any thread. Invariants: the file is preallocated, so a write inside it never needs new blocks; nobody
+writes where a live extent lies.
+Spec: docs/FORMAT.md, "flash"; why one file: docs/ARCHITECTURE.md.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import mmap
+import os
+from pathlib import Path
+from typing import Final
+
+from awscrt import checksums
+
+from tiering.contract import Buffer, DiskFull
+from tiering.layout import Extent
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
+_libc.munmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
+_libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+_MAP_FAILED: Final = ctypes.c_void_p(-1).value
+_PAGE: Final = mmap.PAGESIZE
+
+READ_CHUNK: Final = 1 << 20
+
+
+def crc64(data: Buffer, previous: int = 0) -> int:
+    """CRC64NVME of `data`, continuing `previous`."""
+    return int(checksums.crc64nvme(data, previous))
+
+
+class Flash:
+    """A file of `regions` regions of `region_bytes` each."""
+
+    def __init__(self, path: Path, region_bytes: int, regions: int) -> None:
+        self.path = path
+        self.region_bytes = region_bytes
+        self.regions = regions
+        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._size = region_bytes * regions
+        try:
+            if os.fstat(self.fd).st_size < self._size:
+                os.posix_fallocate(self.fd, 0, self._size)
+                os.fsync(self.fd)
+        except OSError as error:
+            os.close(self.fd)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise DiskFull(f"no room for {self._size} bytes of flash at {path}") from error
+            raise
+        # A mapping of our own instead of `mmap.mmap`: mincore needs its address, which a read-only mmap does not tell.
+        self._address = _libc.mmap(None, self._size, mmap.PROT_READ, mmap.MAP_SHARED, self.fd, 0)
+        if self._address == _MAP_FAILED:
+            raise OSError(ctypes.get_errno(), f"cannot map {path}")
+        self._pages = (ctypes.c_ubyte * (region_bytes // _PAGE + 2))()
+        self._unsynced = False
+
+    def close(self) -> None:
+        _libc.munmap(self._address, self._size)
+        os.close(self.fd)
+
+    def write(self, region: int, offset: int, data: Buffer) -> None:
+        """Puts all of `data` at a place inside a region. Raises DiskFull."""
+        at = region * self.region_bytes + offset
+        assert offset >= 0 and offset + len(data) <= self.region_bytes, (region, offset, len(data))
+        self._unsynced = True
+        try:
+            written = os.pwrite(self.fd, data, at)
+            while written < len(data):
+                written += os.pwrite(self.fd, memoryview(data)[written:], at + written)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFull("the flash file has no room") from error
+            raise
+
+    def sync(self) -> None:
+        """Forces all that was written through this object before the call to the device."""
+        if self._unsynced:
+            self._unsynced = False
+            try:
+                os.fdatasync(self.fd)
+            except BaseException:
+                self._unsynced = True
+                raise
+
+    def read(self, extent: Extent, start: int = 0, stop: int | None = None) -> bytes:
+        """Bytes `start:stop` of an extent, through the page cache."""
+        stop = extent.length if stop is None else stop
+        at = extent.region * self.region_bytes + extent.offset + start
+        data = os.pread(self.fd, stop - start, at)
+        if len(data) != stop - start:
+            raise OSError(errno.EIO, "flash file is shorter than an extent")
+        return data
+
+    def span(self, extent: Extent, start: int, stop: int) -> tuple[int, int, int]:
+        """(file descriptor, file offset, length) of bytes `start:stop` of an extent."""
+        return (self.fd, extent.region * self.region_bytes + extent.offset + start, stop - start)
+
+    def resident(self, extent: Extent, start: int, stop: int) -> bool:
+        """Whether reading bytes `start:stop` would not wait for the device just now. Costs 1 µs and 1 ns a page."""
+        first = (extent.region * self.region_bytes + extent.offset + start) // _PAGE * _PAGE
+        end = extent.region * self.region_bytes + extent.offset + stop
+        pages = -(-(end - first) // _PAGE)
+        if _libc.mincore(self._address + first, end - first, self._pages) != 0:
+            return False
+        return bytes(self._pages)[:pages].translate(None, _RESIDENT) == b""
+
+    def passes(self, extent: Extent) -> bool:
+        """Reads the whole extent and compares its checksum. Waits for the device: call it in a thread."""
+        found = 0
+        for at in range(0, extent.length, READ_CHUNK):
+            found = crc64(self.read(extent, at, min(extent.length, at + READ_CHUNK)), found)
+        return found == extent.crc64
+
+
+_RESIDENT: Final = bytes(range(1, 256, 2))

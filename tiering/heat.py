@@ -1,0 +1,107 @@
+"""What readers leave behind without a lock or a transaction: heat, the checked mark, and the time of the last read.
+
+Promise: bumping costs well under a microsecond and is seen by every process at once; nothing here is needed to be right
+— a lost or mixed-up byte changes which block is evicted, never which bytes are served.
+Owns one mapped file a pool. Does not know records: everything is indexed by generation modulo the table's size, so
+two objects a table's length apart share a byte.
+Kind: owner; any thread, any process, unlocked single-byte and 16-byte writes.
+Spec: docs/FORMAT.md, "heat".
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import struct
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from tiering.policy import HEAT_MAX
+
+HEAT_SLOTS: Final = 1 << 24
+TOUCH_SLOTS: Final = 1 << 18
+_HEADER: Final = 4096
+_MAGIC: Final = b"recallheat1\0"
+_CHECKED: Final = 0x80
+_HEAT: Final = 0x7F
+_TOUCH = struct.Struct("<QQ")
+
+
+def boot_id() -> bytes:
+    """Changes when the operating system starts again: what was only in the page cache before is gone after."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
+    except OSError:
+        return b"unknown"
+
+
+class Heat:
+    """The mapped table. `same_boot`: it was last used since the operating system started."""
+
+    def __init__(self, path: Path) -> None:
+        size = _HEADER + HEAT_SLOTS + TOUCH_SLOTS * _TOUCH.size
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(fd, size)
+            self._map = mmap.mmap(fd, size)
+        finally:
+            os.close(fd)
+        stamp = _MAGIC + boot_id()
+        self.same_boot = self._map[: len(stamp)] == stamp
+
+    def adopt(self) -> None:
+        """After a restart of the operating system: forgets every checked mark. Call before readers start."""
+        if not self.same_boot:
+            for at in range(_HEADER, _HEADER + HEAT_SLOTS, 1 << 20):
+                self._map[at : at + (1 << 20)] = bytes(1 << 20)
+            stamp = _MAGIC + boot_id()
+            self._map[: len(stamp)] = stamp
+            self.same_boot = True
+
+    def close(self) -> None:
+        self._map.close()
+
+    def fresh(self, generation: int) -> None:
+        """A generation just written from checked bytes: no heat yet."""
+        self._map[_HEADER + generation % HEAT_SLOTS] = _CHECKED
+
+    def bump(self, generation: int) -> bool:
+        """One read more; returns whether the bytes were checked since the operating system started."""
+        at = _HEADER + generation % HEAT_SLOTS
+        value = self._map[at]
+        if value & _HEAT < HEAT_MAX:
+            self._map[at] = value + 1
+        return value >= _CHECKED
+
+    def heat(self, generation: int) -> int:
+        return self._map[_HEADER + generation % HEAT_SLOTS] & _HEAT
+
+    def cool(self, generation: int) -> None:
+        at = _HEADER + generation % HEAT_SLOTS
+        value = self._map[at]
+        if value & _HEAT:
+            self._map[at] = value - 1
+
+    def is_checked(self, generation: int) -> bool:
+        """Whether the bytes passed their checksum, or were written, since the operating system started."""
+        return self._map[_HEADER + generation % HEAT_SLOTS] >= _CHECKED
+
+    def inherit(self, generation: int, sources: Iterable[int]) -> None:
+        """A generation made of others' bytes: checked only if all of those are."""
+        self._map[_HEADER + generation % HEAT_SLOTS] = _CHECKED if all(map(self.is_checked, sources)) else 0
+
+    def checked(self, generation: int) -> None:
+        """The bytes on flash passed their checksum."""
+        self._map[_HEADER + generation % HEAT_SLOTS] |= _CHECKED
+
+    def touch(self, generation: int, now_ms: int) -> None:
+        """Remembers a read of an object with a sliding TTL."""
+        at = _HEADER + HEAT_SLOTS + generation % TOUCH_SLOTS * _TOUCH.size
+        _TOUCH.pack_into(self._map, at, generation, now_ms)
+
+    def touched_ms(self, generation: int) -> int:
+        """The last remembered read of this generation, 0 when none is (or another generation's took its place)."""
+        at = _HEADER + HEAT_SLOTS + generation % TOUCH_SLOTS * _TOUCH.size
+        owner, at_ms = _TOUCH.unpack_from(self._map, at)
+        return at_ms if owner == generation else 0

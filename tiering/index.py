@@ -1,0 +1,422 @@
+"""One pool's LMDB environment: every record, hot or cold, and the rows derived from it.
+
+Promise: a write transaction changes a record and all rows derived from it together (`Batch.replace_object` is the only
+place that does), so no reader ever sees one without the other.
+Owns the environment, its sub-databases and its reader table. Does not know files, sockets, or what a record means.
+Kind: owner; read views on any thread, one write batch at a time (LMDB's own lock, across processes). The only module
+that imports lmdb. Invariants: a `View` is short-lived except for the epochs; buffers it lends die with it.
+Spec: docs/FORMAT.md; LMDB 1.0.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import lmdb
+
+from tiering import layout
+from tiering.contract import FOREVER_MS, DiskFull, Residency
+from tiering.layout import (
+    BucketRecord,
+    ColdPiece,
+    Counters,
+    Extent,
+    ObjectRecord,
+    PartRecord,
+    RegionRecord,
+    RegionState,
+    UploadRecord,
+)
+
+READERS_MAX: Final = 4096
+MAP_BYTES_DEFAULT: Final = 1 << 40
+"""Address space, not disk: the file grows as records are written."""
+
+
+class IndexCorrupt(Exception):
+    """The environment cannot be opened or read."""
+
+
+class Index:
+    """An opened environment. `synced`: commits are on the device when they return."""
+
+    def __init__(self, path: Path, *, synced: bool, map_bytes: int = MAP_BYTES_DEFAULT, readonly: bool = False) -> None:
+        self.path = path
+        self.synced = synced
+        if not readonly:
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            self._env = lmdb.open(
+                str(path),
+                map_size=map_bytes,
+                max_dbs=len(layout.DATABASES),
+                max_readers=READERS_MAX,
+                sync=synced,
+                metasync=synced,
+                readonly=readonly,
+                lib_version=1,
+                mode=0o600,
+                readahead=False,
+            )
+            self.db: dict[str, Any] = {
+                name: self._env.open_db(name.encode(), create=not readonly) for name in layout.DATABASES
+            }
+        except lmdb.Error as error:
+            raise IndexCorrupt(f"{path}: {error}") from error
+        self.objects_db = self.db["objects"]
+
+    def close(self) -> None:
+        self._env.close()
+
+    def view(self) -> View:
+        """A snapshot of now. Use as a context manager, or end it with `close`."""
+        return View(self, self._env.begin(buffers=True))
+
+    def get_object(self, okey: bytes) -> ObjectRecord | None:
+        """The record as of now, in a transaction of its own: the hot path's one look-up."""
+        with self._env.begin(buffers=True) as txn:
+            data = txn.get(okey, db=self.objects_db)
+            return None if data is None else layout.OBJECT.decode(data)
+
+    def batch(self) -> Batch:
+        """A write transaction; waits for other writers of any process. End it with `commit` or `abort`."""
+        return Batch(self, self._env.begin(write=True, buffers=True))
+
+    def sync(self) -> None:
+        """Forces everything committed so far to the device."""
+        self._env.sync(True)
+
+    def oldest_reader(self) -> int | None:
+        """The transaction id of the oldest live snapshot in any process; None without readers. Sweeps dead processes."""
+        self._env.reader_check()
+        oldest: int | None = None
+        for line in self._env.readers().splitlines():
+            fields = line.split()
+            if len(fields) == 3 and fields[2].isdigit():
+                txn_id = int(fields[2])
+                oldest = txn_id if oldest is None else min(oldest, txn_id)
+        return oldest
+
+    def used_bytes(self) -> int:
+        """Bytes the index takes on disk."""
+        return os.stat(self.path / "data.mdb").st_blocks * 512
+
+
+class View:
+    """A consistent snapshot. What it returns is decoded and stays valid after it is closed."""
+
+    __slots__ = ("_index", "_txn", "db")
+
+    def __init__(self, index: Index, txn: Any) -> None:
+        self._index = index
+        self._txn = txn
+        self.db = index.db
+
+    def __enter__(self) -> View:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._txn.abort()
+
+    def txn_id(self) -> int:
+        return int(self._txn.id())
+
+    def get(self, database: str, key: bytes) -> bytes | None:
+        data = self._txn.get(key, db=self.db[database])
+        return None if data is None else bytes(data)
+
+    def count(self, database: str) -> int:
+        return int(self._txn.stat(self.db[database])["entries"])
+
+    def object(self, okey: bytes) -> ObjectRecord | None:
+        data = self._txn.get(okey, db=self._index.objects_db)
+        return None if data is None else layout.OBJECT.decode(data)
+
+    def bucket(self, name: str) -> BucketRecord | None:
+        record: BucketRecord | None = self._decode("buckets", name.encode(), layout.BUCKET)
+        return record
+
+    def upload(self, ukey: bytes) -> UploadRecord | None:
+        record: UploadRecord | None = self._decode("uploads", ukey, layout.UPLOAD)
+        return record
+
+    def part(self, pkey: bytes) -> PartRecord | None:
+        record: PartRecord | None = self._decode("parts", pkey, layout.PART)
+        return record
+
+    def region(self, region: int) -> RegionRecord | None:
+        record: RegionRecord | None = self._decode("regions", layout.region_key(region), layout.REGION)
+        return record
+
+    def counters(self) -> Counters:
+        return self._decode("meta", b"counters", layout.COUNTERS) or Counters()
+
+    def _decode(self, database: str, key: bytes, codec: layout.Codec) -> Any:
+        data = self._txn.get(key, db=self.db[database])
+        return None if data is None else codec.decode(data)
+
+    def rows(self, database: str, start: bytes = b"", prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
+        """Rows from `start` (or `prefix`) on, in key order, while they have `prefix`. Lazy; do not write meanwhile."""
+        with self._txn.cursor(self.db[database]) as cursor:
+            first = max(start, prefix)
+            found = cursor.set_range(first) if first else cursor.first()
+            while found:
+                key = bytes(cursor.key())
+                if prefix and not key.startswith(prefix):
+                    return
+                yield key, bytes(cursor.value())
+                found = cursor.next()
+
+    def cursor(self, database: str) -> Any:
+        """A raw cursor for callers that skip (listings). Close it before the view."""
+        return self._txn.cursor(self.db[database])
+
+    def region_refs(self, region: int) -> list[tuple[int, bytes]]:
+        """(offset, owner) of every reference into a region, by offset."""
+        found = []
+        for key, _ in self.rows("extents", prefix=layout.region_key(region)):
+            _, offset, owner = layout.split_extent_key(key)
+            found.append((offset, owner))
+        return found
+
+
+class Batch(View):
+    """One write transaction. Counters and region rows are changed in memory and written once, at the commit."""
+
+    __slots__ = ("_counters", "_regions")
+
+    def __init__(self, index: Index, txn: Any) -> None:
+        super().__init__(index, txn)
+        self._counters: Counters | None = None
+        self._regions: dict[int, RegionRecord] = {}
+
+    def commit(self) -> None:
+        """Makes it all visible at once. Raises DiskFull."""
+        try:
+            for number, record in self._regions.items():
+                self.put("regions", layout.region_key(number), layout.REGION.encode(record))
+            if self._counters is not None:
+                self.put("meta", b"counters", layout.COUNTERS.encode(self._counters))
+            self._txn.commit()
+        except (lmdb.MapFullError, lmdb.DiskError) as error:
+            self._txn.abort()
+            raise DiskFull("the index has no room") from error
+        except lmdb.Error as error:
+            self._txn.abort()
+            if "No space left" in str(error) or "Disk quota" in str(error):
+                raise DiskFull("the index has no room") from error
+            raise
+
+    def abort(self) -> None:
+        self._txn.abort()
+
+    def put(self, database: str, key: bytes, value: bytes = b"") -> None:
+        self._txn.put(key, value, db=self.db[database])
+
+    def delete(self, database: str, key: bytes) -> bool:
+        return bool(self._txn.delete(key, db=self.db[database]))
+
+    def counters(self) -> Counters:
+        if self._counters is None:
+            self._counters = super().counters()
+        return self._counters
+
+    def region(self, region: int) -> RegionRecord | None:
+        record = self._regions.get(region)
+        if record is None:
+            record = super().region(region)
+            if record is not None:
+                self._regions[region] = record
+        return record
+
+    def next_generation(self) -> int:
+        counters = self.counters()
+        counters.generation += 1
+        return counters.generation
+
+    # -- objects -------------------------------------------------------------------------------------------------
+
+    def replace_object(self, okey: bytes, old: ObjectRecord | None, new: ObjectRecord | None) -> None:
+        """Writes `new` where `old` stood (either may be None) with every derived row. The only place that does."""
+        if old is not None:
+            self._count(old, -1)
+        if new is not None:
+            self._count(new, 1)
+        self._move_extents(
+            layout.OWNER_OBJECT + okey, old.extents if old is not None else (), new.extents if new is not None else ()
+        )
+        for database, row_of in _DERIVED:
+            before = row_of(old) if old is not None else None
+            after = row_of(new) if new is not None else None
+            if before != after:
+                if before is not None:
+                    self.delete(database, before)
+                if after is not None:
+                    self.put(database, after, okey)
+        self._bury(old.cold if old is not None else (), new.cold if new is not None else ())
+        if new is not None:
+            self.put("objects", okey, layout.OBJECT.encode(new))
+        elif old is not None:
+            self.delete("objects", okey)
+
+    def _bury(self, old: tuple[ColdPiece, ...], new: tuple[ColdPiece, ...]) -> None:
+        """Names in the backing store that nothing refers to any more get a tombstone; names in use lose theirs."""
+        if old == new:
+            return
+        kept = {piece.name for piece in new}
+        for piece in old:
+            if piece.name not in kept:
+                self.put("tombstones", piece.name.encode())
+        for name in kept:
+            self.delete("tombstones", name.encode())
+
+    def _count(self, record: ObjectRecord, sign: int) -> None:
+        counters = self.counters()
+        size = record.size * sign
+        counters.objects += sign
+        counters.object_bytes += size
+        if record.residency != Residency.COLD_ONLY:
+            counters.hot_bytes += size
+        if layout.is_dirty(record):
+            counters.dirty_bytes += size
+        if layout.hold_until_ms(record):
+            counters.pinned_bytes += size
+
+    def _move_extents(self, owner: bytes, old: tuple[Extent, ...], new: tuple[Extent, ...]) -> None:
+        if old == new:
+            return
+        for extent in old:
+            if extent not in new:
+                self.delete("extents", layout.extent_key(extent, owner))
+                self._live(extent, -1)
+        for extent in new:
+            if extent not in old:
+                self.put("extents", layout.extent_key(extent, owner))
+                self._live(extent, 1)
+
+    def _live(self, extent: Extent, sign: int) -> None:
+        record = self.region(extent.region)
+        assert record is not None, extent
+        record.live_bytes += sign * extent.length
+
+    # -- parts ---------------------------------------------------------------------------------------------------
+
+    def replace_part(self, pkey: bytes, old: PartRecord | None, new: PartRecord | None) -> None:
+        """As replace_object, for a part of an upload. Parts count as dirty and hot bytes while they are hot."""
+        counters = self.counters()
+        for record, sign in ((old, -1), (new, 1)):
+            if record is not None and record.extents:
+                counters.hot_bytes += sign * record.size
+                if not record.cache:
+                    counters.dirty_bytes += sign * record.size
+        self._move_extents(
+            layout.OWNER_PART + pkey, old.extents if old is not None else (), new.extents if new is not None else ()
+        )
+        self._bury(
+            (old.cold,) if old is not None and old.cold is not None else (),
+            (new.cold,) if new is not None and new.cold is not None else (),
+        )
+        if new is not None:
+            self.put("parts", pkey, layout.PART.encode(new))
+        elif old is not None:
+            self.delete("parts", pkey)
+
+    def drop_upload(self, ukey: bytes, upload: UploadRecord) -> None:
+        """Removes an upload with its parts."""
+        for pkey, value in list(self.rows("parts", prefix=upload.upload_id.encode())):
+            self.replace_part(pkey, layout.PART.decode(value), None)
+        self.delete("uploads", ukey)
+
+    # -- regions -------------------------------------------------------------------------------------------------
+
+    def add_region(self, region: int) -> None:
+        self._regions[region] = RegionRecord()
+        self.put("free", layout.region_key(region))
+
+    def claim_region(self, slot: int) -> int | None:
+        """Takes a free region for one process to append to; None when there is none."""
+        for key, _ in self.rows("free"):
+            region = layout.unpack_region(key)
+            record = self.region(region)
+            assert record is not None and record.state == RegionState.FREE, region
+            record.state = RegionState.OPEN
+            record.slot = slot
+            record.live_bytes = 0
+            self.delete("free", key)
+            return region
+        return None
+
+    def seal_region(self, region: int) -> None:
+        """Ends appending: the region joins the end of the eviction queue."""
+        record = self.region(region)
+        assert record is not None and record.state == RegionState.OPEN, region
+        counters = self.counters()
+        counters.region_sequence += 1
+        record.state = RegionState.SEALED
+        record.sequence = counters.region_sequence
+        self.put("queue", layout.u64_key(record.sequence), layout.region_key(region))
+
+    def requeue_region(self, region: int) -> None:
+        """Moves a sealed region to the young end of the queue without touching its bytes."""
+        record = self.region(region)
+        assert record is not None and record.state == RegionState.SEALED, region
+        self.delete("queue", layout.u64_key(record.sequence))
+        record.state = RegionState.OPEN
+        self.seal_region(region)
+
+    def free_region(self, region: int) -> None:
+        """Takes an unreferenced sealed region out of the queue; it is recycled when no older snapshot is left."""
+        record = self.region(region)
+        assert record is not None and record.state == RegionState.SEALED, region
+        assert not any(True for _ in self.rows("extents", prefix=layout.region_key(region))), region
+        self.delete("queue", layout.u64_key(record.sequence))
+        record.state = RegionState.FREED
+        record.live_bytes = 0
+        self.put("freed", layout.freed_key(self.txn_id(), region))
+
+    def recycle(self, oldest_reader: int | None) -> int:
+        """Makes freed regions that no snapshot older than their freeing can see free again; returns how many."""
+        done = []
+        for key, _ in self.rows("freed"):
+            txn_id, region = layout.unpack_freed_key(key)
+            if oldest_reader is not None and oldest_reader < txn_id:
+                break
+            done.append((key, region))
+        for key, region in done:
+            record = self.region(region)
+            assert record is not None and record.state == RegionState.FREED, region
+            record.state = RegionState.FREE
+            self.delete("freed", key)
+            self.put("free", layout.region_key(region))
+        return len(done)
+
+
+def _dirty_row(record: ObjectRecord) -> bytes | None:
+    return layout.u64_key(record.generation) if layout.is_dirty(record) else None
+
+
+def _expiry_row(record: ObjectRecord) -> bytes | None:
+    return layout.time_key(record.expires_ms, record.generation) if record.expires_ms else None
+
+
+def _lease_row(record: ObjectRecord) -> bytes | None:
+    end = layout.lease_end_ms(record)
+    return layout.time_key(end, record.generation) if 0 < end < FOREVER_MS else None
+
+
+def _manifest_row(record: ObjectRecord) -> bytes | None:
+    return layout.u64_key(record.generation) if record.unlisted else None
+
+
+_DERIVED: Final = (
+    ("dirty", _dirty_row),
+    ("manifests", _manifest_row),
+    ("expiry", _expiry_row),
+    ("leases", _lease_row),
+)

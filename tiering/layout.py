@@ -1,0 +1,289 @@
+"""How records, keys and rows look in the index: the encodings, both ways, and the format version.
+
+Promise: a key compares in LMDB as its fields compare (big-endian integers, UTF-8 text), every row decodes to what was
+encoded, and records of an older minor shape still decode (fields are only ever appended, with defaults).
+Owns nothing. Does not know LMDB or files. Kind: pure. Spec: docs/FORMAT.md.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from tiering.contract import FOREVER_MS, BucketInfo, ObjectInfo, PartInfo, Residency, UploadInfo
+
+FORMAT_VERSION: Final = 1
+EXTENT_ALIGN: Final = 64
+PAGE_ALIGN: Final = 4096
+PAGE_ALIGN_FROM: Final = 64 << 10
+"""Extents at least this long start on a page: readers that map or register memory want it, and it wastes < 1/16."""
+
+UPLOAD_ID_CHARS: Final = 32
+
+_u32 = struct.Struct(">I")
+_u64 = struct.Struct(">Q")
+_u32x2 = struct.Struct(">II")
+_u64x2 = struct.Struct(">QQ")
+_u64u32 = struct.Struct(">QI")
+
+
+class Extent(NamedTuple):
+    """Bytes of one object in one region: `offset` and `length` in bytes, `crc64` (CRC64NVME) of exactly these bytes."""
+
+    region: int
+    offset: int
+    length: int
+    crc64: int
+
+
+class ColdPiece(msgspec.Struct, frozen=True, array_like=True):
+    """One cold stream holding `size` content bytes; `name` is its key in the backing store.
+
+    An object stored in several pieces has its manifest, a stream without content, as the first.
+    """
+
+    name: str
+    size: int
+    layout: bytes = b""  # coldstream.ColdLayout, encoded: lets a range be read without asking for the seek table
+
+
+class ObjectRecord(ObjectInfo, array_like=True, kw_only=True):
+    """The whole row of an object. `cold` in content order, empty while hot-only; `extents` empty while cold-only."""
+
+    extents: tuple[Extent, ...] = ()
+    cold: tuple[ColdPiece, ...] = ()
+    upload_id: str = ""  # the upload it was completed from: makes completing idempotent
+    cache: bool = False  # evicting it loses it: its bucket is a cache
+    unlisted: bool = False  # cold in pieces, and the manifest that names them is not written yet
+
+
+class BucketRecord(BucketInfo, array_like=True, kw_only=True):
+    """A bucket's row. `number` prefixes its keys and is never used again after the bucket is deleted."""
+
+    number: int = 0
+
+
+class PartRecord(PartInfo, frozen=True, array_like=True, kw_only=True):
+    """The row of a stored part; like an object it is hot (`extents`) or, once demoted, cold (`cold`)."""
+
+    generation: int
+    crc64: int
+    extents: tuple[Extent, ...] = ()
+    cold: ColdPiece | None = None
+    cache: bool = False
+
+
+class UploadRecord(UploadInfo, array_like=True, kw_only=True):
+    """An upload's row. `internal`: the store's own, for one PUT larger than it wants to hold in the tier at once."""
+
+    internal: bool = False
+
+
+class RegionState(enum.IntEnum):
+    FREE = 0
+    OPEN = 1
+    SEALED = 2
+    FREED = 3  # no longer referenced; some reader may still be inside
+
+
+class RegionRecord(msgspec.Struct, array_like=True):
+    """A region's row. `sequence` orders sealed regions by age; `slot` is the process that appends to an open one."""
+
+    state: RegionState = RegionState.FREE
+    slot: int = 0
+    sequence: int = 0
+    live_bytes: int = 0  # bytes of extents that rows refer to; counted once a reference
+
+
+class Counters(msgspec.Struct, array_like=True):
+    """Sums kept in the transaction that changes them; `check` recomputes them."""
+
+    generation: int = 0
+    bucket_number: int = 0
+    region_sequence: int = 0
+    order: int = 0
+    objects: int = 0
+    object_bytes: int = 0
+    hot_bytes: int = 0
+    dirty_bytes: int = 0
+    pinned_bytes: int = 0
+
+
+class RecallRecord(msgspec.Struct, array_like=True):
+    """A recall under way: who lands it, where, and which slot of the progress board tells how far it is."""
+
+    generation: int
+    slot: int
+    board: int
+    extents: tuple[Extent, ...]
+
+
+class Order(msgspec.Struct, array_like=True):
+    """A request to the keeper: `verb` is "demote" (copy to the backing store) or "evict" (and drop the hot copy)."""
+
+    verb: str
+    okey: bytes
+    generation: int
+
+
+class Codec:
+    """A msgpack encoder and decoder for one row type."""
+
+    __slots__ = ("decode", "encode")
+
+    def __init__(self, kind: Any) -> None:
+        self.encode = msgspec.msgpack.Encoder().encode
+        self.decode: Any = msgspec.msgpack.Decoder(kind).decode
+
+
+OBJECT: Final = Codec(ObjectRecord)
+BUCKET: Final = Codec(BucketRecord)
+PART: Final = Codec(PartRecord)
+UPLOAD: Final = Codec(UploadRecord)
+REGION: Final = Codec(RegionRecord)
+COUNTERS: Final = Codec(Counters)
+RECALL: Final = Codec(RecallRecord)
+ORDER: Final = Codec(Order)
+
+DATABASES: Final = (
+    "meta",  # name → value: format, counters, pool shape
+    "buckets",  # bucket name → BucketRecord
+    "objects",  # bucket number, key → ObjectRecord
+    "extents",  # region, offset, owner → empty: who refers to these bytes
+    "regions",  # region → RegionRecord
+    "free",  # region → empty
+    "queue",  # sequence → region: sealed regions, oldest first
+    "freed",  # transaction id, region → empty: waits for readers to leave
+    "dirty",  # generation → object key: hot-only, to be demoted, oldest first
+    "expiry",  # deadline ms, generation → object key
+    "leases",  # end of pin or hold ms, generation → object key
+    "tombstones",  # backing name → empty: to be deleted from the backing store
+    "uploads",  # bucket number, key, upload id → UploadRecord
+    "parts",  # upload id, part number → PartRecord
+    "manifests",  # generation → object key: cold in pieces, manifest to be written
+    "recalls",  # object key → RecallRecord
+    "orders",  # number → Order
+    "stale_buckets",  # bucket name → empty: its record in the backing store is out of date
+)
+
+
+def object_key(bucket_number: int, key: str) -> bytes:
+    """The index key of an object; a bucket's keys are contiguous and in UTF-8 order."""
+    return _u32.pack(bucket_number) + key.encode()
+
+
+def split_object_key(okey: bytes) -> tuple[int, str]:
+    return _u32.unpack_from(okey)[0], bytes(okey[4:]).decode()
+
+
+def bucket_prefix(bucket_number: int) -> bytes:
+    return _u32.pack(bucket_number)
+
+
+def region_key(region: int) -> bytes:
+    return _u32.pack(region)
+
+
+def unpack_region(data: bytes) -> int:
+    return int(_u32.unpack(data)[0])
+
+
+def u64_key(value: int) -> bytes:
+    return _u64.pack(value)
+
+
+def unpack_u64(data: bytes) -> int:
+    return int(_u64.unpack_from(data)[0])
+
+
+def time_key(ms: int, generation: int) -> bytes:
+    return _u64x2.pack(ms, generation)
+
+
+def unpack_time_key(data: bytes) -> tuple[int, int]:
+    ms, generation = _u64x2.unpack(data)
+    return ms, generation
+
+
+def freed_key(txn_id: int, region: int) -> bytes:
+    return _u64u32.pack(txn_id, region)
+
+
+def unpack_freed_key(data: bytes) -> tuple[int, int]:
+    txn_id, region = _u64u32.unpack(data)
+    return txn_id, region
+
+
+OWNER_OBJECT: Final = b"o"
+OWNER_PART: Final = b"p"
+
+
+def extent_key(extent: Extent, owner: bytes) -> bytes:
+    """The reverse row of an extent. `owner`: OWNER_OBJECT + object key, or OWNER_PART + part key."""
+    return _u32x2.pack(extent.region, extent.offset) + owner
+
+
+def split_extent_key(data: bytes) -> tuple[int, int, bytes]:
+    """Region, offset, owner."""
+    region, offset = _u32x2.unpack_from(data)
+    return region, offset, bytes(data[8:])
+
+
+def upload_key(bucket_number: int, key: str, upload_id: str) -> bytes:
+    return _u32.pack(bucket_number) + key.encode() + b"\0" + upload_id.encode()
+
+
+def split_upload_key(data: bytes) -> tuple[int, str, str]:
+    raw = bytes(data)
+    return (
+        _u32.unpack_from(raw)[0],
+        raw[4 : -UPLOAD_ID_CHARS - 1].decode(),
+        raw[-UPLOAD_ID_CHARS:].decode(),
+    )
+
+
+def part_key(upload_id: str, number: int) -> bytes:
+    return upload_id.encode() + number.to_bytes(2, "big")
+
+
+def split_part_key(data: bytes) -> tuple[str, int]:
+    return bytes(data[:-2]).decode(), int.from_bytes(data[-2:], "big")
+
+
+def aligned(offset: int, length: int) -> int:
+    """The first place at or after `offset` where an extent of `length` bytes may start."""
+    align = PAGE_ALIGN if length >= PAGE_ALIGN_FROM else EXTENT_ALIGN
+    return -(-offset // align) * align
+
+
+def hold_until_ms(info: ObjectInfo) -> int:
+    """Until when the object must stay hot: the later of pin and restore; 0: it need not."""
+    return max(info.pin_until_ms, info.restore_until_ms)
+
+
+def lease_end_ms(info: ObjectInfo) -> int:
+    """When the keeper must next look at pin and hold; 0: never."""
+    ends = [t for t in (info.pin_until_ms, info.restore_until_ms) if 0 < t < FOREVER_MS]
+    return min(ends, default=0)
+
+
+def is_dirty(record: ObjectRecord) -> bool:
+    """Whether the keeper owes it a copy in the backing store."""
+    return record.residency == Residency.HOT_ONLY and not record.cache
+
+
+def slices(extents: Sequence[Extent], start: int, stop: int) -> list[tuple[Extent, int, int]]:
+    """The extents that hold content bytes `start:stop`, each with the half-open range inside it."""
+    found = []
+    at = 0
+    for extent in extents:
+        if at >= stop:
+            break
+        if at + extent.length > start:
+            found.append((extent, max(0, start - at), min(extent.length, stop - at)))
+        at += extent.length
+    return found

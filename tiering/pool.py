@@ -1,0 +1,247 @@
+"""One pool: an index, a flash file, heat, epochs, a committer and this process's room in it, put together.
+
+Promise: after `open_pool` (and `recover`, which the keeper runs before any worker starts) every acknowledged record is
+readable and every region is accounted for.
+Owns the life of its parts. Does not know buckets' pools, S3 or the backing store.
+Kind: owner; one per process and pool. Spec: docs/ARCHITECTURE.md, "Pools"; docs/SEMANTICS.md, "Durability".
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+
+from tiering import layout
+from tiering.committer import Committer
+from tiering.contract import Busy, Clock, ObjectInfo, PinLimit, TierFull
+from tiering.epochs import Epochs
+from tiering.flash import Flash
+from tiering.heat import Heat
+from tiering.index import Batch, Index, IndexCorrupt, View
+from tiering.layout import ObjectRecord, RegionState
+from tiering.space import KEEPER_REGIONS, Space
+
+REGION_BYTES_MAX: Final = 64 << 20
+REGION_BYTES_MIN: Final = 64 << 10
+REGIONS_MIN: Final = 16
+"""Fewer leave no room for the writers, the keeper's survivors and regions that wait for readers, all at once."""
+
+_log = logging.getLogger("recall.pool")
+
+
+class PoolConfig(msgspec.Struct, frozen=True, kw_only=True):
+    """A pool's shape and rules; see docs/OPERATIONS.md for each."""
+
+    name: str
+    path: Path
+    capacity_bytes: int
+    region_bytes: int = 0  # 0: chosen from the capacity
+    durability: Literal["relaxed", "flash", "backing"] = "flash"
+    opaque_etag: bool = False
+    demote: Literal["eager", "pressure", "never"] = "eager"
+    demote_after_ms: int = 0
+    pin_fraction_max: float = 0.5
+    dirty_fraction_max: float = 0.75
+    space_wait_s: float = 5.0
+    free_regions_low: int = 0  # 0: chosen from the number of regions
+    bucket_patterns: tuple[str, ...] = ()
+
+
+class PoolShape(msgspec.Struct, frozen=True):
+    """What is fixed when the pool is made, kept in its index."""
+
+    version: int
+    region_bytes: int
+    regions: int
+
+
+def region_bytes_for(capacity_bytes: int) -> int:
+    """The largest power of two up to REGION_BYTES_MAX that still gives 64 regions, at least REGION_BYTES_MIN."""
+    size = REGION_BYTES_MAX
+    while size > REGION_BYTES_MIN and capacity_bytes // size < 64:
+        size //= 2
+    return size
+
+
+class Pool:
+    """The open parts of one pool. Built by `open_pool`."""
+
+    def __init__(
+        self,
+        config: PoolConfig,
+        index: Index,
+        flash: Flash,
+        heat: Heat,
+        committer: Committer,
+        space: Space,
+        clock: Clock,
+    ) -> None:
+        self.config = config
+        self.index = index
+        self.flash = flash
+        self.heat = heat
+        self.committer = committer
+        self.space = space
+        self.clock = clock
+        self.epochs = Epochs(index)
+        self.capacity_bytes = flash.region_bytes * flash.regions
+        self.pinned_bytes_max = int(self.capacity_bytes * config.pin_fraction_max)
+        self.dirty_bytes_max = int(self.capacity_bytes * config.dirty_fraction_max)
+        self.stream_bytes = self.capacity_bytes // 4
+        """A PUT longer than this is stored piece by piece, so that it never needs this much room at once."""
+        self._touches: dict[bytes, tuple[int, int]] = {}
+
+    def close(self) -> None:
+        self.space.close()
+        self.epochs.close()
+        self.committer.close()
+        self.index.close()
+        self.flash.close()
+        self.heat.close()
+
+    # -- deadlines -----------------------------------------------------------------------------------------------
+
+    def deadline_ms(self, record: ObjectInfo) -> int:
+        """When the object expires, with reads that are not in its record yet; 0: never."""
+        if not record.sliding:
+            return record.expires_ms
+        touched = self.heat.touched_ms(record.generation)
+        return max(record.expires_ms, touched + record.ttl_ms) if touched else record.expires_ms
+
+    def expired(self, record: ObjectInfo, now_ms: int) -> bool:
+        """Whether readers may no longer see it. The deadline itself is already too late."""
+        if not record.expires_ms or now_ms < record.expires_ms:
+            return False
+        return now_ms >= self.deadline_ms(record)
+
+    def touch(self, okey: bytes, record: ObjectRecord, now_ms: int) -> None:
+        """A read of an object with a sliding TTL: seen by every process at once, written to the index soon."""
+        self.heat.touch(record.generation, now_ms)
+        self._touches[okey] = (record.generation, now_ms)
+
+    def flush_touches(self) -> None:
+        """Hands the reads since the last call to the committer. Called every epoch turn."""
+        if self._touches:
+            touches, self._touches = self._touches, {}
+            self.committer.submit(lambda batch: _write_touches(batch, touches))
+
+    # -- limits, judged inside a write's transaction --------------------------------------------------------------
+
+    def judge_room(self, view: View, size: int, replaced: ObjectRecord | None = None) -> None:
+        """Whether `size` more hot-only bytes are allowed. Raises Busy, TierFull."""
+        counters = view.counters()
+        if counters.pinned_bytes + min(size, self.stream_bytes) > self.capacity_bytes - self.reserve_bytes:
+            raise TierFull(f"pool {self.config.name} is full of pinned objects")
+        if self.config.demote == "never":
+            return
+        gone = replaced.size if replaced is not None and layout.is_dirty(replaced) else 0
+        if counters.dirty_bytes - gone + min(size, self.stream_bytes) > self.dirty_bytes_max:
+            raise Busy(f"pool {self.config.name} has too much that waits to be demoted", retry_s=1)
+
+    @property
+    def reserve_bytes(self) -> int:
+        return self.flash.region_bytes * (KEEPER_REGIONS + 1)
+
+    def judge_pin(self, batch: Batch, info: ObjectInfo, replaced: ObjectInfo | None) -> None:
+        """Whether the object may be held. Raises PinLimit."""
+        if not layout.hold_until_ms(info):
+            return
+        held = replaced.size if replaced is not None and layout.hold_until_ms(replaced) else 0
+        if batch.counters().pinned_bytes - held + info.size > self.pinned_bytes_max:
+            raise PinLimit(f"the pin would exceed the limit of pool {self.config.name}: {self.pinned_bytes_max} bytes")
+
+
+def _write_touches(batch: Batch, touches: dict[bytes, tuple[int, int]]) -> None:
+    for okey, (generation, at_ms) in touches.items():
+        record = batch.object(okey)
+        if record is not None and record.generation == generation and record.sliding:
+            later = msgspec.structs.replace(record, expires_ms=max(record.expires_ms, at_ms + record.ttl_ms))
+            batch.replace_object(okey, record, later)
+
+
+def open_pool(
+    config: PoolConfig,
+    slot: int,
+    clock: Clock,
+    wake_keeper: Callable[[], None] = lambda: None,
+) -> Pool:
+    """Opens (and on first use makes) a pool for one process. Raises IndexCorrupt, DiskFull, ValueError."""
+    config.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    index = Index(config.path / "index", synced=config.durability != "relaxed")
+    committer = Committer(index, None, config.name)
+    try:
+        shape = committer.run(lambda batch: _shape(batch, config))
+    finally:
+        committer.close()
+    flash = Flash(config.path / "flash", shape.region_bytes, shape.regions)
+    heat = Heat(config.path / "heat")
+    committer = Committer(index, flash, config.name)
+    space = Space(committer, flash, slot, wake_keeper, config.space_wait_s)
+    pool = Pool(config, index, flash, heat, committer, space, clock)
+    committer.run(lambda batch: reclaim_slot(batch, slot))
+    return pool
+
+
+def _shape(batch: Batch, config: PoolConfig) -> PoolShape:
+    """The shape in the index, made or grown to the configured capacity. A pool never shrinks."""
+    stored = batch.get("meta", b"shape")
+    if stored is None:
+        region_bytes = config.region_bytes or region_bytes_for(config.capacity_bytes)
+        have = 0
+    else:
+        shape = msgspec.json.decode(stored, type=PoolShape)
+        if shape.version != layout.FORMAT_VERSION:
+            raise IndexCorrupt(f"{config.path}: format {shape.version}, this program reads {layout.FORMAT_VERSION}")
+        region_bytes, have = shape.region_bytes, shape.regions
+    regions = max(have, config.capacity_bytes // region_bytes)
+    if regions < REGIONS_MIN:
+        raise ValueError(
+            f"pool {config.name}: capacity {config.capacity_bytes} gives {regions} regions of {region_bytes} bytes; "
+            f"{REGIONS_MIN} are needed"
+        )
+    shape = PoolShape(layout.FORMAT_VERSION, region_bytes, regions)
+    for region in range(have, regions):
+        batch.add_region(region)
+    batch.put("meta", b"shape", msgspec.json.encode(shape))
+    return shape
+
+
+def reclaim_slot(batch: Batch, slot: int) -> int:
+    """Seals the regions and drops the recalls that a dead process of this slot left open; returns how many regions."""
+    sealed = 0
+    for key, value in list(batch.rows("regions")):
+        record = layout.REGION.decode(value)
+        if record.state == RegionState.OPEN and record.slot == slot:
+            batch.seal_region(layout.unpack_region(key))
+            sealed += 1
+    for okey, value in list(batch.rows("recalls")):
+        if layout.RECALL.decode(value).slot == slot:
+            batch.delete("recalls", okey)
+    return sealed
+
+
+def recover(pool: Pool) -> None:
+    """Run by the keeper before any other process opens the pool: nobody else is inside, whatever the rows say."""
+    pool.heat.adopt()
+
+    def mutation(batch: Batch) -> int:
+        sealed = 0
+        for key, value in list(batch.rows("regions")):
+            if layout.REGION.decode(value).state == RegionState.OPEN:
+                batch.seal_region(layout.unpack_region(key))
+                sealed += 1
+        for okey, _ in list(batch.rows("recalls")):
+            batch.delete("recalls", okey)
+        for ukey, value in list(batch.rows("uploads")):
+            upload = layout.UPLOAD.decode(value)
+            if upload.internal:  # its one writer is gone
+                batch.drop_upload(ukey, upload)
+        return sealed
+
+    sealed = pool.committer.run(mutation)
+    if sealed:
+        _log.info("pool %s: sealed %d regions left open", pool.config.name, sealed)

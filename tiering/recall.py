@@ -1,0 +1,276 @@
+"""Bringing cold objects back: one fetch for many waiters, in any number of processes, streamed while it lands.
+
+Promise: however many clients ask for a cold object at once, the backing store is asked once; what a client is given in
+full passed the object's checksum, because the last byte is withheld until it did.
+Owns this process's landings and its slots of the pool's progress board. Does not know HTTP or eviction.
+Kind: owner; one thread (the loop's) and its own tasks, ended by `close`. Invariants: a follower holds an epoch, so the
+bytes it follows cannot be recycled under it; when a landing fails, its followers go on reading from the backing store.
+Spec: docs/ARCHITECTURE.md, "Recall".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import mmap
+import os
+import struct
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from pathlib import Path
+from typing import Final
+
+from tiering import events, layout, mutations
+from tiering.cold import ColdSide
+from tiering.contract import Buffer, Busy, ColdUnavailable, Corrupt, Reading, StoreError
+from tiering.index import Batch
+from tiering.layout import Extent, ObjectRecord, RecallRecord
+from tiering.pool import Pool
+from tiering.ports import Meter
+from tiering.writer import FlashBody
+
+LANDINGS_MAX: Final = 64
+"""Recalls under way a process and pool; beyond it, reads pass through without landing."""
+_BOARD_SLOTS: Final = 64 * LANDINGS_MAX
+_SLOT = struct.Struct("<QQII")  # generation, landed bytes, process id, state
+_LANDING, _DONE, _FAILED = 1, 2, 3
+_POLL_S: Final = 0.002
+_CHUNK: Final = 256 << 10
+
+_log = logging.getLogger("recall.recall")
+
+
+class Board:
+    """The mapped progress board of a pool: one slot a landing, written by its owner, read by everybody."""
+
+    def __init__(self, path: Path) -> None:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.ftruncate(fd, _BOARD_SLOTS * _SLOT.size)
+            self._map = mmap.mmap(fd, _BOARD_SLOTS * _SLOT.size)
+        finally:
+            os.close(fd)
+
+    def post(self, slot: int, generation: int, landed: int, state: int) -> None:
+        _SLOT.pack_into(self._map, slot * _SLOT.size, generation, landed, os.getpid(), state)
+
+    def landed(self, slot: int, generation: int) -> int | None:
+        """How far that landing is; None when it failed, its process died, or the slot has another landing."""
+        owner, landed, pid, state = _SLOT.unpack_from(self._map, slot * _SLOT.size)
+        if owner != generation or state == _FAILED or (state == _LANDING and not _runs(pid)):
+            return None
+        return int(landed)
+
+    def close(self) -> None:
+        self._map.close()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+class _Landing:
+    """One object on its way into flash. `extents` None until it is known where; `failed` ends the following."""
+
+    __slots__ = ("_event", "extents", "failed", "landed", "remote", "task")
+
+    def __init__(self) -> None:
+        self.extents: tuple[Extent, ...] | None = None
+        self.landed = 0
+        self.failed: Exception | None = None
+        self.remote: int | None = None  # another process's board slot
+        self.task: asyncio.Task[None] | None = None
+        self._event = asyncio.Event()
+
+    def notify(self) -> None:
+        event, self._event = self._event, asyncio.Event()
+        event.set()
+
+    async def changed(self) -> None:
+        await self._event.wait()
+
+
+class Recalls:
+    """The recalls of one process in one pool. `slot`: the process's, which gives it its part of the board."""
+
+    def __init__(self, pool: Pool, cold: ColdSide, slot: int, meter: Meter = events.uncounted) -> None:
+        self._pool = pool
+        self._cold = cold
+        self._slot = slot
+        self._board = Board(pool.config.path / "recalls")
+        first = slot * LANDINGS_MAX % _BOARD_SLOTS
+        self._free_slots = list(range(first, first + LANDINGS_MAX))
+        self._landings: dict[tuple[bytes, int], _Landing] = {}
+        self._count = meter
+
+    async def close(self) -> None:
+        """Cancels what is under way; waiters go on from the backing store or are cut off with their connections."""
+        tasks = [landing.task for landing in self._landings.values() if landing.task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._board.close()
+
+    async def read(self, okey: bytes, record: ObjectRecord, start: int, stop: int) -> Reading:
+        """Opens `start:stop` of a cold object; returns when the first bytes are there. Raises ColdUnavailable, Corrupt."""
+        landing = self.land(okey, record)
+        if landing is None:
+            body: AsyncGenerator[Buffer, None] = self._through(record, start, stop)
+        else:
+            body = self._follow(landing, record, start, stop)
+        first = await anext(body, b"")
+        return Reading(record, start, stop, _chain(first, body), "cold")
+
+    async def bring(self, okey: bytes, record: ObjectRecord) -> bool:
+        """Recalls an object and waits until it is hot; False when it is too large to land or there was no room."""
+        landing = self.land(okey, record)
+        if landing is None:
+            return False
+        while landing.failed is None and landing.landed < record.size:
+            await landing.changed()
+        if isinstance(landing.failed, (ColdUnavailable, Corrupt)):
+            raise landing.failed
+        return landing.failed is None
+
+    def land(self, okey: bytes, record: ObjectRecord) -> _Landing | None:
+        """Starts or joins the object's recall; None when it only passes through: too large, or too many already."""
+        known = self._landings.get((okey, record.generation))
+        if known is not None:
+            return known
+        if record.size > self._pool.stream_bytes or not self._free_slots or not record.size:
+            return None
+        landing = _Landing()
+        self._landings[okey, record.generation] = landing
+        landing.task = asyncio.get_running_loop().create_task(self._land(landing, okey, record))
+        return landing
+
+    # -- landing -------------------------------------------------------------------------------------------------
+
+    async def _land(self, landing: _Landing, okey: bytes, record: ObjectRecord) -> None:
+        pool, slot = self._pool, self._free_slots.pop()
+        body = FlashBody(pool, record.size)
+        try:
+            await body.begin_whole()
+            self._board.post(slot, record.generation, 0, _LANDING)
+            claim = RecallRecord(record.generation, self._slot, slot, body.places)
+            other = await pool.committer.submit(lambda batch: _claim(batch, self._board, okey, claim))
+            if other is not None:
+                landing.remote, landing.extents = other.board, other.extents
+                await self._watch(landing, record)
+                return
+            landing.extents = body.places
+            await self._fetch(landing, body, record, slot)
+            await pool.committer.submit(lambda batch: mutations.recalled(batch, okey, record.generation, body.extents))
+            self._count(events.RECALLED, pool.config.name, 1)
+            self._count(events.RECALLED_BYTES, pool.config.name, record.size)
+            pool.heat.fresh(record.generation)
+            self._publish(landing, slot, record, record.size, _DONE)
+        except BaseException as error:
+            self._board.post(slot, record.generation, 0, _FAILED)
+            landing.failed = error if isinstance(error, Exception) else ColdUnavailable("stopping", retry_s=1)
+            if not isinstance(error, StoreError | asyncio.CancelledError):
+                _log.exception("recall failed")
+            if landing.remote is None and landing.extents is not None:
+                pool.committer.submit(lambda batch: _unclaim(batch, okey, record.generation, self._slot))
+            if isinstance(error, asyncio.CancelledError):
+                raise
+        finally:
+            body.settle()
+            self._free_slots.append(slot)
+            del self._landings[okey, record.generation]
+            landing.notify()
+
+    async def _fetch(self, landing: _Landing, body: FlashBody, record: ObjectRecord, slot: int) -> None:
+        async with aclosing(self._cold.read(record, 0, record.size)) as chunks:  # type: ignore[type-var]
+            async for chunk in chunks:
+                waiting = body.write(chunk)
+                if waiting is not None:
+                    await waiting
+                # The last byte stays back until the whole is checked.
+                self._publish(landing, slot, record, min(body.written, record.size - 1), _LANDING)
+        body.judge_complete()
+        if body.crc64 != record.crc64:
+            raise Corrupt("the cold copy is not this object's")
+
+    def _publish(self, landing: _Landing, slot: int, record: ObjectRecord, landed: int, state: int) -> None:
+        landing.landed = landed
+        self._board.post(slot, record.generation, landed, state)
+        landing.notify()
+
+    async def _watch(self, landing: _Landing, record: ObjectRecord) -> None:
+        """Follows another process's landing on the board."""
+        assert landing.remote is not None
+        while landing.landed < record.size:
+            landed = self._board.landed(landing.remote, record.generation)
+            if landed is None:
+                raise Busy("the process that recalled it is gone", retry_s=1)
+            if landed > landing.landed:
+                landing.landed = landed
+                landing.notify()
+            else:
+                await asyncio.sleep(_POLL_S)
+
+    # -- following -----------------------------------------------------------------------------------------------
+
+    async def _follow(
+        self, landing: _Landing, record: ObjectRecord, start: int, stop: int
+    ) -> AsyncGenerator[Buffer, None]:
+        """Content `start:stop` as it lands; from the backing store itself if the landing fails on the way."""
+        epoch = self._pool.epochs.current
+        epoch.acquire()
+        try:
+            at = start
+            while at < stop and landing.failed is None:
+                if landing.extents is None or landing.landed <= at:
+                    await landing.changed()
+                    continue
+                end = min(stop, landing.landed, at + _CHUNK)
+                for extent, first, last in layout.slices(landing.extents, at, end):
+                    yield self._pool.flash.read(extent, first, last)
+                at = end
+        finally:
+            epoch.release()
+        if at < stop:
+            if isinstance(landing.failed, (ColdUnavailable, Corrupt)):
+                raise landing.failed
+            async with aclosing(self._through(record, at, stop)) as rest:
+                async for chunk in rest:
+                    yield chunk
+
+    async def _through(self, record: ObjectRecord, start: int, stop: int) -> AsyncGenerator[Buffer, None]:
+        async with aclosing(self._cold.read(record, start, stop)) as chunks:  # type: ignore[type-var]
+            async for chunk in chunks:
+                yield chunk
+
+
+async def _chain(first: Buffer, rest: AsyncGenerator[Buffer, None]) -> AsyncGenerator[Buffer, None]:
+    async with aclosing(rest):
+        if len(first):
+            yield first
+        async for chunk in rest:
+            yield chunk
+
+
+def _claim(batch: Batch, board: Board, okey: bytes, claim: RecallRecord) -> RecallRecord | None:
+    """Takes the recall for this process; the other's claim when one is landing it already."""
+    data = batch.get("recalls", okey)
+    if data is not None:
+        other: RecallRecord = layout.RECALL.decode(data)
+        if other.generation == claim.generation and board.landed(other.board, other.generation) is not None:
+            return other
+    batch.put("recalls", okey, layout.RECALL.encode(claim))
+    return None
+
+
+def _unclaim(batch: Batch, okey: bytes, generation: int, slot: int) -> None:
+    data = batch.get("recalls", okey)
+    if data is not None:
+        claim: RecallRecord = layout.RECALL.decode(data)
+        if (claim.generation, claim.slot) == (generation, slot):
+            batch.delete("recalls", okey)

@@ -1,0 +1,152 @@
+"""Room for new bytes: the regions this process has open in one pool.
+
+Promise: a reservation is exclusively the caller's until it gives it back, and the region it lies in is not sealed
+before that — so no duty ever looks at a region that is still being written.
+Owns this process's open region and the ones waiting for their last writer. Does not know objects or what is evicted to
+make room: it asks the index for a free region, wakes the keeper when there is none, and waits a bounded time.
+Kind: owner; one thread (the loop's). Spec: docs/ARCHITECTURE.md, "Regions".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from tiering import layout
+from tiering.committer import Committer
+from tiering.contract import Busy
+from tiering.flash import Flash
+from tiering.index import Batch
+
+KEEPER_SLOT: Final = 0
+"""The keeper's process slot; workers count from 1."""
+KEEPER_REGIONS: Final = 2
+"""Free regions only the keeper may take: without room for survivors it could never free anything."""
+SPLIT_SHARE: Final = 16
+"""An object longer than a region / SPLIT_SHARE may be cut to fill a region's tail; a shorter one starts the next region,
+which wastes less than that share and keeps a block in one extent."""
+
+_POLL_S: Final = 0.004
+
+
+class Piece(NamedTuple):
+    """A reservation: `length` bytes at `offset` of `region`."""
+
+    region: int
+    offset: int
+    length: int
+
+
+class _OpenRegion:
+    __slots__ = ("number", "pending", "position")
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.position = 0
+        self.pending = 0
+
+
+class Space:
+    """`slot`: which process this is. `wake_keeper`: asks for regions to be freed. `wait_s`: how long a writer waits."""
+
+    def __init__(
+        self, committer: Committer, flash: Flash, slot: int, wake_keeper: Callable[[], None], wait_s: float
+    ) -> None:
+        self._committer = committer
+        self._flash = flash
+        self._slot = slot
+        self._wake_keeper = wake_keeper
+        self._wait_s = wait_s
+        self._open: _OpenRegion | None = None
+        self._full: dict[int, _OpenRegion] = {}
+        self._claim: asyncio.Task[None] | None = None
+
+    def reserve(self, length: int) -> Piece | None:
+        """Room for up to `length` bytes (at least one) in the open region; None when a new region is needed first."""
+        region = self._open
+        if region is None:
+            return None
+        size = self._flash.region_bytes
+        offset = layout.aligned(region.position, length)
+        room = size - offset
+        if room < length and (room <= 0 or length <= size // SPLIT_SHARE or room < min(length, size // SPLIT_SHARE)):
+            return None
+        piece = Piece(region.number, offset, min(room, length))
+        region.position = offset + piece.length
+        region.pending += 1
+        return piece
+
+    async def reserve_waiting(self, length: int) -> Piece:
+        """As `reserve`, claiming a region when needed. Raises Busy when none is freed in time."""
+        while True:
+            piece = self.reserve(length)
+            if piece is not None:
+                return piece
+            if self._claim is None:
+                self._claim = asyncio.get_running_loop().create_task(self._next_region())
+                self._claim.add_done_callback(self._claimed)
+            # Shielded: one writer's cancellation must not fail the others that wait for the same region.
+            await asyncio.shield(self._claim)
+
+    def _claimed(self, task: asyncio.Task[None]) -> None:
+        self._claim = None
+        if not task.cancelled():
+            task.exception()  # seen by the waiters; none may be left when all were cancelled
+
+    async def _next_region(self) -> None:
+        deadline = asyncio.get_running_loop().time() + self._wait_s
+        while True:
+            number = await self._committer.submit(self._claim_mutation)
+            if number is not None:
+                break
+            self._wake_keeper()
+            if asyncio.get_running_loop().time() >= deadline:
+                raise Busy("no region became free in time", retry_s=max(1, round(self._wait_s)))
+            await asyncio.sleep(_POLL_S)
+        self._retire()
+        self._open = _OpenRegion(number)
+
+    def _claim_mutation(self, batch: Batch) -> int | None:
+        if self._slot != KEEPER_SLOT and batch.count("free") <= KEEPER_REGIONS:
+            return None
+        return batch.claim_region(self._slot)
+
+    def _retire(self) -> None:
+        region, self._open = self._open, None
+        if region is None:
+            return
+        if region.pending:
+            self._full[region.number] = region
+        else:
+            self._seal(region.number)
+
+    def _seal(self, number: int) -> None:
+        self._committer.submit(lambda batch: batch.seal_region(number)).add_done_callback(_log_failure)
+
+    def give_back(self, piece: Piece) -> None:
+        """Ends a reservation, after its bytes are referred to by a committed record or are of no use."""
+        region = self._open
+        if region is None or region.number != piece.region:
+            region = self._full[piece.region]
+        region.pending -= 1
+        assert region.pending >= 0
+        if region.pending == 0 and region is not self._open:
+            del self._full[region.number]
+            self._seal(region.number)
+
+    def close(self) -> None:
+        """Seals what is open; bytes still reserved are given up."""
+        numbers = list(self._full)
+        if self._open is not None:
+            numbers.append(self._open.number)
+        self._open = None
+        self._full.clear()
+        for number in numbers:
+            self._committer.run(functools.partial(Batch.seal_region, region=number))
+
+
+def _log_failure(future: asyncio.Future[None]) -> None:
+    if not future.cancelled():
+        future.exception()  # logged by the committer; the region is sealed at the next start

@@ -1,0 +1,484 @@
+"""The tiered store: every call of the contract, routed to the bucket's pool.
+
+Promise: docs/SEMANTICS.md. A look-up and the start of its read happen in one loop step, under one epoch.
+Owns the pools of this process, its recalls and the threads that wait for the device. Does not know HTTP or S3.
+Kind: owner; one thread (the loop's). Invariants: after each wait the record is looked up again, never remembered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import os
+from collections.abc import Awaitable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from tiering import conditions, events, layout, listing, mutations, uploads
+from tiering.buckets import Buckets
+from tiering.cold import ColdSide
+from tiering.contract import (
+    PARTS_MAX,
+    BucketInfo,
+    Clock,
+    ColdUnavailable,
+    CompleteOptions,
+    Conditions,
+    CopyOptions,
+    Corrupt,
+    FileSpans,
+    Listing,
+    ListOptions,
+    NoSuchKey,
+    NoSuchUpload,
+    ObjectChange,
+    ObjectInfo,
+    PartClaim,
+    PartInfo,
+    PartWriter,
+    PendingListing,
+    PendingOptions,
+    PutOptions,
+    PutResult,
+    Reading,
+    ReadOptions,
+    Residency,
+    UploadInfo,
+    Writer,
+)
+from tiering.index import Batch
+from tiering.layout import BucketRecord, ObjectRecord
+from tiering.orders import Orders
+from tiering.pool import Pool
+from tiering.ports import Meter
+from tiering.recall import Recalls
+from tiering.writer import BodyWriter, FlashBody
+
+READ_THREADS: Final = 8
+"""Reads that wait for the device at once: enough to keep a flash drive's queue busy, few enough to bound memory."""
+
+_log = logging.getLogger("recall.store")
+
+
+class TieredStore:
+    """The store over `pools`. `cold` None: no backing store, nothing is ever demoted. `slot`: this process's."""
+
+    def __init__(
+        self,
+        pools: Mapping[str, Pool],
+        directory: Path,
+        cold: ColdSide | None,
+        orders: Orders,
+        clock: Clock,
+        slot: int,
+        meter: Meter = events.uncounted,
+    ) -> None:
+        self.pools = pools
+        self._count = meter
+        self.cold = cold
+        self._orders = orders
+        self._clock = clock
+        self._buckets = Buckets(pools, directory)
+        self.recalls = (
+            {name: Recalls(pool, cold, slot, meter) for name, pool in pools.items()} if cold is not None else {}
+        )
+        self._threads = ThreadPoolExecutor(READ_THREADS, "flash-read")
+
+    async def close(self) -> None:
+        """Ends recalls and threads. The pools are the opener's to close."""
+        for recalls in self.recalls.values():
+            await recalls.close()
+        self._threads.shutdown(wait=True)
+        self._buckets.close()
+
+    # -- objects: reading ----------------------------------------------------------------------------------------
+
+    def open(self, bucket: str, key: str, options: ReadOptions) -> Reading | Awaitable[Reading]:
+        pool, owner = self._buckets.route(bucket)
+        okey = layout.object_key(owner.number, key)
+        now_ms = self._clock.now_ms()
+        record = pool.index.get_object(okey)
+        if record is None or (record.expires_ms and pool.expired(record, now_ms)):
+            self._count(events.MISS, pool.config.name, 1)
+            raise NoSuchKey(key=key)
+        if options.conditions is not None:
+            conditions.judge_read(options.conditions, record)
+        if options.range is None and options.part_number is None:
+            start, stop = 0, record.size
+        else:
+            start, stop = conditions.resolve(record, options.range, options.part_number)
+        cold = record.residency == Residency.COLD_ONLY
+        if options.head:
+            return Reading(record, start, stop, None, "cold" if cold else "hot")
+        if record.sliding:
+            pool.touch(okey, record, now_ms)
+        checked = pool.heat.bump(record.generation)
+        self._count(events.HIT_COLD if cold else events.HIT_HOT, pool.config.name, 1)
+        if cold or not checked:
+            return self._open_waiting(pool, okey, key, options)
+        flash = pool.flash
+        extents = record.extents
+        parts = [(extents[0], start, stop)] if len(extents) == 1 else layout.slices(extents, start, stop)
+        for extent, first, last in parts:
+            if first < last and not flash.resident(extent, first, last):
+                return self._open_waiting(pool, okey, key, options)
+        return self._hot(pool, record, start, stop, parts)
+
+    def _hot(
+        self, pool: Pool, record: ObjectRecord, start: int, stop: int, parts: Sequence[tuple[layout.Extent, int, int]]
+    ) -> Reading:
+        epoch = pool.epochs.current
+        epoch.acquire()
+        span = pool.flash.span
+        spans = tuple([span(extent, first, last) for extent, first, last in parts])
+        return Reading(record, start, stop, FileSpans(spans, stop - start, epoch.release), "hot")
+
+    async def _open_waiting(self, pool: Pool, okey: bytes, key: str, options: ReadOptions) -> Reading:
+        """The read of bytes that are cold, not in memory, or not checked since the operating system started."""
+        while True:
+            record = pool.index.get_object(okey)
+            if record is None or pool.expired(record, self._clock.now_ms()):
+                raise NoSuchKey(key=key)
+            conditions.judge_read(options.conditions, record)
+            start, stop = conditions.resolve(record, options.range, options.part_number)
+            if record.residency == Residency.COLD_ONLY:
+                return await self._open_cold(pool, okey, record, start, stop)
+            epoch = pool.epochs.current
+            epoch.acquire()
+            try:
+                parts = layout.slices(record.extents, start, stop)
+                if await self._load(pool, [extent for extent, _, _ in parts]):
+                    if len(parts) == len(record.extents):
+                        pool.heat.checked(record.generation)
+                    return self._hot(pool, record, start, stop, parts)
+            finally:
+                epoch.release()
+            await self._lose_hot_copy(pool, okey, record)
+
+    async def _load(self, pool: Pool, extents: Sequence[layout.Extent]) -> bool:
+        """Reads extents into memory and checks them, in a thread."""
+
+        def check() -> bool:
+            return all(pool.flash.passes(extent) for extent in extents)
+
+        return await asyncio.get_running_loop().run_in_executor(self._threads, check)
+
+    async def _lose_hot_copy(self, pool: Pool, okey: bytes, record: ObjectRecord) -> None:
+        """After a failed checksum: the cold copy takes over; without one the object is gone or unreadable."""
+        _log.error("pool %s: bytes of generation %d fail their checksum", pool.config.name, record.generation)
+        if record.residency == Residency.BOTH:
+            await pool.committer.submit(lambda batch: mutations.evicted(batch, okey, record.generation))
+            return
+        if pool.config.durability != "relaxed":
+            raise Corrupt("the bytes on flash fail their checksum and there is no other copy")
+
+        def drop(batch: Batch) -> None:
+            now = batch.object(okey)
+            if now is not None and now.generation == record.generation:
+                batch.replace_object(okey, now, None)
+
+        await pool.committer.submit(drop)
+
+    async def _open_cold(self, pool: Pool, okey: bytes, record: ObjectRecord, start: int, stop: int) -> Reading:
+        recalls = self.recalls.get(pool.config.name)
+        if recalls is None:
+            raise ColdUnavailable("no backing store is configured", retry_s=60)
+        return await recalls.read(okey, record, start, stop)
+
+    # -- objects: writing ----------------------------------------------------------------------------------------
+
+    def put(self, bucket: str, key: str, size: int, options: PutOptions) -> Writer | Awaitable[Writer]:
+        pool, owner = self._buckets.route(bucket)
+        okey = layout.object_key(owner.number, key)
+        now_ms = self._clock.now_ms()
+        with pool.index.view() as view:
+            old = view.object(okey)
+            if options.conditions is not None:
+                shown = None if old is None or pool.expired(old, now_ms) else old
+                conditions.judge_write(options.conditions, shown)
+            pool.judge_room(view, size, old)
+        if size > pool.stream_bytes:
+            return self._put_streamed(pool, owner, key, size, options)
+        body = FlashBody(pool, size)
+        writer = BodyWriter(body, functools.partial(self._commit_put, pool, owner, okey, options))
+        waiting = body.begin()
+        return writer if waiting is None else self._put_waiting(waiting, writer)
+
+    async def _put_waiting(self, waiting: Awaitable[None], writer: BodyWriter[ObjectInfo]) -> Writer:
+        try:
+            await waiting
+        except BaseException:
+            writer.abort()
+            raise
+        return writer
+
+    async def _put_streamed(self, pool: Pool, owner: BucketRecord, key: str, size: int, options: PutOptions) -> Writer:
+        upload = uploads.internal_upload(owner.name, key, options, self._clock.now_ms())
+        record = await uploads.begin(pool, owner, upload, internal=True)
+        return uploads.StreamedWriter(pool, self.cold, self._orders, owner, record, size)
+
+    async def _commit_put(
+        self, pool: Pool, owner: BucketRecord, okey: bytes, options: PutOptions, body: FlashBody, result: PutResult
+    ) -> ObjectInfo:
+        now_ms = self._clock.now_ms()
+        record = mutations.new_record(
+            options,
+            size=body.size,
+            etag=result.etag if result.etag is not None else mutations.opaque_etag(body.crc64, body.size),
+            crc64=body.crc64,
+            extents=body.extents,
+            now_ms=now_ms,
+        )
+        record.checksum = result.checksum
+        wanted = options.conditions
+        stored = await pool.committer.submit(
+            lambda batch: mutations.put_object(batch, pool, owner, okey, record, wanted, now_ms, adds=body.size)
+        )
+        await self._backed(pool, okey, stored)
+        return stored
+
+    async def _backed(self, pool: Pool, okey: bytes, record: ObjectRecord) -> None:
+        """In a pool of durability `backing`: waits for the copy in the bucket. Raises ColdUnavailable."""
+        if pool.config.durability != "backing" or record.residency != Residency.HOT_ONLY:
+            return
+        await self._orders.demoted(pool, okey, record.generation)
+        now = pool.index.get_object(okey)
+        if now is not None and now.generation == record.generation and now.residency == Residency.HOT_ONLY:
+            raise ColdUnavailable("stored here, but the backing store did not take its copy", retry_s=2)
+
+    async def delete(self, bucket: str, key: str, conditions: Conditions | None = None) -> bool:
+        pool, owner = self._buckets.route(bucket)
+        okey = layout.object_key(owner.number, key)
+        now_ms = self._clock.now_ms()
+        return await pool.committer.submit(
+            lambda batch: mutations.delete_object(batch, pool, owner, okey, conditions, now_ms)
+        )
+
+    def list(self, bucket: str, options: ListOptions) -> Listing:
+        pool, owner = self._buckets.route(bucket)
+        now_ms = self._clock.now_ms()
+        with pool.index.view() as view:
+            return listing.list_objects(view, owner.number, options, lambda record: not pool.expired(record, now_ms))
+
+    # -- objects: copy and change --------------------------------------------------------------------------------
+
+    async def copy(self, source: tuple[str, str], target: tuple[str, str], options: CopyOptions) -> ObjectInfo:
+        shared = await self._copy_shared(source, target, options)
+        if shared is not None:
+            return shared
+        opened = self.open(*source, ReadOptions())
+        reading = opened if isinstance(opened, Reading) else await opened
+        try:
+            conditions.judge_source(options.source_conditions, reading.info)
+            return await self._copy_bytes(reading, target, options)
+        finally:
+            reading.close()
+
+    async def _copy_shared(
+        self, source: tuple[str, str], target: tuple[str, str], options: CopyOptions
+    ) -> ObjectInfo | None:
+        """The copy that moves no bytes; None when it cannot be one."""
+        from_pool, from_bucket = self._buckets.route(source[0])
+        pool, bucket = self._buckets.route(target[0])
+        okeys = (layout.object_key(from_bucket.number, source[1]), layout.object_key(bucket.number, target[1]))
+        now_ms = self._clock.now_ms()
+        with from_pool.index.view() as view:
+            record = mutations.visible(from_pool, view, okeys[0], now_ms)
+        if record is None:
+            raise NoSuchKey(key=source[1])
+        conditions.judge_source(options.source_conditions, record)
+        algorithm = options.checksum_algorithm
+        same_checksum = algorithm is None or (record.checksum is not None and record.checksum.algorithm == algorithm)
+        if pool is not from_pool or record.residency == Residency.COLD_ONLY or not same_checksum:
+            return None
+        new = mutations.new_record(
+            copied_options(record, options),
+            size=record.size,
+            etag=record.etag,
+            crc64=record.crc64,
+            extents=record.extents,
+            now_ms=now_ms,
+        )
+        new.checksum = record.checksum
+        new.parts = record.parts
+        copied = await pool.committer.submit(
+            lambda batch: mutations.share_object(
+                batch, pool, (from_bucket, bucket), okeys, record.generation, new, options.conditions, now_ms
+            )
+        )
+        if copied is not None:
+            await self._backed(pool, okeys[1], copied)
+        return copied
+
+    async def _copy_bytes(self, reading: Reading, target: tuple[str, str], options: CopyOptions) -> ObjectInfo:
+        info = reading.info
+        put_options = msgspec.structs.replace(copied_options(info, options), conditions=options.conditions)
+        opened = self.put(*target, info.size, put_options)
+        writer: Any = await opened if isinstance(opened, Awaitable) else opened
+        try:
+            async with aclosing(body_chunks(reading, self._threads)) as chunks:
+                async for chunk in chunks:
+                    waiting = writer.write(chunk)
+                    if waiting is not None:
+                        await waiting
+            if writer.crc64 != info.crc64:
+                raise Corrupt("the source's bytes fail their checksum")
+            stored: ObjectInfo = await writer.commit(PutResult(info.etag, info.checksum))
+            return stored
+        except BaseException:
+            writer.abort()
+            raise
+
+    async def change(self, bucket: str, key: str, change: ObjectChange) -> ObjectInfo:
+        pool, owner = self._buckets.route(bucket)
+        okey = layout.object_key(owner.number, key)
+        now_ms = self._clock.now_ms()
+        record = await pool.committer.submit(
+            lambda batch: mutations.change_object(batch, pool, owner, okey, change, now_ms)
+        )
+        if change.tier in ("cold", "both"):
+            await self._orders.demoted(pool, okey, record.generation, evict=change.tier == "cold")
+            return self._moved(pool, okey, key, record, change.tier)
+        if record.residency == Residency.COLD_ONLY:
+            recalls = self.recalls.get(pool.config.name)
+            if change.tier == "hot" and recalls is not None:
+                await recalls.bring(okey, record)
+                return self._moved(pool, okey, key, record, "hot")
+            if recalls is not None and layout.hold_until_ms(record) > now_ms:
+                recalls.land(okey, record)  # a held object belongs in the tier; nobody waits for it
+        return record
+
+    def _moved(
+        self, pool: Pool, okey: bytes, key: str, before: ObjectRecord, tier: Literal["hot", "cold", "both"]
+    ) -> ObjectInfo:
+        """The object after a tier change. Raises ColdUnavailable when it did not happen."""
+        record = pool.index.get_object(okey)
+        if record is None:
+            raise NoSuchKey(key=key)
+        wanted = {
+            "hot": (Residency.HOT_ONLY, Residency.BOTH),
+            "cold": (Residency.COLD_ONLY,),
+            "both": (Residency.BOTH, Residency.COLD_ONLY),
+        }[tier]
+        if record.generation == before.generation and record.residency not in wanted:
+            raise ColdUnavailable(f"the object could not be made {tier} now", retry_s=5)
+        return record
+
+    # -- buckets -------------------------------------------------------------------------------------------------
+
+    async def create_bucket(self, bucket: BucketInfo) -> None:
+        await self._buckets.create(bucket)
+
+    async def delete_bucket(self, name: str) -> None:
+        await self._buckets.delete(name, self._clock.now_ms())
+
+    def bucket(self, name: str) -> BucketInfo:
+        return self._buckets.route(name)[1]
+
+    def buckets(self) -> Sequence[BucketInfo]:
+        return self._buckets.all()
+
+    async def change_bucket(self, name: str, documents: Mapping[str, str | None]) -> BucketInfo:
+        return await self._buckets.change(name, documents)
+
+    # -- uploads -------------------------------------------------------------------------------------------------
+
+    async def begin_upload(
+        self,
+        bucket: str,
+        key: str,
+        options: PutOptions,
+        checksum_algorithm: str = "",
+        checksum_kind: Literal["FULL_OBJECT", "COMPOSITE"] | None = None,
+    ) -> UploadInfo:
+        pool, owner = self._buckets.route(bucket)
+        now_ms = self._clock.now_ms()
+        upload = UploadInfo(
+            bucket=bucket,
+            key=key,
+            upload_id=mutations.new_upload_id(now_ms),
+            initiated_ms=now_ms,
+            options=options,
+            checksum_algorithm=checksum_algorithm,
+            checksum_kind=checksum_kind,
+        )
+        return await uploads.begin(pool, owner, upload)
+
+    def put_part(
+        self, bucket: str, key: str, upload_id: str, number: int, size: int
+    ) -> PartWriter | Awaitable[PartWriter]:
+        pool, ukey = self._upload_key(bucket, key, upload_id)
+        return uploads.part_writer(pool, ukey, number, size)
+
+    def upload(self, bucket: str, key: str, upload_id: str) -> UploadInfo:
+        pool, ukey = self._upload_key(bucket, key, upload_id)
+        with pool.index.view() as view:
+            return mutations.live_upload(view, ukey)
+
+    def parts(
+        self, bucket: str, key: str, upload_id: str, after: int = 0, limit: int = PARTS_MAX
+    ) -> Sequence[PartInfo]:
+        pool, ukey = self._upload_key(bucket, key, upload_id)
+        with pool.index.view() as view:
+            mutations.live_upload(view, ukey)
+            return mutations.stored_parts(view, upload_id, after, limit)
+
+    async def complete_upload(
+        self, bucket: str, key: str, upload_id: str, parts: Sequence[PartClaim], options: CompleteOptions
+    ) -> ObjectInfo:
+        pool, ukey = self._upload_key(bucket, key, upload_id)
+        _, owner = self._buckets.route(bucket)
+        info = await uploads.complete(pool, self.cold, self._orders, owner, ukey, parts, options)
+        assert isinstance(info, ObjectRecord)
+        await self._backed(pool, layout.object_key(owner.number, key), info)
+        return info
+
+    async def abort_upload(self, bucket: str, key: str, upload_id: str) -> None:
+        pool, ukey = self._upload_key(bucket, key, upload_id)
+        await pool.committer.submit(lambda batch: batch.drop_upload(ukey, mutations.live_upload(batch, ukey)))
+
+    def pending(self, bucket: str, options: PendingOptions) -> PendingListing:
+        pool, owner = self._buckets.route(bucket)
+        return uploads.pending(pool, owner, options)
+
+    def _upload_key(self, bucket: str, key: str, upload_id: str) -> tuple[Pool, bytes]:
+        pool, owner = self._buckets.route(bucket)
+        if len(upload_id) != layout.UPLOAD_ID_CHARS or not upload_id.isascii():
+            raise NoSuchUpload(upload_id=upload_id)
+        return pool, layout.upload_key(owner.number, key, upload_id)
+
+
+def copied_options(info: ObjectInfo, options: CopyOptions) -> PutOptions:
+    """What the copy is stored with: the source's description unless replaced, never its pin or TTL."""
+    source = options.replace
+    described: Any = source if source is not None else info
+    return PutOptions(
+        content_type=described.content_type,
+        headers=described.headers,
+        metadata=described.metadata,
+        tags=info.tags if options.tags is None else options.tags,
+        storage_class=options.storage_class,
+        pin_ms=options.pin_ms,
+        ttl=options.ttl,
+        conditions=options.conditions,
+    )
+
+
+async def body_chunks(reading: Reading, threads: ThreadPoolExecutor, chunk_bytes: int = 1 << 20) -> Any:
+    """The bytes of an opened object, whatever its body is."""
+    body = reading.body
+    if isinstance(body, FileSpans):
+        loop = asyncio.get_running_loop()
+        for fd, offset, length in body.spans:
+            for at in range(offset, offset + length, chunk_bytes):
+                size = min(chunk_bytes, offset + length - at)
+                yield await loop.run_in_executor(threads, os.pread, fd, size, at)
+    elif body is not None:
+        async with aclosing(body) as chunks:  # type: ignore[type-var]
+            async for chunk in chunks:
+                yield chunk

@@ -1,0 +1,232 @@
+"""Multipart uploads of the tiered store: parts are extents, completing copies nothing.
+
+Promise: parts and objects obey the same durability; an upload is visible only after it completes, and then at once.
+Also the way of a single PUT too long to hold in the tier at once: it becomes an upload of the store's own, whose parts
+can be demoted while later ones still arrive.
+Owns nothing: rows are in the index. Does not know HTTP or XML, nor how ETags of parts are made.
+Kind: shell over mutations; one thread (the loop's). Spec: docs/SEMANTICS.md, "Uploads".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Sequence
+from typing import Final
+
+from awscrt import checksums
+
+from tiering import layout, mutations
+from tiering.cold import ColdSide
+from tiering.contract import (
+    PARTS_MAX,
+    Buffer,
+    CompleteOptions,
+    ObjectInfo,
+    PartClaim,
+    PartInfo,
+    PendingListing,
+    PendingOptions,
+    PutOptions,
+    PutResult,
+    UploadInfo,
+)
+from tiering.index import Batch
+from tiering.layout import BucketRecord, PartRecord, UploadRecord
+from tiering.listing import common_prefix
+from tiering.orders import Orders
+from tiering.pool import Pool
+from tiering.writer import BodyWriter, FlashBody
+
+_combine: Final = checksums.combine_crc64nvme
+
+
+async def begin(
+    pool: Pool,
+    bucket: BucketRecord,
+    upload: UploadInfo,
+    *,
+    internal: bool = False,
+) -> UploadRecord:
+    record = UploadRecord(**{name: getattr(upload, name) for name in UploadInfo.__struct_fields__}, internal=internal)
+    ukey = layout.upload_key(bucket.number, upload.key, upload.upload_id)
+
+    def mutation(batch: Batch) -> UploadRecord:
+        mutations.alive(batch, bucket)
+        batch.put("uploads", ukey, layout.UPLOAD.encode(record))
+        return record
+
+    return await pool.committer.submit(mutation)
+
+
+def part_writer(
+    pool: Pool, ukey: bytes, number: int, size: int
+) -> BodyWriter[PartInfo] | Awaitable[BodyWriter[PartInfo]]:
+    """A writer for one part. Raises NoSuchUpload, Busy, TierFull."""
+    with pool.index.view() as view:
+        mutations.live_upload(view, ukey)
+        pool.judge_room(view, size)
+    body = FlashBody(pool, size)
+
+    async def commit(body: FlashBody, result: PutResult) -> PartInfo:
+        part = PartRecord(
+            number=number,
+            size=size,
+            etag=result.etag if result.etag is not None else mutations.opaque_etag(body.crc64, size),
+            modified_ms=pool.clock.now_ms(),
+            checksum=result.checksum,
+            generation=0,
+            crc64=body.crc64,
+            extents=body.extents,
+        )
+        return await pool.committer.submit(lambda batch: mutations.put_part(batch, pool, ukey, part))
+
+    writer = BodyWriter(body, commit)
+    waiting = body.begin()
+    return writer if waiting is None else _after(waiting, writer)
+
+
+async def _after(waiting: Awaitable[None], writer: BodyWriter[PartInfo]) -> BodyWriter[PartInfo]:
+    try:
+        await waiting
+    except BaseException:
+        writer.abort()
+        raise
+    return writer
+
+
+async def complete(
+    pool: Pool,
+    cold: ColdSide | None,
+    orders: Orders,
+    bucket: BucketRecord,
+    ukey: bytes,
+    claims: Sequence[PartClaim],
+    options: CompleteOptions,
+) -> ObjectInfo:
+    """Completes; when parts had to leave the tier, first has the keeper demote the others. Raises ColdUnavailable too."""
+    _, key, upload_id = layout.split_upload_key(ukey)
+    with pool.index.view() as view:
+        crc64 = 0
+        for claim in claims:
+            part = view.part(layout.part_key(upload_id, claim.number)) if 0 < claim.number < 65536 else None
+            if part is not None:
+                crc64 = _combine(crc64, part.crc64, part.size)
+    manifest = cold.name(bucket.name, key) if cold is not None else ""
+    while True:
+        outcome = await pool.committer.submit(
+            lambda batch: mutations.complete_upload(
+                batch, pool, bucket, ukey, claims, options, crc64, manifest, pool.clock.now_ms()
+            )
+        )
+        if not isinstance(outcome, list):
+            return outcome
+        await orders.parts_demoted(pool, outcome)
+
+
+def pending(pool: Pool, bucket: BucketRecord, options: PendingOptions) -> PendingListing:
+    """One page of the uploads clients have under way."""
+    prefix = layout.bucket_prefix(bucket.number)
+    uploads: list[UploadInfo] = []
+    prefixes: list[str] = []
+    with pool.index.view() as view:
+        after = (options.key_after, options.upload_id_after) if options.key_after else ("", "")
+        for ukey, value in view.rows("uploads", prefix=prefix + options.prefix.encode()):
+            _, key, upload_id = layout.split_upload_key(ukey)
+            record: UploadRecord = layout.UPLOAD.decode(value)
+            if record.internal or (after[0] and _at_or_before(key, upload_id, after)):
+                continue
+            common = common_prefix(key, options.prefix, options.delimiter)
+            if common and (common <= options.key_after or (prefixes and prefixes[-1] == common)):
+                continue
+            if len(uploads) + len(prefixes) == options.limit:
+                last = uploads[-1] if uploads else None
+                if prefixes and (last is None or prefixes[-1] > last.key):
+                    return PendingListing(uploads, prefixes, True, prefixes[-1], "")
+                return PendingListing(uploads, prefixes, True, last.key if last else "", last.upload_id if last else "")
+            if common:
+                prefixes.append(common)
+            else:
+                uploads.append(record)
+    return PendingListing(uploads, prefixes, False)
+
+
+def _at_or_before(key: str, upload_id: str, after: tuple[str, str]) -> bool:
+    if key != after[0]:
+        return key < after[0]
+    return not after[1] or upload_id <= after[1]
+
+
+class StreamedWriter:
+    """A Writer for one long PUT: consecutive parts of an internal upload, completed at the commit."""
+
+    def __init__(
+        self, pool: Pool, cold: ColdSide | None, orders: Orders, bucket: BucketRecord, upload: UploadRecord, size: int
+    ) -> None:
+        self._pool = pool
+        self._cold = cold
+        self._orders = orders
+        self._bucket = bucket
+        self._upload = upload
+        self._ukey = layout.upload_key(bucket.number, upload.key, upload.upload_id)
+        self._left = size
+        self._size = size
+        self._part_bytes = max(pool.flash.region_bytes, -(-size // PARTS_MAX))
+        self._part: BodyWriter[PartInfo] | None = None
+        self._room = 0
+        self._claims: list[PartClaim] = []
+        self.crc64 = 0
+
+    async def write(self, data: Buffer) -> None:
+        view = memoryview(data)
+        while len(view):
+            if self._part is None:
+                self._room = min(self._part_bytes, self._left)
+                opened = part_writer(self._pool, self._ukey, len(self._claims) + 1, self._room)
+                self._part = opened if isinstance(opened, BodyWriter) else await opened
+            head = view[: self._room]
+            waiting = self._part.write(head)
+            if waiting is not None:
+                await waiting
+            self.crc64 = int(checksums.crc64nvme(head, self.crc64))
+            self._room -= len(head)
+            self._left -= len(head)
+            view = view[len(head) :]
+            if self._room == 0:
+                await self._end_part()
+
+    async def _end_part(self) -> None:
+        part, self._part = self._part, None
+        assert part is not None
+        info = await part.commit(PutResult())
+        self._claims.append(PartClaim(info.number, info.etag))
+
+    async def commit(self, result: PutResult) -> ObjectInfo:
+        etag = result.etag if result.etag is not None else mutations.opaque_etag(self.crc64, self._size)
+        options = CompleteOptions(
+            etag=etag,
+            checksum=result.checksum,
+            object_size=self._size,
+            conditions=self._upload.options.conditions,
+        )
+        try:
+            return await complete(self._pool, self._cold, self._orders, self._bucket, self._ukey, self._claims, options)
+        except BaseException:
+            self.abort()
+            raise
+
+    def abort(self) -> None:
+        if self._part is not None:
+            self._part.abort()
+            self._part = None
+        ukey, upload = self._ukey, self._upload
+        self._pool.committer.submit(lambda batch: drop_if_there(batch, ukey, upload))
+
+
+def drop_if_there(batch: Batch, ukey: bytes, upload: UploadRecord) -> None:
+    if batch.upload(ukey) is not None:
+        batch.drop_upload(ukey, upload)
+
+
+def internal_upload(bucket: str, key: str, options: PutOptions, now_ms: int) -> UploadInfo:
+    return UploadInfo(
+        bucket=bucket, key=key, upload_id=mutations.new_upload_id(now_ms), initiated_ms=now_ms, options=options
+    )
