@@ -24,6 +24,7 @@ from bench.peers import GatewayPeer, Peer, installed
 from bench.server import Gateway
 
 SIZES = "4k,256k,2m,16m"
+SMOKE_SIZES = "4k,2m"
 PEERS = ("nginx", "redis")
 OPERATIONS = GatewayPeer.operations
 RESULTS = Path(__file__).parent / "results"
@@ -34,7 +35,7 @@ BIG_CONNECTIONS = 4
 def arguments(program: str, summary: str) -> argparse.ArgumentParser:
     """The arguments that `bench.load` has too."""
     parser = argparse.ArgumentParser(prog=f"python -m {program}", description=summary)
-    parser.add_argument("--sizes", default=SIZES, help=f"object sizes (default {SIZES})")
+    parser.add_argument("--sizes", help=f"object sizes (default {SIZES})")
     parser.add_argument("--operations", default=",".join(OPERATIONS), help="default: all")
     parser.add_argument("--connections", type=int, default=8, help=f"(from 2 MiB on at most {BIG_CONNECTIONS})")
     parser.add_argument("--seconds", type=float, default=1.5, help="of each cell in each round")
@@ -69,8 +70,9 @@ def gateway_settings(capacity_bytes: int) -> dict[str, str]:
 
 def run(args: argparse.Namespace, peer_names: Sequence[str]) -> int:
     """Measures, prints, writes; 1 when any request was answered wrongly."""
+    args.sizes = args.sizes or (SMOKE_SIZES if args.smoke else SIZES)
     if args.smoke:
-        args.seconds, args.rounds, args.capacity = 0.15, 1, "512m"
+        args.seconds, args.rounds, args.capacity = 0.1, 1, "512m"
     sizes = [parse_size(text) for text in args.sizes.split(",")]
     program = loader.build()
     with ExitStack() as stack:

@@ -50,7 +50,6 @@ COUNTED = (
     "recalled_bytes",
 )
 """`recall_<name>_total` of the gateway's metrics."""
-FREE_REGIONS = 6
 
 
 @dataclass
@@ -123,7 +122,8 @@ class Replay:
         """The gateway's counters of tier moves, over all pools; empty when it does not give its metrics away."""
         connection = self._connection(4 << 20)
         try:
-            reply = await connection.ask(self._signer.head("GET", "/recall/metrics"))
+            # Unsigned: a signed request there asks for an object of that name.
+            reply = await connection.ask(b"GET /recall/metrics HTTP/1.1\r\nHost: %b\r\n\r\n" % self._host.encode())
         except ClientError:
             return {}
         finally:
@@ -253,16 +253,11 @@ def capacity_bytes(text: str, trace: Trace, block_bytes: int) -> int:
 
 
 def gateway_settings(capacity: int, region: int, cold_reads: bool) -> dict[str, str]:
-    """The gateway as it is replayed against: a `kv` pool of that size; a pure cache when cold reads are off.
-
-    The free reserve is a few regions: it is space that serves no hits, and the trace's table counts none. A small tier
-    is left to the gateway's own reserve.
-    """
+    """The gateway as it is replayed against: a `kv` pool of that size; a pure cache when cold reads are off."""
     return {
         "RECALL_POOLS_KV_CAPACITY_BYTES": str(max(capacity, REGIONS_MIN * region)),
         "RECALL_POOLS_KV_REGION_BYTES": str(region),
         "RECALL_POOLS_KV_DEMOTE": "pressure" if cold_reads else "never",
-        "RECALL_POOLS_KV_FREE_REGIONS_LOW": str(FREE_REGIONS if capacity // region >= 16 * FREE_REGIONS else 0),
         "RECALL_POOLS_KV_SPACE_WAIT_S": "10",
         "RECALL_POOLS_STANDARD_CAPACITY_BYTES": str(64 << 20),
     }

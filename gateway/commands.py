@@ -7,10 +7,10 @@ Spec: docs/OPERATIONS.md, "Commands".
 from __future__ import annotations
 
 import argparse
-import importlib
 import importlib.metadata
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -247,21 +247,27 @@ def banner(settings: Settings, root: Credentials) -> str:
 
 
 def _check(options: argparse.Namespace) -> int:
-    """The audit prints its faults and returns how many; it may run beside a gateway."""
-    faults: int = importlib.import_module("gateway.maintenance").check(_settings(options), sys.stdout)
-    return EXIT_FAILED if faults else EXIT_DONE
+    """May run beside a gateway: it only reads."""
+    from gateway import maintenance
+
+    settings = _settings(options)
+    if not (Path(settings.data_dir) / "pools").is_dir():
+        raise StartError(f"there is nothing to check: {settings.data_dir} is no data directory that has been used")
+    return EXIT_FAILED if maintenance.check(settings, sys.stdout) else EXIT_DONE
 
 
 def _rebuild(options: argparse.Namespace) -> int:
-    """Only while no gateway runs: the lock is held throughout. Returns the number of faults, as the check does."""
+    """Only while no gateway runs: the lock is held throughout."""
+    from gateway import maintenance
+
     settings = _settings(options)
     log.start("rebuild", settings.log_level)
     data_dir = DataDir(settings)
     try:
-        faults: int = importlib.import_module("gateway.maintenance").rebuild(settings, sys.stdout)
+        settings = config.with_capacities(settings, shutil.disk_usage(data_dir.path).free)
+        return EXIT_FAILED if maintenance.rebuild(settings, sys.stdout) else EXIT_DONE
     finally:
         data_dir.close()
-    return EXIT_FAILED if faults else EXIT_DONE
 
 
 def _client(settings: Settings) -> Client:

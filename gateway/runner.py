@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import ctypes
-import importlib
 import logging
 import os
 import signal
@@ -79,7 +78,7 @@ def main(arguments: Sequence[str] | None = None, roles: Roles | None = None) -> 
         with open(options.briefing_fd, "rb") as stream:
             briefing = msgspec.json.decode(stream.read(), type=Briefing)
         log.start(name, briefing.settings.log_level)
-        actual = roles or _ours(options.role)
+        actual = roles or _ours()
         if options.role == "worker":
             actual.worker(briefing.settings, briefing.credentials, options.slot, report.ready)
         else:
@@ -92,10 +91,10 @@ def main(arguments: Sequence[str] | None = None, roles: Roles | None = None) -> 
     return 0
 
 
-def _ours(role: str) -> Roles:
-    """Only the module of the role is imported: a keeper has no use for the protocol."""
-    run = importlib.import_module(f"gateway.{role}").run
-    return Roles(worker=run, keeper=run)
+def _ours() -> Roles:
+    from gateway import keeper, worker  # late: the supervisor imports this module, and needs nothing of the engine
+
+    return Roles(worker=worker.run, keeper=keeper.run)
 
 
 def _die_with(parent: int) -> None:

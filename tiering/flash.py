@@ -40,14 +40,14 @@ def crc64(data: Buffer, previous: int = 0) -> int:
 class Flash:
     """A file of `regions` regions of `region_bytes` each."""
 
-    def __init__(self, path: Path, region_bytes: int, regions: int) -> None:
+    def __init__(self, path: Path, region_bytes: int, regions: int, *, readonly: bool = False) -> None:
         self.path = path
         self.region_bytes = region_bytes
         self.regions = regions
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self.fd = os.open(path, (os.O_RDONLY if readonly else os.O_RDWR | os.O_CREAT) | os.O_CLOEXEC, 0o600)
         self._size = region_bytes * regions
         try:
-            if os.fstat(self.fd).st_size < self._size:
+            if not readonly and os.fstat(self.fd).st_size < self._size:
                 os.posix_fallocate(self.fd, 0, self._size)
                 os.fsync(self.fd)
         except OSError as error:

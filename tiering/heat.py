@@ -26,6 +26,7 @@ _MAGIC: Final = b"recallheat1\0"
 _CHECKED: Final = 0x80
 _HEAT: Final = 0x7F
 _TOUCH = struct.Struct("<QQ")
+_SIZE: Final = _HEADER + HEAT_SLOTS + TOUCH_SLOTS * _TOUCH.size
 
 
 def boot_id() -> bytes:
@@ -40,11 +41,11 @@ class Heat:
     """The mapped table. `same_boot`: it was last used since the operating system started."""
 
     def __init__(self, path: Path) -> None:
-        size = _HEADER + HEAT_SLOTS + TOUCH_SLOTS * _TOUCH.size
+        self._path = path
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.ftruncate(fd, size)
-            self._map = mmap.mmap(fd, size)
+            os.ftruncate(fd, _SIZE)
+            self._map = mmap.mmap(fd, _SIZE)
         finally:
             os.close(fd)
         stamp = _MAGIC + boot_id()
@@ -53,8 +54,8 @@ class Heat:
     def adopt(self) -> None:
         """After a restart of the operating system: forgets every checked mark. Call before readers start."""
         if not self.same_boot:
-            for at in range(_HEADER, _HEADER + HEAT_SLOTS, 1 << 20):
-                self._map[at : at + (1 << 20)] = bytes(1 << 20)
+            os.truncate(self._path, 0)  # and out again: zeros that take no room, under the mapping as well
+            os.truncate(self._path, _SIZE)
             stamp = _MAGIC + boot_id()
             self._map[: len(stamp)] = stamp
             self.same_boot = True

@@ -48,8 +48,11 @@ def list_objects(
                 break
             key = raw[4:].decode()
             common = common_prefix(key, options.prefix, options.delimiter)
-            if (common or key) <= options.after:
-                found = cursor.set_range(successor(base + common.encode())) if common else cursor.next()
+            if common and common == options.after:
+                found = cursor.set_range(successor(base + common.encode()))
+                continue
+            if key <= options.after:
+                found = cursor.next()
                 continue
             record: ObjectRecord = layout.OBJECT.decode(cursor.value())
             if not shown(record):

@@ -399,13 +399,13 @@ def judge_parts(
         part = view.part(layout.part_key(upload.upload_id, claim.number)) if 0 < claim.number < 65536 else None
         if part is None or part.etag != claim.etag:
             raise InvalidPart(number=claim.number, etag=claim.etag)
-        if claim.checksum is not None and part.checksum is not None and claim.checksum.value != part.checksum.value:
+        if claim.checksum is not None and (part.checksum is None or claim.checksum.value != part.checksum.value):
             raise InvalidPart(number=claim.number, etag=claim.etag)
         chosen.append(part)
     if not upload.internal:
         for part in chosen[:-1]:
             if part.size < PART_BYTES_MIN:
-                raise PartTooSmall(number=part.number, size=part.size, etag=part.etag)
+                raise PartTooSmall(number=part.number, size=part.size)
     total = sum(part.size for part in chosen)
     if options.object_size is not None and options.object_size != total:
         raise SizeMismatch(f"the parts hold {total} bytes, not {options.object_size}")

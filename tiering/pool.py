@@ -186,6 +186,22 @@ def open_pool(
     return pool
 
 
+def read_shape(index: Index, path: Path) -> PoolShape:
+    """The shape of a pool that exists. Raises IndexCorrupt."""
+    with index.view() as view:
+        stored = view.get("meta", b"shape")
+    if stored is None:
+        raise IndexCorrupt(f"{path}: no pool here")
+    return _decode_shape(stored, path)
+
+
+def _decode_shape(stored: bytes, path: Path) -> PoolShape:
+    shape = msgspec.json.decode(stored, type=PoolShape)
+    if shape.version != layout.FORMAT_VERSION:
+        raise IndexCorrupt(f"{path}: format {shape.version}, this program reads {layout.FORMAT_VERSION}")
+    return shape
+
+
 def _shape(batch: Batch, config: PoolConfig) -> PoolShape:
     """The shape in the index, made or grown to the configured capacity. A pool never shrinks."""
     stored = batch.get("meta", b"shape")
@@ -193,9 +209,7 @@ def _shape(batch: Batch, config: PoolConfig) -> PoolShape:
         region_bytes = config.region_bytes or region_bytes_for(config.capacity_bytes)
         have = 0
     else:
-        shape = msgspec.json.decode(stored, type=PoolShape)
-        if shape.version != layout.FORMAT_VERSION:
-            raise IndexCorrupt(f"{config.path}: format {shape.version}, this program reads {layout.FORMAT_VERSION}")
+        shape = _decode_shape(stored, config.path)
         region_bytes, have = shape.region_bytes, shape.regions
     regions = max(have, config.capacity_bytes // region_bytes)
     if regions < REGIONS_MIN:

@@ -17,14 +17,14 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final, Literal
 
-import msgspec
-
 from tiering import conditions, events, layout, listing, mutations, uploads
 from tiering.buckets import Buckets
+from tiering.checksum import Summer
 from tiering.cold import ColdSide
 from tiering.contract import (
     PARTS_MAX,
     BucketInfo,
+    Checksum,
     Clock,
     ColdUnavailable,
     CompleteOptions,
@@ -268,34 +268,36 @@ class TieredStore:
     # -- objects: copy and change --------------------------------------------------------------------------------
 
     async def copy(self, source: tuple[str, str], target: tuple[str, str], options: CopyOptions) -> ObjectInfo:
-        shared = await self._copy_shared(source, target, options)
-        if shared is not None:
-            return shared
-        opened = self.open(*source, ReadOptions())
-        reading = opened if isinstance(opened, Reading) else await opened
-        try:
-            conditions.judge_source(options.source_conditions, reading.info)
-            return await self._copy_bytes(reading, target, options)
-        finally:
-            reading.close()
+        while True:
+            pool, bucket = self._buckets.route(source[0])
+            with pool.index.view() as view:
+                okey = layout.object_key(bucket.number, source[1])
+                record = mutations.visible(pool, view, okey, self._clock.now_ms())
+            target_pool, _ = self._buckets.route(target[0])
+            if record is None:
+                raise NoSuchKey(key=source[1])
+            conditions.judge_source(options.source_conditions, record)
+            if pool is not target_pool or record.residency == Residency.COLD_ONLY:
+                return await self._copy_bytes(source, target, options)
+            copied = await self._copy_shared(record, source, target, options)
+            if copied is not None:
+                return copied
 
     async def _copy_shared(
-        self, source: tuple[str, str], target: tuple[str, str], options: CopyOptions
+        self, record: ObjectRecord, source: tuple[str, str], target: tuple[str, str], options: CopyOptions
     ) -> ObjectInfo | None:
-        """The copy that moves no bytes; None when it cannot be one."""
-        from_pool, from_bucket = self._buckets.route(source[0])
-        pool, bucket = self._buckets.route(target[0])
+        """The copy that moves no bytes; None when the source changed on the way."""
+        pool, from_bucket = self._buckets.route(source[0])
+        _, bucket = self._buckets.route(target[0])
         okeys = (layout.object_key(from_bucket.number, source[1]), layout.object_key(bucket.number, target[1]))
+        checksum = record.checksum
+        if _needs_checksum(record, options):
+            reading = await self._opened(source)
+            if reading.info.generation != record.generation:
+                reading.close()
+                return None
+            checksum = await self._pump(reading, options.checksum_algorithm, None)
         now_ms = self._clock.now_ms()
-        with from_pool.index.view() as view:
-            record = mutations.visible(from_pool, view, okeys[0], now_ms)
-        if record is None:
-            raise NoSuchKey(key=source[1])
-        conditions.judge_source(options.source_conditions, record)
-        algorithm = options.checksum_algorithm
-        same_checksum = algorithm is None or (record.checksum is not None and record.checksum.algorithm == algorithm)
-        if pool is not from_pool or record.residency == Residency.COLD_ONLY or not same_checksum:
-            return None
         new = mutations.new_record(
             copied_options(record, options),
             size=record.size,
@@ -304,7 +306,7 @@ class TieredStore:
             extents=record.extents,
             now_ms=now_ms,
         )
-        new.checksum = record.checksum
+        new.checksum = checksum
         new.parts = record.parts
         copied = await pool.committer.submit(
             lambda batch: mutations.share_object(
@@ -315,24 +317,46 @@ class TieredStore:
             await self._backed(pool, okeys[1], copied)
         return copied
 
-    async def _copy_bytes(self, reading: Reading, target: tuple[str, str], options: CopyOptions) -> ObjectInfo:
+    async def _copy_bytes(self, source: tuple[str, str], target: tuple[str, str], options: CopyOptions) -> ObjectInfo:
+        reading = await self._opened(source)
         info = reading.info
-        put_options = msgspec.structs.replace(copied_options(info, options), conditions=options.conditions)
-        opened = self.put(*target, info.size, put_options)
-        writer: Any = await opened if isinstance(opened, Awaitable) else opened
         try:
-            async with aclosing(body_chunks(reading, self._threads)) as chunks:
-                async for chunk in chunks:
-                    waiting = writer.write(chunk)
-                    if waiting is not None:
-                        await waiting
+            conditions.judge_source(options.source_conditions, info)
+            opened = self.put(*target, info.size, copied_options(info, options))
+            writer: Any = await opened if isinstance(opened, Awaitable) else opened
+        except BaseException:
+            reading.close()
+            raise
+        try:
+            checksum = await self._pump(reading, options.checksum_algorithm, writer)
             if writer.crc64 != info.crc64:
                 raise Corrupt("the source's bytes fail their checksum")
-            stored: ObjectInfo = await writer.commit(PutResult(info.etag, info.checksum))
+            if not _needs_checksum(info, options):
+                checksum = info.checksum
+            stored: ObjectInfo = await writer.commit(PutResult(info.etag, checksum))
             return stored
         except BaseException:
             writer.abort()
             raise
+
+    async def _opened(self, source: tuple[str, str]) -> Reading:
+        opened = self.open(*source, ReadOptions())
+        return opened if isinstance(opened, Reading) else await opened
+
+    async def _pump(self, reading: Reading, algorithm: str | None, writer: Any | None) -> Checksum | None:
+        """Reads a body to its end, into a writer if there is one; answers its checksum if one is asked for."""
+        summer = Summer(algorithm) if algorithm is not None else None
+        try:
+            async with aclosing(body_chunks(reading, self._threads)) as chunks:
+                async for chunk in chunks:
+                    if summer is not None:
+                        await asyncio.to_thread(summer.update, chunk)
+                    waiting = writer.write(chunk) if writer is not None else None
+                    if waiting is not None:
+                        await waiting
+        finally:
+            reading.close()
+        return summer.checksum() if summer is not None else None
 
     async def change(self, bucket: str, key: str, change: ObjectChange) -> ObjectInfo:
         pool, owner = self._buckets.route(bucket)
@@ -349,6 +373,8 @@ class TieredStore:
             if change.tier == "hot" and recalls is not None:
                 await recalls.bring(okey, record)
                 return self._moved(pool, okey, key, record, "hot")
+            if change.restore_ms and recalls is not None and await recalls.bring(okey, record):
+                return pool.index.get_object(okey) or record
             if recalls is not None and layout.hold_until_ms(record) > now_ms:
                 recalls.land(okey, record)  # a held object belongs in the tier; nobody waits for it
         return record
@@ -451,6 +477,12 @@ class TieredStore:
         if len(upload_id) != layout.UPLOAD_ID_CHARS or not upload_id.isascii():
             raise NoSuchUpload(upload_id=upload_id)
         return pool, layout.upload_key(owner.number, key, upload_id)
+
+
+def _needs_checksum(info: ObjectInfo, options: CopyOptions) -> bool:
+    """Whether the copy asks for a checksum that its source does not have."""
+    wanted = options.checksum_algorithm
+    return wanted is not None and (info.checksum is None or info.checksum.algorithm != wanted)
 
 
 def copied_options(info: ObjectInfo, options: CopyOptions) -> PutOptions:

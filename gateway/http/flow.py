@@ -79,7 +79,7 @@ class Pace:
     def step(self, waited_s: float, moved_bytes: int) -> bool:
         """Counts a span in which we waited for the peer. False when the peer is too slow."""
         earned = moved_bytes / self._rate if self._rate else self._grace_s
-        self._credit_s = min(self._grace_s, self._credit_s + earned) - waited_s
+        self._credit_s = min(self._grace_s, self._credit_s + earned - waited_s)
         return self._credit_s >= 0 or not self._rate
 
 

@@ -374,6 +374,11 @@ class HttpProtocol(asyncio.BufferedProtocol):
     async def _send(self, sending: Coroutine[Any, Any, None]) -> None:
         """Awaits the end of a response that needs a task."""
         self._task_started = True
+        if self._lost:
+            sending.close()
+            await self._close_chunks(self._response)
+            self._give_up(self._response)
+            return
         try:
             await sending
         except Exception as error:
@@ -393,7 +398,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
 
     def _conclude(self, complete: bool) -> None:
         self._task = None
-        self._finish(complete)
+        self._finish(complete and not self._lost)
         if self._lost:
             self._connections.discard(self)
 

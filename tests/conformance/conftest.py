@@ -17,8 +17,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.clock import ManualClock
+from tests.support.engine import Engine, default_configs
+from tests.support.s3server import S3Server, s3_server
+from tiering.backing import open_backing, open_store
 from tiering.contract import BucketInfo, Store
 from tiering.memory import MemoryStore
+from tiering.ports import Backing
 
 
 @asynccontextmanager
@@ -30,7 +34,55 @@ PIN_BYTES_MAX = 1 << 20
 """Every store under test is opened with this pin limit for its pools."""
 
 Opener = Callable[[ManualClock, Path], AbstractAsyncContextManager[Store]]
-OPENERS: dict[str, Opener] = {"memory": memory}
+
+
+@asynccontextmanager
+async def _pools(clock: ManualClock, path: Path, backing: Backing) -> AsyncIterator[Store]:
+    region = 256 << 10
+    configs = default_configs(
+        path, capacity_bytes=128 * region, region_bytes=region, pin_fraction_max=PIN_BYTES_MAX / (128 * region)
+    )
+    engine = await Engine.open(path, clock, backing, configs)
+    engine.start_keeper()
+    yield engine.store
+    await engine.audit()
+    await engine.close()
+
+
+@asynccontextmanager
+async def pools_and_directory(clock: ManualClock, path: Path) -> AsyncIterator[Store]:
+    backing = open_store(f"file://{path}/backing?create=true", {})
+    async with _pools(clock, path / "data", backing) as store:
+        yield store
+    await backing.close()
+
+
+@asynccontextmanager
+async def pools_and_bucket(clock: ManualClock, path: Path) -> AsyncIterator[Store]:
+    server = _SERVERS[0]
+    backing = open_backing(server.url(server.new_bucket()), server.env())
+    async with _pools(clock, path / "data", backing) as store:
+        yield store
+    await backing.close()
+
+
+_SERVERS: list[S3Server] = []
+"""The one S3 server of the session, while it runs: starting one takes seconds."""
+
+
+@pytest.fixture(scope="session", autouse=True)
+def bucket_server() -> Iterator[None]:
+    with s3_server() as server:
+        _SERVERS.append(server)
+        yield
+    _SERVERS.clear()
+
+
+OPENERS: dict[str, Opener] = {
+    "memory": memory,
+    "directory": pools_and_directory,
+    "bucket": pools_and_bucket,
+}
 """Name → how to open a store with the pools `standard` (default, MD5 ETags) and `kv` (opaque ETags)."""
 
 

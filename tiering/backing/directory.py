@@ -35,7 +35,7 @@ CHUNK_BYTES: Final = 1 << 20
 LIST_BATCH: Final = 256
 STALE_S: Final = 24 * 3600
 """Age at which an unfinished upload in `.incoming` is a crash's remains: no put takes a day."""
-_MKDIR_TRIES: Final = 8  # a put whose directory a delete keeps removing
+_MKDIR_TRIES: Final = 32  # a put whose directory a delete keeps removing
 _SUFFIX: Final = ".obj"
 _INCOMING: Final = ".incoming"
 _MARKED: Final = re.compile(r"\.obj~*$")
@@ -186,11 +186,13 @@ class DirectoryBacking:
     def _publish(self, temporary: str, key: str) -> None:
         path = self._path(key)
         for attempt in range(_MKDIR_TRIES):
-            self._make_folders(os.path.dirname(path))
             try:
+                self._make_folders(os.path.dirname(path))
                 os.replace(temporary, path)
             except FileNotFoundError:
-                # A delete took the emptied directory away between the two calls.
+                # A delete took the emptied directory, or the one above, away between two calls.
+                if not os.path.isdir(self._root):
+                    raise
                 if attempt == _MKDIR_TRIES - 1:
                     raise OSError(errno.EBUSY, "directory keeps vanishing") from None
             else:

@@ -16,7 +16,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import CancelledError as FutureCancelled
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from itertools import islice
 from typing import Any, BinaryIO, Final, TypeVar, cast
@@ -256,7 +256,7 @@ class _SourceReader:
         self._seen = 0  # bytes that came from the source
         self._given = 0  # bytes that went to the SDK
         self._stopped = False
-        self._pulling: Future[Buffer] | None = None
+        self._pulling: asyncio.Task[Any] | None = None  # set on the loop, so that `cancel` cannot miss it
         self._fault: Exception | None = None
 
     def read(self, size: int) -> bytes:
@@ -293,15 +293,15 @@ class _SourceReader:
 
     def _pull(self) -> Buffer:
         """The next chunk, b"" at the announced end. On the SDK's thread."""
-        self._pulling = asyncio.run_coroutine_threadsafe(self._next(), self._loop)
         try:
-            return self._pulling.result()
+            return asyncio.run_coroutine_threadsafe(self._next(), self._loop).result()
         except FutureCancelled:
             raise BackingUnavailable("the upload was given up") from None
 
     async def _next(self) -> Buffer:
         if self._stopped:
             raise BackingUnavailable("the upload was given up")
+        self._pulling = asyncio.current_task()
         if self._chunks is None:
             self._chunks = self._source.chunks()
         try:

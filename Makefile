@@ -1,0 +1,62 @@
+# Everything a fresh machine needs: `make serve` and `make test`. See docs/OPERATIONS.md for the rest.
+#
+#   make serve ARGS='--workers 4 --listen 0.0.0.0:9000'     PYTHON=python3.12 chooses the interpreter of the environment
+
+PYTHON ?= python3
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+# Two stamps: serving needs the seven runtime packages, not the hundred of the tests.
+RUN := $(VENV)/.installed-run
+TEST := $(VENV)/.installed-test
+PACKAGES := gateway s3api tiering
+SOURCES := $(PACKAGES) tests bench
+
+.DEFAULT_GOAL := help
+.PHONY: help serve test test-rgw lint bench-smoke docs clean
+
+help:
+	@echo 'make serve        install what is needed and run the gateway (ARGS: options of recall serve)'
+	@echo 'make test         run the tests (ARGS: options of pytest)'
+	@echo 'make test-rgw     run the tier tests against a Ceph RGW at RECALL_TEST_S3_ENDPOINT'
+	@echo 'make lint         ruff and mypy'
+	@echo 'make bench-smoke  a short run of the benchmarks, to see that they work'
+	@echo 'make docs         write the generated tables of docs/OPERATIONS.md again'
+	@echo 'make clean        remove the environment and caches; data stays'
+
+serve: $(RUN)
+	exec $(BIN)/recall serve $(ARGS)
+
+test: $(TEST)
+	$(BIN)/pytest -m 'not rgw' $(ARGS)
+
+test-rgw: $(TEST)
+	@test -n "$$RECALL_TEST_S3_ENDPOINT" || { echo 'set RECALL_TEST_S3_ENDPOINT, RECALL_TEST_S3_ACCESS_KEY and RECALL_TEST_S3_SECRET_KEY to those of a Ceph RGW' >&2; exit 2; }
+	$(BIN)/pytest -m rgw $(ARGS)
+
+lint: $(TEST)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/mypy
+
+bench-smoke: $(TEST)
+	$(BIN)/python -m bench.compare --smoke $(ARGS)
+
+docs: $(RUN)
+	$(BIN)/python -m gateway.manual docs/OPERATIONS.md
+
+clean:
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Recall needs Python 3.11 or later: make PYTHON=/path/to/python3")'
+	$(PYTHON) -m venv $(VENV)
+
+$(RUN): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	@touch $@
+
+$(TEST): pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test,lint]'
+	@touch $(RUN) $@

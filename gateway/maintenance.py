@@ -1,0 +1,101 @@
+"""`recall check` and `recall rebuild`: the engine's tools under the gateway's settings.
+
+Owns nothing. Does not know processes: check runs beside a gateway, rebuild only instead of one (the caller holds the
+lock). Kind: shell. Spec: docs/OPERATIONS.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+from typing import IO, Final
+
+from gateway import engine
+from gateway.config import Settings
+from tiering.buckets import Buckets
+from tiering.check import Report, check_cold, check_pool
+from tiering.cold import ColdSide
+from tiering.flash import Flash
+from tiering.index import Index
+from tiering.pool import read_shape, recover
+from tiering.ports import BackingUnavailable
+from tiering.rebuild import rebuild as rebuild_pools
+from tiering.space import KEEPER_SLOT
+
+FAULTS_SHOWN: Final = 20
+"""Faults printed a pool; the number of all is always said."""
+
+
+def check(settings: Settings, output: IO[str], *, backing: bool = True) -> int:
+    """Audits every pool and prints what it found; returns the number of faults."""
+    return asyncio.run(_check(settings, output, backing))
+
+
+async def _check(settings: Settings, output: IO[str], backing: bool) -> int:
+    cold = engine.open_cold(settings, os.environ) if backing else None
+    faults = 0
+    try:
+        for config in engine.pool_configs(settings):
+            index = Index(config.path / "index", synced=False, readonly=True)
+            shape = read_shape(index, config.path)
+            flash = Flash(config.path / "flash", shape.region_bytes, shape.regions, readonly=True)
+            report, copies = check_pool(config.name, index, flash)
+            if cold is not None:
+                await _check_cold(report, cold, copies)
+            faults += report.fault_count
+            _print(report, output)
+            flash.close()
+            index.close()
+    finally:
+        if cold is not None:
+            await cold.backing.close()
+    return faults
+
+
+async def _check_cold(report: Report, cold: ColdSide, copies: dict[str, str]) -> None:
+    try:
+        await check_cold(report, cold, copies)
+    except BackingUnavailable as error:
+        report.fault(f"the backing store does not answer: {error}")
+
+
+def _print(report: Report, output: IO[str]) -> None:
+    output.write(
+        f"pool {report.pool}: {report.objects} objects, {report.extents} extents of {report.extent_bytes} bytes, "
+        f"{report.cold_copies} cold copies: {report.fault_count} faults\n"
+    )
+    for fault in report.faults[:FAULTS_SHOWN]:
+        output.write(f"  {fault}\n")
+
+
+def rebuild(settings: Settings, output: IO[str]) -> int:
+    """Adds to the index what the backing store holds; returns how many names in it could not be read."""
+    return asyncio.run(_rebuild(settings, output))
+
+
+async def _rebuild(settings: Settings, output: IO[str]) -> int:
+    pools = engine.open_pools(settings, KEEPER_SLOT, engine.SystemClock(), _nobody)
+    cold = engine.open_cold(settings, os.environ)
+    buckets = Buckets(pools, Path(settings.data_dir))
+    try:
+        for pool in pools.values():
+            recover(pool)
+        found = await rebuild_pools(pools, buckets, cold)
+    finally:
+        await cold.backing.close()
+        buckets.close()
+        for pool in pools.values():
+            pool.index.sync()
+            pool.close()
+    output.write(
+        f"{found.buckets} buckets and {found.objects} objects taken from the backing store, "
+        f"{found.kept} already known, {len(found.unreadable)} unreadable\n"
+    )
+    for line in found.unreadable[:FAULTS_SHOWN]:
+        output.write(f"  {line}\n")
+    return len(found.unreadable)
+
+
+def _nobody() -> None:
+    """There is no keeper to wake."""

@@ -1,0 +1,127 @@
+"""Bucket operations and access lists through the handlers."""
+
+from __future__ import annotations
+
+import pytest
+
+from s3api.call import ApiConfig, KeyRule
+from tests.unit.handler_harness import Harness
+
+
+@pytest.fixture
+def s3() -> Harness:
+    return Harness()
+
+
+def names(s3: Harness, query: str = "") -> tuple[list[str], str]:
+    root = s3("GET", "/" + query).xml("ListAllMyBucketsResult")
+    holder = root.find("Buckets")
+    assert holder is not None
+    return [node.text("Name") for node in holder.all("Bucket")], root.text("ContinuationToken")
+
+
+def test_create_head_delete(s3: Harness) -> None:
+    reply = s3("PUT", "/bucket")
+    assert (reply.status, reply.headers["location"]) == (200, "/bucket")
+    reply = s3("HEAD", "/bucket")
+    assert (reply.status, reply.headers["x-amz-bucket-region"]) == (200, "us-east-1")
+    assert reply.headers["x-recall-pool"] == "standard"
+    s3("PUT", "/bucket/k", {}, b"x")
+    assert s3("DELETE", "/bucket").code == "BucketNotEmpty"
+    s3("DELETE", "/bucket/k")
+    assert s3("DELETE", "/bucket").status == 204
+    assert s3("HEAD", "/bucket").code == s3("DELETE", "/bucket").code == "NoSuchBucket"
+
+
+@pytest.mark.parametrize("name", ["Up", "ab", "a..b", "192.168.0.1", "xn--x"])
+def test_bad_names(s3: Harness, name: str) -> None:
+    assert s3("PUT", f"/{name}").code == "InvalidBucketName"
+
+
+def test_making_ones_own_bucket_again() -> None:
+    home, abroad = Harness(), Harness(ApiConfig(region="eu-west-1"))
+    for s3 in (home, abroad):
+        assert s3("PUT", "/bucket").status == 200
+    assert home("PUT", "/bucket").status == 200
+    assert home("PUT", "/bucket", {"x-recall-pool": "kv"}).code == "BucketAlreadyOwnedByYou"
+    assert home("PUT", "/bucket", {"x-recall-pool": "standard"}).status == 200
+    assert abroad("PUT", "/bucket").code == "BucketAlreadyOwnedByYou"
+
+
+def location(name: str) -> bytes:
+    return f"<CreateBucketConfiguration><LocationConstraint>{name}</LocationConstraint></CreateBucketConfiguration>".encode()
+
+
+def test_location_constraint() -> None:
+    s3 = Harness(ApiConfig(region="eu-west-1"))
+    for number, name in enumerate(("eu-west-1", "EU", "")):
+        assert s3("PUT", f"/bucket{number}", {}, location(name)).status == 200
+    assert s3("PUT", "/other", {}, location("us-west-2")).code == "InvalidLocationConstraint"
+    assert s3("PUT", "/other", {}, b"<CreateBucketConfiguration><Bucket/></CreateBucketConfiguration>").status == 501
+    assert s3("PUT", "/other", {}, b"not xml").code == "MalformedXML"
+    assert s3("GET", "/bucket0?location").xml("LocationConstraint").own == "eu-west-1"
+    home = Harness()
+    home("PUT", "/bucket")
+    assert home("GET", "/bucket?location").xml("LocationConstraint").own == ""
+    assert home("GET", "/none?location").code == "NoSuchBucket"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-amz-bucket-object-lock-enabled": "true"},
+        {"x-amz-object-ownership": "ObjectWriter"},
+        {"x-amz-acl": "public-read"},
+        {"x-amz-grant-write": "id=1"},
+    ],
+)
+def test_what_is_not_served_is_refused(s3: Harness, headers: dict[str, str]) -> None:
+    assert s3("PUT", "/bucket", headers).code == "NotImplemented"
+    assert s3("HEAD", "/bucket").code == "NoSuchBucket"
+
+
+def test_pools_by_header_and_rule() -> None:
+    s3 = Harness(ApiConfig(key_rules=(KeyRule(bucket="kv-*", pool="kv"),)))
+    s3("PUT", "/kv-one")
+    s3("PUT", "/kv-two", {"x-recall-pool": "standard"})
+    s3("PUT", "/three", {"x-recall-pool": "kv"})
+    pools = [s3("HEAD", path).headers["x-recall-pool"] for path in ("/kv-one", "/kv-two", "/three")]
+    assert pools == ["kv", "standard", "kv"]
+    assert s3("PUT", "/four", {"x-recall-pool": "no-such"}).code == "InvalidArgument"
+    assert s3("PUT", "/four", {"x-recall-pool": ""}).code == "InvalidArgument"
+
+
+def test_list_buckets_pages(s3: Harness) -> None:
+    for name in ("bbb", "aaa", "abc", "ccc"):
+        s3("PUT", f"/{name}")
+    assert names(s3) == (["aaa", "abc", "bbb", "ccc"], "")
+    first, token = names(s3, "?max-buckets=3")
+    assert first == ["aaa", "abc", "bbb"]
+    assert names(s3, f"?max-buckets=3&continuation-token={token}") == (["ccc"], "")
+    assert names(s3, "?prefix=a&max-buckets=2") == (["aaa", "abc"], "")
+    assert names(s3, "?bucket-region=us-east-1")[0] == ["aaa", "abc", "bbb", "ccc"]
+    assert names(s3, "?bucket-region=eu-west-1") == ([], "")
+    for query in ("?max-buckets=0", "?max-buckets=x", "?continuation-token=bad"):
+        assert s3("GET", "/" + query).code == "InvalidArgument"
+
+
+def test_list_buckets_document(s3: Harness) -> None:
+    s3("PUT", "/bucket")
+    root = s3("GET", "/").xml("ListAllMyBucketsResult")
+    owner, holder = root.find("Owner"), root.find("Buckets")
+    assert owner is not None
+    assert holder is not None
+    assert (owner.text("ID"), owner.text("DisplayName")) == ("owner-id", "owner-name")
+    assert holder.all("Bucket")[0].text("CreationDate") == "2026-01-01T00:00:00.000Z"
+
+
+def test_access_lists(s3: Harness) -> None:
+    s3("PUT", "/bucket")
+    s3("PUT", "/bucket/k", {}, b"x")
+    for path in ("/bucket?acl", "/bucket/k?acl"):
+        listed = s3("GET", path).xml("AccessControlPolicy").find("AccessControlList")
+        assert listed is not None
+        grants = listed.all("Grant")
+        assert [grant.text("Permission") for grant in grants] == ["FULL_CONTROL"]
+    assert s3("GET", "/none?acl").code == "NoSuchBucket"
+    assert s3("GET", "/bucket/none?acl").code == "NoSuchKey"

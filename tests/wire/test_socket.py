@@ -1,0 +1,454 @@
+"""The HTTP core over real loopback sockets, on uvloop and on asyncio's own loop: files, large bodies, ends, draining."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import random
+import socket
+import ssl
+import subprocess
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvloop
+
+from gateway.http import spans as spans_module
+from gateway.http.connections import SMALL_SPANS_BYTES, Listener
+from gateway.http.limits import Limits
+from gateway.http.protocol import listen
+from s3api.message import Request, Response, StreamBody
+from tests.wire.harness import App, Chunks, parse_replies
+from tiering.contract import FileSpans
+
+GET = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
+LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
+    "uvloop": uvloop.new_event_loop,
+    "asyncio": asyncio.new_event_loop,
+}
+DEADLINE_S = 20.0
+
+
+@pytest.fixture(params=LOOPS)
+def run(request: pytest.FixtureRequest) -> Iterator[Callable[[Coroutine[Any, Any, None]], None]]:
+    """Runs a coroutine to its end on a loop of its own, within the deadline."""
+    with asyncio.Runner(loop_factory=LOOPS[request.param]) as runner:
+        yield lambda work: runner.run(asyncio.wait_for(work, DEADLINE_S))
+
+
+class File:
+    """An open file and the spans over it; counts releases."""
+
+    def __init__(self, path: Path) -> None:
+        self.data = path.read_bytes()
+        self.fd = os.open(path, os.O_RDONLY)
+        self.released = 0
+
+    def spans(self, *places: tuple[int, int]) -> FileSpans:
+        return FileSpans(
+            tuple((self.fd, offset, length) for offset, length in places),
+            sum(place[1] for place in places),
+            self.release,
+        )
+
+    def release(self) -> None:
+        self.released += 1
+
+
+@pytest.fixture(scope="module")
+def data_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("wire") / "data"
+    path.write_bytes(random.Random(7).randbytes(24 << 20))
+    return path
+
+
+@pytest.fixture
+def file(data_path: Path) -> Iterator[File]:
+    made = File(data_path)
+    yield made
+    os.close(made.fd)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():  # noqa: ASYNC110  the conditions are plain state, without an event
+        await asyncio.sleep(0.005)
+
+
+async def closed(listener: Listener) -> None:
+    """Drains and sees that nothing is left."""
+    await listener.drain(2.0)
+    assert len(listener.connections) == 0
+    assert listener.connections.in_flight == 0
+
+
+async def exchange(port: int, data: bytes, read_bytes: int = -1) -> bytes:
+    """Sends, reads to the end (or `read_bytes`), closes."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(data)
+    if read_bytes < 0:
+        reply = await reader.read()
+    else:
+        reply = await reader.readexactly(read_bytes)
+    writer.close()
+    await writer.wait_closed()
+    return reply
+
+
+CLOSE = b"GET /a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+
+Runner = Callable[[Coroutine[Any, Any, None]], None]
+
+
+@pytest.mark.parametrize(
+    "places",
+    [
+        [(5, 4096)],
+        [(0, SMALL_SPANS_BYTES)],
+        [(0, 100), (9000, 50), (3, 0), (70_000, 1)],
+        [(1, SMALL_SPANS_BYTES + 1)],
+        [(0, 3 << 20), (5 << 20, 1), (7 << 20, 11 << 20)],
+        [],
+    ],
+    ids=["4k", "largest small", "small pieces", "smallest large", "14m in pieces", "empty"],
+)
+def test_file_spans_arrive_whole_and_are_released_once(run: Runner, file: File, places: list[tuple[int, int]]) -> None:
+    async def work() -> None:
+        app = App(lambda request: Response(200, b"", file.spans(*places)))
+        listener = await listen(app, "127.0.0.1", 0, Limits())
+        replies = parse_replies(await exchange(listener.port, GET + GET + CLOSE), [])
+        expected = b"".join(file.data[offset : offset + length] for offset, length in places)
+        assert [body == expected for _, _, body in replies] == [True] * 3
+        await closed(listener)
+        assert file.released == 3
+        assert app.finishes == [(200, len(expected), True)] * 3
+
+    run(work())
+
+
+@pytest.mark.parametrize("size", [4096, 3 << 20])
+def test_file_spans_not_in_the_page_cache_are_read_by_a_thread(
+    run: Runner, file: File, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads: list[int] = []
+
+    def cold(fd: int, view: memoryview, offset: int) -> int:
+        return 0
+
+    real = spans_module._read_all
+
+    def counted(fd: int, offset: int, length: int) -> bytes:
+        reads.append(length)
+        return real(fd, offset, length)
+
+    monkeypatch.setattr("gateway.http.protocol.read_resident", cold)
+    monkeypatch.setattr(spans_module, "read_resident", cold)
+    monkeypatch.setattr(spans_module, "_read_all", counted)
+
+    async def work() -> None:
+        listener = await listen(
+            App(lambda request: Response(200, b"", file.spans((8, size)))), "127.0.0.1", 0, Limits()
+        )
+        reply = await exchange(listener.port, CLOSE)
+        assert parse_replies(reply, [])[0][2] == file.data[8 : 8 + size]
+        assert sum(reads) == size
+        await closed(listener)
+        assert file.released == 1
+
+    run(work())
+
+
+@pytest.mark.parametrize("size", [1000, 2 << 20])
+def test_file_shorter_than_its_span_cuts_the_connection(run: Runner, file: File, size: int) -> None:
+    async def work() -> None:
+        start = len(file.data) - size // 2
+        app = App(lambda request: Response(200, b"", file.spans((start, size))))
+        listener = await listen(app, "127.0.0.1", 0, Limits())
+        try:
+            reply = await exchange(listener.port, CLOSE)
+        except ConnectionError:
+            reply = b""
+        assert len(reply.partition(b"\r\n\r\n")[2]) < size
+        await closed(listener)
+        assert file.released == 1
+        assert [complete for _, _, complete in app.finishes] == [False]
+
+    run(work())
+
+
+def test_slow_reader_gets_all_of_a_large_file(run: Runner, file: File) -> None:
+    async def work() -> None:
+        app = App(lambda request: Response(200, b"", file.spans((0, 24 << 20))))
+        listener = await listen(app, "127.0.0.1", 0, Limits())
+        sock = socket.create_connection(("127.0.0.1", listener.port))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)
+        sock.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(sock, GET + CLOSE)
+        await until(lambda: listener.connections.in_flight)
+        assert (file.released, app.finishes) == (0, [])
+        digest, seen, head = hashlib.sha256(), 0, b""
+        while data := await loop.sock_recv(sock, 300_000):
+            if not seen and b"\r\n\r\n" not in head:
+                head += data
+                data = head.partition(b"\r\n\r\n")[2] if b"\r\n\r\n" in head else b""
+            take = data[: (24 << 20) - seen]
+            digest.update(take)
+            seen += len(take)
+        sock.close()
+        assert digest.digest() == hashlib.sha256(file.data).digest()
+        await closed(listener)
+        assert file.released == 2
+        assert app.finishes == [(200, 24 << 20, True)] * 2
+
+    run(work())
+
+
+def test_reader_that_leaves_midway_releases_the_file_once(run: Runner, file: File) -> None:
+    async def work() -> None:
+        app = App(lambda request: Response(200, b"", file.spans((0, 24 << 20))))
+        listener = await listen(app, "127.0.0.1", 0, Limits())
+        await exchange(listener.port, GET, 100_000)
+        await until(lambda: file.released)
+        await until(lambda: not len(listener.connections))
+        status, sent_bytes, complete = app.finishes[0]
+        assert (status, complete) == (200, False)
+        assert 0 < sent_bytes < 24 << 20
+        await closed(listener)
+        assert file.released == 1
+
+    run(work())
+
+
+def test_reader_that_stands_still_is_cut_off_and_the_file_released(run: Runner, file: File) -> None:
+    async def work() -> None:
+        app = App(lambda request: Response(200, b"", file.spans((0, 24 << 20))))
+        limits = Limits(sweep_s=0.02, body_grace_s=0.1)
+        listener = await listen(app, "127.0.0.1", 0, limits)
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port, limit=1024)
+        writer.write(GET)
+        await until(lambda: listener.connections.cut_slow)
+        await until(lambda: not len(listener.connections))
+        assert (file.released, len(app.finishes)) == (1, 1)
+        writer.transport.abort()
+        await closed(listener)
+        del reader
+
+    run(work())
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_large_bodies_arrive_whole_in_both_framings(run: Runner, chunked: bool) -> None:
+    async def work() -> None:
+        listener = await listen(App(), "127.0.0.1", 0, Limits())
+        body = random.Random(3).randbytes(5 << 20)
+        framing, wire = b"Content-Length: %d" % len(body), body
+        if chunked:
+            framing = b"Transfer-Encoding: chunked"
+            sizes = random.Random(4)
+            wire, at = b"", 0
+            parts = []
+            while at < len(body):
+                size = sizes.choice((1, 7, 4095, 0xFFF4, 300_000))
+                part = body[at : at + size]
+                parts.append(b"%x\r\n%b\r\n" % (len(part), part))
+                at += size
+            wire = b"".join(parts) + b"0\r\n\r\n"
+        request = b"PUT /k HTTP/1.1\r\nHost: h\r\n" + framing + b"\r\n\r\n" + wire
+        replies = parse_replies(await exchange(listener.port, request + request + CLOSE), [])
+        assert [reply[2] == body for reply in replies[:2]] == [True, True]
+        assert replies[2][2] == b"GET"
+        await closed(listener)
+
+    run(work())
+
+
+def test_refusal_reaches_a_client_that_sends_everything_first(run: Runner) -> None:
+    """Closing with unread bytes would send a reset, and the client would never see the 403."""
+
+    async def work() -> None:
+        app = App(lambda request: Response(403, b"", b"no"))
+        listener = await listen(app, "127.0.0.1", 0, Limits())
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(b"PUT /k HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % (16 << 20))
+        for _ in range(16):
+            writer.write(bytes(1 << 20))
+            await writer.drain()
+        assert parse_replies(await reader.read(), [])[0][0] == 403
+        writer.close()
+        await writer.wait_closed()
+        await until(lambda: not len(listener.connections))
+        await closed(listener)
+
+    run(work())
+
+
+def test_stream_body_survives_a_slow_reader_and_reused_chunks(run: Runner) -> None:
+    """The producer overwrites its buffer as soon as it is asked for the next chunk."""
+    size, count = 1 << 20, 12
+
+    class Reused:
+        def __init__(self) -> None:
+            self.buffer = bytearray(size)
+            self.made = 0
+
+        def __aiter__(self) -> Reused:
+            return self
+
+        async def __anext__(self) -> memoryview:
+            if self.made == count:
+                raise StopAsyncIteration
+            self.made += 1
+            self.buffer[:] = bytes([self.made]) * size
+            return memoryview(self.buffer)
+
+    async def work() -> None:
+        app = App(lambda request: Response(200, b"", StreamBody(Reused(), size * count)))
+        listener = await listen(app, "127.0.0.1", 0, Limits())
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port, limit=1 << 16)
+        writer.write(CLOSE)
+        await reader.readuntil(b"\r\n\r\n")
+        for number in range(count):
+            assert await reader.readexactly(size) == bytes([number + 1]) * size
+        writer.close()
+        await writer.wait_closed()
+        await closed(listener)
+
+    run(work())
+
+
+def test_reader_that_leaves_a_stream_closes_its_iterator(run: Runner) -> None:
+    async def work() -> None:
+        chunks = Chunks(*[bytes(1 << 20)] * 50)
+        app = App(lambda request: Response(200, b"", chunks.body(50 << 20)))
+        listener = await listen(app, "127.0.0.1", 0, Limits())
+        await exchange(listener.port, GET, 1000)
+        await until(lambda: chunks.closed)
+        await closed(listener)
+        assert chunks.closed == 1
+        assert [complete for _, _, complete in app.finishes] == [False]
+
+    run(work())
+
+
+def test_disconnect_cancels_a_waiting_handler(run: Runner) -> None:
+    async def work() -> None:
+        cancelled: list[int] = []
+
+        async def wait(request: Request) -> Response:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                cancelled.append(1)
+            raise AssertionError
+
+        listener = await listen(App(wait), "127.0.0.1", 0, Limits())
+        _, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        writer.write(GET)
+        await until(lambda: listener.connections.in_flight)
+        writer.close()
+        await writer.wait_closed()
+        await until(lambda: cancelled)
+        await closed(listener)
+
+    run(work())
+
+
+def test_drain_finishes_what_runs_and_refuses_what_comes(run: Runner, file: File) -> None:
+    async def work() -> None:
+        go = asyncio.Event()
+
+        async def answer(request: Request) -> Response:
+            await go.wait()
+            return Response(200, b"", file.spans((0, 8 << 20)))
+
+        listener = await listen(App(answer), "127.0.0.1", 0, Limits())
+        idle_reader, idle_writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        running = asyncio.create_task(exchange(listener.port, GET))
+        await until(lambda: listener.connections.in_flight)
+        draining = asyncio.create_task(listener.drain(10.0))
+        assert await idle_reader.read() == b""
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", listener.port)
+        go.set()
+        reply = parse_replies(await running, [])[0]
+        assert (reply[1][b"connection"], reply[2] == file.data[: 8 << 20]) == (b"close", True)
+        assert await draining == 0
+        idle_writer.close()
+        await idle_writer.wait_closed()
+        assert file.released == 1
+
+    run(work())
+
+
+def test_no_delay_is_set_and_a_bound_socket_can_be_given(run: Runner) -> None:
+    async def work() -> None:
+        delays: list[int] = []
+
+        def answer(request: Request) -> Response:
+            connection = next(iter(listener.connections._open))
+            sock = connection._own_socket()  # type: ignore[attr-defined]
+            delays.append(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            return Response(200, b"", request.peer.encode())
+
+        sock = socket.create_server(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+        listener = await listen(App(answer), "", 0, Limits(), sock=sock)
+        assert listener.port == port
+        assert parse_replies(await exchange(port, CLOSE), [])[0][2] == b"127.0.0.1"
+        assert delays == [1]
+        await closed(listener)
+
+    run(work())
+
+
+def test_two_listeners_share_a_port(run: Runner) -> None:
+    async def work() -> None:
+        first = await listen(App(), "127.0.0.1", 0, Limits(), reuse_port=True)
+        second = await listen(App(), "127.0.0.1", first.port, Limits(), reuse_port=True)
+        await closed(first)
+        assert parse_replies(await exchange(second.port, CLOSE), [])[0][0] == 200
+        await closed(second)
+
+    run(work())
+
+
+def test_tls_carries_files_bodies_and_security(run: Runner, file: File, tmp_path: Path) -> None:
+    subprocess.run(
+        f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost "
+        f"-addext subjectAltName=DNS:localhost -keyout {tmp_path}/key -out {tmp_path}/cert".split(),
+        check=True,
+        capture_output=True,
+    )
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(tmp_path / "cert", tmp_path / "key")
+    client = ssl.create_default_context(cafile=str(tmp_path / "cert"))
+    size = 3 << 20
+
+    def answer(request: Request) -> Response | Coroutine[Any, Any, Response]:
+        assert request.secure
+        if request.method == "PUT":
+            return app.read_then_echo(request)
+        return Response(200, b"", file.spans((0, 10), (99, size if request.query else 4096)))
+
+    app = App(answer)
+
+    async def work() -> None:
+        listener = await listen(app, "127.0.0.1", 0, Limits(), ssl_context=server)
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", listener.port, ssl=client, server_hostname="localhost"
+        )
+        body = random.Random(5).randbytes(700_000)
+        writer.write(GET + GET.replace(b"/a", b"/a?large"))
+        writer.write(b"PUT /k HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % len(body) + body + CLOSE)
+        replies = parse_replies(await reader.read(), [])
+        small = file.data[:10] + file.data[99 : 99 + 4096]
+        assert [reply[2] for reply in replies] == [small, file.data[:10] + file.data[99 : 99 + size], body, small]
+        writer.close()
+        await writer.wait_closed()
+        await closed(listener)
+        assert file.released == 3
+
+    run(work())

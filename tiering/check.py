@@ -1,0 +1,203 @@
+"""The audit: index against itself, against flash, and against the backing store.
+
+Promise: finds every row that contradicts another, every extent whose bytes fail their checksum and every cold copy that
+is missing; changes nothing. Runs beside a live gateway: one snapshot is audited, and while it is open no region that it
+refers to is recycled.
+Owns nothing. Does not know processes or output. Kind: shell over a View; blocking, any thread.
+Spec: docs/OPERATIONS.md, "recall check"; the invariants are those of docs/FORMAT.md.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+import msgspec
+
+from tiering import layout
+from tiering.cold import ColdSide
+from tiering.contract import Residency
+from tiering.flash import Flash
+from tiering.index import Index, View
+from tiering.layout import Counters, Extent, ObjectRecord, PartRecord, RegionRecord, RegionState
+from tiering.ports import NotFound
+
+FAULTS_MAX: Final = 1000
+"""Faults named in a report; the rest are counted."""
+
+_log = logging.getLogger("recall.check")
+
+
+class Report(msgspec.Struct):
+    """What one pool's audit found. `faults`: one line each, at most FAULTS_MAX; `fault_count` counts them all."""
+
+    pool: str
+    objects: int = 0
+    extents: int = 0
+    extent_bytes: int = 0
+    cold_copies: int = 0
+    fault_count: int = 0
+    faults: list[str] = []
+
+    def fault(self, text: str) -> None:
+        self.fault_count += 1
+        if len(self.faults) < FAULTS_MAX:
+            self.faults.append(text)
+
+
+class _Audit:
+    def __init__(self, view: View, report: Report) -> None:
+        self.view = view
+        self.report = report
+        self.counters = Counters()
+        self.live: dict[int, int] = {}
+        self.wanted: dict[str, dict[bytes, bytes]] = {
+            name: {} for name in ("extents", "dirty", "manifests", "expiry", "leases")
+        }
+        self.checked: dict[tuple[int, int], Extent] = {}
+        self.cold: dict[str, str] = {}
+
+    def run(self) -> None:
+        buckets = {layout.BUCKET.decode(value).number for _, value in self.view.rows("buckets")}
+        for okey, value in self.view.rows("objects"):
+            self._object(okey, layout.OBJECT.decode(value), buckets)
+        self._parts()
+        for name, rows in self.wanted.items():
+            self._compare(name, rows)
+        self._regions()
+        self._counters()
+
+    def _object(self, okey: bytes, record: ObjectRecord, buckets: set[int]) -> None:
+        number, key = layout.split_object_key(okey)
+        what = f"object {number}/{key} generation {record.generation}"
+        self.report.objects += 1
+        if number not in buckets:
+            self.report.fault(f"{what}: its bucket does not exist")
+        hot, cold = record.residency != Residency.COLD_ONLY, record.residency != Residency.HOT_ONLY
+        if hot and sum(extent.length for extent in record.extents) != record.size:
+            self.report.fault(f"{what}: extents do not add up to its {record.size} bytes")
+        if not hot and record.extents:
+            self.report.fault(f"{what}: cold-only, yet it has extents")
+        if cold and sum(piece.size for piece in record.cold) != record.size:
+            self.report.fault(f"{what}: cold pieces do not add up to its {record.size} bytes")
+        if not cold and record.cold:
+            self.report.fault(f"{what}: hot-only, yet it has a cold copy")
+        for piece in record.cold:
+            if not (piece is record.cold[0] and record.unlisted):
+                self.cold[piece.name] = what
+        self._extents(layout.OWNER_OBJECT + okey, record.extents)
+        if layout.is_dirty(record):
+            self.wanted["dirty"][layout.u64_key(record.generation)] = okey
+        if record.unlisted:
+            self.wanted["manifests"][layout.u64_key(record.generation)] = okey
+        if record.expires_ms:
+            self.wanted["expiry"][layout.time_key(record.expires_ms, record.generation)] = okey
+        end = layout.lease_end_ms(record)
+        if end:
+            self.wanted["leases"][layout.time_key(end, record.generation)] = okey
+        counters = self.counters
+        counters.generation = max(counters.generation, record.generation)
+        counters.objects += 1
+        counters.object_bytes += record.size
+        counters.hot_bytes += record.size if hot else 0
+        counters.dirty_bytes += record.size if layout.is_dirty(record) else 0
+        counters.pinned_bytes += record.size if layout.hold_until_ms(record) else 0
+
+    def _parts(self) -> None:
+        uploads = {layout.split_upload_key(ukey)[2] for ukey, _ in self.view.rows("uploads")}
+        for pkey, value in self.view.rows("parts"):
+            part: PartRecord = layout.PART.decode(value)
+            upload_id, number = layout.split_part_key(pkey)
+            what = f"part {number} of upload {upload_id}"
+            if upload_id not in uploads:
+                self.report.fault(f"{what}: its upload does not exist")
+            if part.extents and sum(extent.length for extent in part.extents) != part.size:
+                self.report.fault(f"{what}: extents do not add up to its {part.size} bytes")
+            if not part.extents and part.size and part.cold is None:
+                self.report.fault(f"{what}: it is neither hot nor cold")
+            if part.cold is not None:
+                self.cold[part.cold.name] = what
+            self._extents(layout.OWNER_PART + pkey, part.extents)
+            if part.extents:
+                self.counters.hot_bytes += part.size
+                self.counters.dirty_bytes += 0 if part.cache else part.size
+
+    def _extents(self, owner: bytes, extents: tuple[Extent, ...]) -> None:
+        for extent in extents:
+            self.wanted["extents"][layout.extent_key(extent, owner)] = b""
+            self.live[extent.region] = self.live.get(extent.region, 0) + extent.length
+            known = self.checked.setdefault((extent.region, extent.offset), extent)
+            if known != extent:
+                self.report.fault(f"region {extent.region} offset {extent.offset}: two extents disagree")
+
+    def _compare(self, name: str, wanted: dict[bytes, bytes]) -> None:
+        found = dict(self.view.rows(name))
+        for key in found.keys() - wanted.keys():
+            self.report.fault(f"{name}: row {key.hex()} belongs to nothing")
+        for key in wanted.keys() - found.keys():
+            self.report.fault(f"{name}: row {key.hex()} is missing")
+        for key in found.keys() & wanted.keys():
+            if found[key] != wanted[key]:
+                self.report.fault(f"{name}: row {key.hex()} names another object")
+
+    def _regions(self) -> None:
+        states: dict[RegionState, set[int]] = {state: set() for state in RegionState}
+        sequences = {}
+        for key, value in self.view.rows("regions"):
+            region, record = layout.unpack_region(key), layout.REGION.decode(value)
+            assert isinstance(record, RegionRecord)
+            states[record.state].add(region)
+            sequences[region] = record.sequence
+            live = self.live.pop(region, 0)
+            if record.live_bytes != live:
+                self.report.fault(f"region {region}: {record.live_bytes} live bytes counted, {live} found")
+            if live and record.state in (RegionState.FREE, RegionState.FREED):
+                self.report.fault(f"region {region}: free, yet rows refer to it")
+        for region in self.live:
+            self.report.fault(f"region {region}: referred to, yet unknown")
+        queue = {layout.unpack_region(value): layout.unpack_u64(key) for key, value in self.view.rows("queue")}
+        lists = (
+            ("queue", set(queue), RegionState.SEALED),
+            ("free", {layout.unpack_region(key) for key, _ in self.view.rows("free")}, RegionState.FREE),
+            ("freed", {layout.unpack_freed_key(key)[1] for key, _ in self.view.rows("freed")}, RegionState.FREED),
+        )
+        for name, listed, state in lists:
+            for region in listed ^ states[state]:
+                self.report.fault(f"{name}: region {region} is listed and its state disagree")
+        for region, sequence in queue.items():
+            if sequences.get(region) != sequence:
+                self.report.fault(f"queue: region {region} stands at the wrong place")
+
+    def _counters(self) -> None:
+        stored = self.view.counters()
+        for name in ("objects", "object_bytes", "hot_bytes", "dirty_bytes", "pinned_bytes"):
+            if getattr(stored, name) != getattr(self.counters, name):
+                self.report.fault(
+                    f"counter {name}: {getattr(stored, name)} stored, {getattr(self.counters, name)} found"
+                )
+        if stored.generation < self.counters.generation:
+            self.report.fault(f"counter generation: {stored.generation} stored, {self.counters.generation} in use")
+
+
+def check_pool(name: str, index: Index, flash: Flash | None) -> tuple[Report, dict[str, str]]:
+    """Audits one pool; `flash` None leaves the bytes unread. Also answers the cold copies it relies on: name → of what."""
+    report = Report(name)
+    with index.view() as view:
+        audit = _Audit(view, report)
+        audit.run()
+        for extent in audit.checked.values():
+            report.extents += 1
+            report.extent_bytes += extent.length
+            if flash is not None and not flash.passes(extent):
+                report.fault(f"region {extent.region} offset {extent.offset}: bytes fail their checksum")
+    return report, audit.cold
+
+
+async def check_cold(report: Report, cold: ColdSide, copies: dict[str, str]) -> None:
+    """Asks the backing store for every cold copy. Raises BackingUnavailable."""
+    for name, what in copies.items():
+        report.cold_copies += 1
+        try:
+            await cold.backing.stat(name)
+        except NotFound:
+            report.fault(f"{what}: its cold copy {name} is missing")

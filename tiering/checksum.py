@@ -1,0 +1,42 @@
+"""A checksum of stored bytes in one of S3's algorithms, for copies that ask for another one than their source has.
+
+Owns nothing. Does not know headers: what clients send with their bytes is `s3api.checksums`. Kind: pure.
+Spec: AWS "Checking object integrity".
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from typing import Any, Final
+
+from awscrt import checksums
+
+from tiering.contract import Buffer, Checksum
+
+_CRCS: Final[dict[str, tuple[Any, int]]] = {
+    "CRC32": (checksums.crc32, 4),
+    "CRC32C": (checksums.crc32c, 4),
+    "CRC64NVME": (checksums.crc64nvme, 8),
+}
+
+
+class Summer:
+    """Feed it all the bytes with `update`; `checksum` is of what it was fed."""
+
+    def __init__(self, algorithm: str) -> None:
+        """`algorithm`: one of S3's names. Raises ValueError."""
+        self._algorithm = algorithm
+        self._crc = 0
+        self._hash = None if algorithm in _CRCS else hashlib.new(algorithm.lower())
+
+    def update(self, data: Buffer) -> None:
+        if self._hash is not None:
+            self._hash.update(data)
+        else:
+            self._crc = _CRCS[self._algorithm][0](data, self._crc)
+
+    def checksum(self) -> Checksum:
+        width = _CRCS[self._algorithm][1] if self._hash is None else 0
+        raw = self._hash.digest() if self._hash is not None else self._crc.to_bytes(width, "big")
+        return Checksum(self._algorithm, base64.b64encode(raw).decode())

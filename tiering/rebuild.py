@@ -1,0 +1,97 @@
+"""Making the index again from the backing store alone.
+
+Promise: every object whose cold stream (and, if it is in pieces, manifest and pieces) is whole comes back cold-only,
+with its metadata, ETag and dates; what cannot be read is named, never guessed. An index that already holds a newer
+generation of a key keeps it.
+Owns nothing. Does not know processes; the gateway must not run. Kind: shell.
+Spec: docs/FORMAT.md, "Cold objects"; docs/OPERATIONS.md, "recall rebuild".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+
+from tiering import layout
+from tiering.backing import keys
+from tiering.backing.coldobject import read_head
+from tiering.buckets import Buckets
+from tiering.cold import ColdSide, record_of
+from tiering.contract import BucketInfo
+from tiering.index import Batch
+from tiering.layout import BucketRecord, ColdPiece, ObjectRecord
+from tiering.pool import Pool
+from tiering.ports import BackingCorrupt, NotFound
+
+BUCKET_RECORD_BYTES_MAX: Final = 16 << 20
+
+
+class Rebuilt(msgspec.Struct):
+    """What was found. `unreadable`: names in the backing store that are no whole cold object, with the reason."""
+
+    buckets: int = 0
+    objects: int = 0
+    kept: int = 0
+    unreadable: list[str] = []
+
+
+async def rebuild(pools: Mapping[str, Pool], buckets: Buckets, cold: ColdSide) -> Rebuilt:
+    """Adds to the pools what the backing store holds. Raises BackingUnavailable."""
+    found = Rebuilt()
+    async for stat in cold.backing.list(keys.bucket_records_prefix(cold.prefix)):
+        data = b"".join([bytes(chunk) async for chunk in cold.backing.get(stat.key, 0, stat.size)])
+        fields = msgspec.json.decode(data)
+        known = {name: fields[name] for name in BucketInfo.__struct_fields__ if name in fields}
+        await _bucket(buckets, pools, BucketInfo(**known), found)
+    start = f"{cold.prefix}/" if cold.prefix else ""
+    async for stat in cold.backing.list(start):
+        if not keys.is_reserved(cold.prefix, stat.key):
+            await _object(pools, buckets, cold, stat.key, found)
+    return found
+
+
+async def _bucket(buckets: Buckets, pools: Mapping[str, Pool], bucket: BucketInfo, found: Rebuilt) -> None:
+    if buckets.find(bucket.name) is None:
+        wanted = bucket if bucket.pool in pools else msgspec.structs.replace(bucket, pool="")
+        await buckets.create(wanted)
+        found.buckets += 1
+
+
+async def _object(pools: Mapping[str, Pool], buckets: Buckets, cold: ColdSide, name: str, found: Rebuilt) -> None:
+    try:
+        head = await read_head(cold.backing, name)
+        meta: dict[str, Any] = head.meta
+        pieces = [ColdPiece(name, head.size), *(ColdPiece(str(at), int(size)) for at, size in meta.get("pieces", ()))]
+        record = record_of(meta, tuple(pieces))
+        bucket_name, key, pool_name = str(meta["bucket"]), str(meta["key"]), str(meta["pool"])
+        if cold.name(bucket_name, key) != name or sum(piece.size for piece in pieces) != record.size:
+            raise BackingCorrupt("it describes another object")
+        for piece in pieces[1:]:
+            await cold.backing.stat(piece.name)
+    except (BackingCorrupt, NotFound, KeyError, TypeError, ValueError) as error:
+        found.unreadable.append(f"{name}: {error or type(error).__name__}")
+        return
+    if buckets.find(bucket_name) is None:
+        await _bucket(
+            buckets, pools, BucketInfo(name=bucket_name, created_ms=record.modified_ms, pool=pool_name), found
+        )
+    target = buckets.find(bucket_name)
+    assert target is not None
+    pool, bucket = target
+    if await pool.committer.submit(lambda batch: _restore(batch, bucket, key, record)):
+        found.objects += 1
+    else:
+        found.kept += 1
+
+
+def _restore(batch: Batch, bucket: BucketRecord, key: str, record: ObjectRecord) -> bool:
+    okey = layout.object_key(bucket.number, key)
+    old = batch.object(okey)
+    if old is not None and old.generation >= record.generation:
+        return False
+    counters = batch.counters()
+    counters.generation = max(counters.generation, record.generation)
+    batch.replace_object(okey, old, record)
+    return True
