@@ -132,8 +132,10 @@ def resolve(info: ObjectInfo, wanted: ByteRange | None, part_number: int | None)
 def judge_claims(stored: Mapping[int, PartInfo], claims: Sequence[PartClaim]) -> list[PartInfo]:
     """The stored parts (by number) that a completion names, in order.
 
-    Raises InvalidPartOrder, InvalidPart (unknown, or another ETag or checksum), PartTooSmall for any but the last.
+    Raises InvalidPartOrder, InvalidPart (none, unknown, or another ETag or checksum), PartTooSmall for any but the last.
     """
+    if not claims:
+        raise InvalidPart("no parts named")
     if any(later.number <= earlier.number for earlier, later in itertools.pairwise(claims)):
         raise InvalidPartOrder()
     chosen = []

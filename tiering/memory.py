@@ -328,7 +328,7 @@ class MemoryStore:
         self, bucket: str, key: str, upload_id: str, parts: Sequence[c.PartClaim], options: c.CompleteOptions
     ) -> c.ObjectInfo:
         standing = self._look(bucket, key)
-        if standing is not None and standing.upload_id == upload_id:
+        if standing is not None and standing.upload_id == upload_id and standing.info.etag == options.etag:
             return standing.info
         pending = self._upload(bucket, key, upload_id)
         chosen = conditions.judge_claims({number: part for number, (part, _) in pending.parts.items()}, parts)

@@ -53,6 +53,8 @@ async def test_completing_twice_answers_the_object_again(store: Store) -> None:
     first = await store.complete_upload("b", "k", upload_id, claims, options)
     again = await store.complete_upload("b", "k", upload_id, claims, options)
     assert again == first
+    with pytest.raises(c.NoSuchUpload):
+        await store.complete_upload("b", "k", upload_id, claims[:1], CompleteOptions("another-1"))
 
 
 async def test_completed_object_survives_demotion_with_its_parts(store: Store) -> None:
@@ -90,11 +92,12 @@ async def test_empty_part_alone_makes_an_empty_object(store: Store) -> None:
     [
         (lambda claims: [claims[1], claims[0]], c.InvalidPartOrder),
         (lambda claims: [claims[0], claims[0]], c.InvalidPartOrder),
+        (lambda claims: [], c.InvalidPart),
         (lambda claims: [*claims, PartClaim(4, "x")], c.InvalidPart),
         (lambda claims: [PartClaim(1, "wrong"), *claims[1:]], c.InvalidPart),
         (lambda claims: [PartClaim(1, claims[0].etag, c.Checksum("CRC32", "AAAAAA=="))], c.InvalidPart),
     ],
-    ids=["order", "twice", "missing", "etag", "checksum"],
+    ids=["order", "twice", "none", "missing", "etag", "checksum"],
 )
 async def test_wrong_claims_are_refused_and_leave_the_upload(store: Store, change, error) -> None:  # type: ignore[no-untyped-def]
     upload_id, claims = await full(store)

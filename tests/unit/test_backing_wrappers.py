@@ -144,7 +144,9 @@ def test_a_stream_that_never_moves_ends() -> None:
 
 def test_a_cut_listing_goes_on_after_the_key_it_reached() -> None:
     async def main() -> None:
-        faulty = Faulty(await filled(), [Fault("cut", "list", at=2), Fault("cut", "list", at=3), Fault("refuse", "list")])
+        faulty = Faulty(
+            await filled(), [Fault("cut", "list", at=2), Fault("cut", "list", at=3), Fault("refuse", "list")]
+        )
         assert await names(retrying(faulty, Waits()), "n/") == [f"n/{index}" for index in range(5)]
 
     asyncio.run(main())
@@ -153,7 +155,9 @@ def test_a_cut_listing_goes_on_after_the_key_it_reached() -> None:
 def test_a_put_is_retried_from_its_first_byte() -> None:
     async def main() -> None:
         memory = MemoryBacking()
-        await retrying(Faulty(memory, [Fault("refuse", "put"), Fault("lose", "put")]), Waits()).put("p", BytesSource(DATA))
+        await retrying(Faulty(memory, [Fault("refuse", "put"), Fault("lose", "put")]), Waits()).put(
+            "p", BytesSource(DATA)
+        )
         assert await read(memory, "p") == DATA
 
     asyncio.run(main())

@@ -12,6 +12,7 @@ Owns: nothing. Does not know: what is stored. Kind: shell (the one place that kn
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Final
@@ -40,6 +41,7 @@ _CREDENTIALS: Final = (
     ("RECALL_BACKING_ACCESS_KEY", "RECALL_BACKING_SECRET_KEY"),
     ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
 )
+_BUCKET: Final = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
 class BackingOptions(msgspec.Struct, frozen=True):
@@ -120,6 +122,8 @@ def _flag(name: str, text: str) -> bool:
 def _address(netloc: str, path: str, query: Mapping[str, str], env: Mapping[str, str]) -> BucketAddress:
     if not netloc or "@" in netloc or ":" in netloc:
         raise ValueError("backing URL: s3://bucket/prefix?endpoint=… ; credentials come from the environment")
+    if not _BUCKET.fullmatch(netloc):
+        raise ValueError(f"backing URL: {netloc!r} is not a bucket name")
     endpoint = urlsplit(query.get("endpoint", ""))
     if endpoint.scheme not in ("http", "https") or not endpoint.hostname:
         raise ValueError("backing URL: endpoint= must be http://host:port or https://host:port")

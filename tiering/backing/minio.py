@@ -333,6 +333,9 @@ def _translated(function: Callable[..., R], *args: Any) -> R:
         raise BackingUnavailable(f"the backing bucket answered {error.status_code}") from None
     except (MinioException, urllib3.exceptions.HTTPError, OSError) as error:
         raise BackingUnavailable(_reason(error)) from None
+    except (ElementTree.ParseError, ValueError) as error:
+        # What the SDK raises for a document it cannot read; names and sizes were checked before it was called.
+        raise BackingUnavailable(f"the backing bucket's answer is not S3's ({type(error).__name__})") from None
 
 
 class _BucketThere(BackingUnavailable):

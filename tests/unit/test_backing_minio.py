@@ -1,0 +1,208 @@
+"""The bucket backing against a server that misbehaves: every answer becomes one of three errors, and none tells secrets."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from tiering.backing.minio import BucketAddress, MinioBacking, MinioLimits
+from tiering.backing.streams import BytesSource, closing
+from tiering.ports import Backing, BackingCorrupt, BackingError, BackingUnavailable, NotFound
+
+ACCESS, SECRET = "the-access-key", "the-secret-key"
+
+
+class Scripted:
+    """Answers each request with what `answer` gives for its first line, byte for byte, then closes the connection."""
+
+    def __init__(self, answer: Callable[[str], bytes]) -> None:
+        self._answer = answer
+        self.requests: list[str] = []
+        self.heads: list[str] = []
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode()
+            length = next(
+                (int(line[15:]) for line in head.lower().split("\r\n") if line.startswith("content-length:")), 0
+            )
+            await reader.readexactly(length)
+            self.heads.append(head)
+            self.requests.append(head.split("\r\n")[0])
+            writer.write(self._answer(self.requests[-1]))
+            await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+
+def reply(status: int, body: bytes = b"", *headers: str, length: int | None = None) -> bytes:
+    lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(body) if length is None else length}", *headers, "", ""]
+    return "\r\n".join(lines).encode() + body
+
+
+def error(status: int, code: str) -> bytes:
+    body = f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>m</Message></Error>'.encode()
+    return reply(status, body, "Content-Type: application/xml")
+
+
+def against(
+    answer: Callable[[str], bytes], test: Callable[[MinioBacking], Awaitable[None]], read_s: float = 10.0
+) -> Scripted:
+    scripted = Scripted(answer)
+
+    async def main() -> None:
+        server = await asyncio.start_server(scripted, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        address = BucketAddress(f"127.0.0.1:{port}", "bucket", ACCESS, SECRET, prefix="pre")
+        backing = MinioBacking(address, MinioLimits(threads=2, read_s=read_s))
+        try:
+            await asyncio.wait_for(test(backing), 30)
+        finally:
+            await backing.close()
+            server.close()
+            await server.wait_closed()
+
+    asyncio.run(main())
+    return scripted
+
+
+async def read(backing: Backing, start: int = 0, stop: int | None = None) -> bytes:
+    async with closing(backing.get("k", start, stop)) as chunks:
+        return b"".join([chunk async for chunk in chunks])
+
+
+CALLS: dict[str, Callable[[MinioBacking], Awaitable[object]]] = {
+    "put": lambda backing: backing.put("k", BytesSource(b"data")),
+    "get": read,
+    "stat": lambda backing: backing.stat("k"),
+    "delete": lambda backing: backing.delete("k"),
+    "list": lambda backing: anext(backing.list("")),
+}
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize(
+    "answer",
+    [
+        reply(500),
+        reply(503),
+        error(503, "SlowDown"),
+        error(500, "InternalError"),
+        error(403, "AccessDenied"),
+        error(403, "SignatureDoesNotMatch"),
+        error(400, "RequestTimeout"),
+        error(404, "NoSuchBucket"),
+        reply(302, b"", "Location: http://127.0.0.1:1/"),
+        reply(502, b"<html>proxy says no</html>", "Content-Type: text/html"),
+        reply(403, b"not <xml", "Content-Type: application/xml"),
+        b"HTTP/1.1 garbage\r\n\r\n",
+        b"",
+    ],
+    ids=lambda answer: answer[9:60].decode().replace("\r\n", " ") or "closed",
+)
+def test_every_refusal_is_unavailable(call: str, answer: bytes) -> None:
+    async def check(backing: MinioBacking) -> None:
+        with pytest.raises(BackingUnavailable) as caught:
+            await CALLS[call](backing)
+        text = str(caught.value)
+        for secret in (ACCESS, SECRET, "Signature=", "http", "127.0.0.1"):
+            assert secret not in text
+        assert text
+
+    against(lambda _: answer, check)
+
+
+@pytest.mark.parametrize("call", ["get", "stat"])
+def test_a_missing_object_is_not_found_only_in_a_bucket_that_is_there(call: str) -> None:
+    there = against(
+        lambda line: reply(200) if line.startswith("HEAD /bucket HTTP") else reply(404),
+        lambda backing: _raises(CALLS[call](backing), NotFound),
+    )
+    assert len(there.requests) == 2
+    against(lambda _: reply(404), lambda backing: _raises(CALLS[call](backing), BackingUnavailable))
+    if call == "get":
+        named = against(lambda _: error(404, "NoSuchKey"), lambda backing: _raises(read(backing), NotFound))
+        assert len(named.requests) == 1
+
+
+async def _raises(call: Awaitable[object], kind: type[BackingError]) -> None:
+    with pytest.raises(kind):
+        await call
+
+
+def test_a_cut_body_is_unavailable_and_a_short_object_is_corrupt() -> None:
+    async def cut(backing: MinioBacking) -> None:
+        got = b""
+        with pytest.raises(BackingUnavailable, match="cannot be reached"):
+            async for chunk in backing.get("k"):
+                got += chunk
+        assert got == b"only this"
+
+    against(lambda _: reply(200, b"only this", length=100), cut)
+
+    async def short(backing: MinioBacking) -> None:
+        with pytest.raises(BackingCorrupt, match="9 bytes came of the 20"):
+            await read(backing, 0, 20)
+
+    against(lambda _: reply(206, b"only this", "Content-Range: bytes 0-8/9"), short)
+
+
+def test_a_server_that_ignores_ranges_is_not_believed() -> None:
+    async def check(backing: MinioBacking) -> None:
+        with pytest.raises(BackingUnavailable, match="ignores ranges"):
+            await read(backing, 5, 9)
+
+    against(lambda _: reply(200, b"the whole object"), check)
+
+
+def test_reads_ask_for_identity_and_keep_encoded_bytes_as_they_are() -> None:
+    async def check(backing: MinioBacking) -> None:
+        assert await read(backing, 2, 6) == b"\x1f\x8b\x08\x00"
+
+    answer = reply(206, b"\x1f\x8b\x08\x00", "Content-Encoding: gzip", "Content-Range: bytes 2-5/10")
+    seen = against(lambda _: answer, check)
+    assert seen.requests[0].startswith("GET /bucket/pre/k?X-Amz-Algorithm=AWS4-HMAC-SHA256")
+    head = seen.heads[0].lower()
+    assert "\r\nrange: bytes=2-5\r\n" in head
+    assert "\r\naccept-encoding: identity\r\n" in head
+
+
+def test_a_silent_server_is_unavailable_after_its_time() -> None:
+    async def check(backing: MinioBacking) -> None:
+        with pytest.raises(BackingUnavailable):
+            await read(backing)
+
+    against(lambda _: reply(200, b"", length=10)[:-2], check, read_s=0.05)
+
+
+def test_an_upload_without_an_etag_asks_for_it() -> None:
+    # Ceph RGW leaves it out of CompleteMultipartUpload's answer.
+    async def check(backing: MinioBacking) -> None:
+        stat = await backing.put("k", BytesSource(bytes(17 << 20)))
+        assert (stat.size, stat.etag) == (17 << 20, "from-head")
+
+    def answer(line: str) -> bytes:
+        kind = "Content-Type: application/xml"
+        space = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
+        if line.startswith("POST") and "uploads" in line:
+            text = f"<InitiateMultipartUploadResult {space}><UploadId>u</UploadId></InitiateMultipartUploadResult>"
+            return reply(200, text.encode(), kind)
+        if line.startswith("POST"):
+            text = f"<CompleteMultipartUploadResult {space}><ETag></ETag></CompleteMultipartUploadResult>"
+            return reply(200, text.encode(), kind)
+        if line.startswith("HEAD"):
+            date = "Last-Modified: Wed, 21 Oct 2015 07:28:00 GMT"
+            return reply(200, b"", 'ETag: "from-head"', date, length=17 << 20)
+        return reply(200, b"", 'ETag: "part"')
+
+    against(answer, check)
+
+
+def test_an_address_does_not_show_its_secret() -> None:
+    address = BucketAddress("host:1", "bucket", ACCESS, SECRET)
+    assert SECRET not in repr(address)
+    assert ACCESS not in repr(address)
