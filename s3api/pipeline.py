@@ -203,7 +203,7 @@ class Pipeline:
         return Response(spec.status, headers + xml.CONTENT_TYPE, body, close=spec.close)
 
     def _document(self, trace: Trace, failure: S3Error) -> bytes:
-        escape = xml.escape
+        escape = xml.escape_readable
         extra = "".join([f"<{name}>{escape(str(value))}</{name}>" for name, value in failure.fields.items()])
         return (
             f"{xml.HEAD}<Error><Code>{failure.spec.code}</Code><Message>{escape(failure.message)}</Message>{extra}"

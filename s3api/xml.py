@@ -25,6 +25,7 @@ ELEMENTS_MAX: Final = 100_000
 """10,000 parts of seven elements each is the largest document S3 takes."""
 
 _SPECIAL = re.compile('[&<>"\r\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]')
+_UNREADABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]")
 _ENTITY: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\r": "&#13;"}
 
 
@@ -42,6 +43,11 @@ def escape(text: str) -> str:
     """`text` for element content. Characters XML 1.0 cannot carry become numeric references, which is what S3 sends
     too: a client that stores such keys must list with `encoding-type=url`. Lone surrogates become U+FFFD."""
     return _SPECIAL.sub(_special, text) if _SPECIAL.search(text) else text
+
+
+def escape_readable(text: str) -> str:
+    """As `escape`, but what XML 1.0 cannot carry becomes U+FFFD: an error must reach even a client whose key is odd."""
+    return escape(_UNREADABLE.sub("\ufffd", text))
 
 
 def url_encode(text: str) -> str:

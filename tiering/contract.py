@@ -258,7 +258,7 @@ class FileSpans:
 class Reading:
     """An opened object: `info`, the range `start:stop` actually answered, and the body (None for a HEAD).
 
-    A body is a `FileSpans`, or an async iterator of buffers (each borrowed until the next is asked for) whose early end
+    A body is bytes (a short one, already checked), a `FileSpans`, or an async iterator of buffers (each borrowed until the next is asked for) whose early end
     is raised as a StoreError. A body that is not sent must be given back with `close()`.
     """
 
@@ -269,7 +269,7 @@ class Reading:
         info: ObjectInfo,
         start: int,
         stop: int,
-        body: FileSpans | AsyncIterator[Buffer] | None,
+        body: bytes | FileSpans | AsyncIterator[Buffer] | None,
         tier: Literal["hot", "cold"],
     ) -> None:
         self.info = info

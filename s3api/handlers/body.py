@@ -74,7 +74,9 @@ class Intake:
 async def pieces(reading: Reading) -> AsyncGenerator[Buffer, None]:
     """The body of an opened object, piece by piece, each borrowed until the next. The caller closes the reading."""
     body = reading.body
-    if isinstance(body, FileSpans):
+    if isinstance(body, bytes):
+        yield body
+    elif isinstance(body, FileSpans):
         buffer = memoryview(bytearray(min(COPY_PIECE_BYTES, max(body.length, 1))))
         for fd, offset, length in body.spans:
             at, stop = offset, offset + length

@@ -1,5 +1,6 @@
 """A whole storage engine in the test's own process: store and keeper over real files, clock and duties in the test's hands.
 
+Store and keeper share one index, as they must in one process, but have room and epochs of their own, as two processes have.
 `crash()` ends it as SIGKILL would: nothing is sealed, flushed or synced; what was written stays, as in the page cache.
 """
 
@@ -20,10 +21,11 @@ from tiering.duties.expire import ExpireDuty
 from tiering.orders import Orders
 from tiering.pool import Pool, PoolConfig, open_pool, recover
 from tiering.ports import Backing, BackingUnavailable, Duty
-from tiering.space import KEEPER_SLOT
+from tiering.space import KEEPER_SLOT, Space
 from tiering.store import TieredStore
 
 REGION = 64 << 10
+WORKER_SLOT = 1
 
 
 def pool_config(path: Path, name: str, **fields: Any) -> PoolConfig:
@@ -56,7 +58,8 @@ class Engine:
         for pool in self.pools.values():
             recover(pool)
         self._rung = asyncio.Event()
-        self.store = TieredStore(self.pools, path, self.cold, Orders(self.wake, 10.0), clock, KEEPER_SLOT)
+        self.served = {name: self._served(pool) for name, pool in self.pools.items()}
+        self.store = TieredStore(self.served, path, self.cold, Orders(self.wake, 10.0), clock, WORKER_SLOT)
         self.buckets = Buckets(self.pools, path)
         self.demoter = Demoter(self.pools, self.buckets, self.cold)
         self.duties: dict[str, list[Duty]] = {name: self._duties(pool) for name, pool in self.pools.items()}
@@ -78,6 +81,11 @@ class Engine:
             UpkeepDuty(self.demoter, pool),
         ]
         return [*duties, DemoteDuty(self.demoter, pool)] if keeps_copies else duties
+
+    def _served(self, pool: Pool) -> Pool:
+        """The pool as a worker has it: the regions reserved for the keeper are not its."""
+        space = Space(pool.committer, pool.flash, WORKER_SLOT, self.wake, pool.config.space_wait_s)
+        return Pool(pool.config, pool.index, pool.flash, pool.heat, pool.committer, space, pool.clock)
 
     def wake(self) -> None:
         self._rung.set()
@@ -102,7 +110,8 @@ class Engine:
             done = 0
             for name, duties in self.duties.items():
                 self.pools[name].epochs.rotate()
-                self.pools[name].flush_touches()
+                self.served[name].epochs.rotate()
+                self.served[name].flush_touches()
                 for duty in duties:
                     try:
                         done += await duty.step()
@@ -137,7 +146,9 @@ class Engine:
         await self._stop_keeper()
         await self.store.close()
         self.buckets.close()
-        for pool in self.pools.values():
+        for name, pool in self.pools.items():
+            self.served[name].space.close()
+            self.served[name].epochs.close()
             pool.close()
 
     async def crash(self) -> None:
@@ -145,8 +156,9 @@ class Engine:
         await self._stop_keeper()
         await self.store.close()
         self.buckets.close()
-        for pool in self.pools.values():
+        for name, pool in self.pools.items():
             pool.committer.close()
+            self.served[name].epochs.close()
             pool.epochs.close()
             pool.index.close()
             pool.flash.close()

@@ -12,7 +12,7 @@ from tiering.backing.directory import DirectoryBacking
 from tiering.backing.memory import MemoryBacking
 from tiering.backing.minio import MinioBacking
 from tiering.backing.streams import BytesSource
-from tiering.backing.wrappers import Guarded, Metered, Tally
+from tiering.backing.wrappers import Guarded, Tally
 from tiering.ports import Backing, BackingUnavailable
 
 ENV = {"RECALL_BACKING_ACCESS_KEY": "a", "RECALL_BACKING_SECRET_KEY": "s"}
@@ -85,12 +85,11 @@ def test_open_backing_wraps_and_meters(tmp_path: Path) -> None:
     async def main() -> None:
         tally = Tally()
         backing = open_backing(f"file://{tmp_path}/made?create=true", {}, record=tally)
-        assert isinstance(backing, Metered)
+        assert isinstance(backing, Guarded)
         await backing.put("k", BytesSource(b"x"))
         assert tally.calls == {("put", "ok"): 1}
         await backing.close()
         plain = open_backing(f"file://{tmp_path}/missing", {})
-        assert isinstance(plain, Guarded)
         with pytest.raises(BackingUnavailable, match="directory is missing"):
             await plain.stat("k")
         await plain.close()

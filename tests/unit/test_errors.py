@@ -9,7 +9,9 @@ from tiering import contract
 
 
 def store_kinds() -> list[type[contract.StoreError]]:
-    return [kind for kind in vars(contract).values() if isinstance(kind, type) and issubclass(kind, contract.StoreError)]
+    return [
+        kind for kind in vars(contract).values() if isinstance(kind, type) and issubclass(kind, contract.StoreError)
+    ]
 
 
 @pytest.mark.parametrize("kind", [kind for kind in store_kinds() if kind is not contract.StoreError])

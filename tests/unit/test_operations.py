@@ -55,7 +55,7 @@ SERVED = [
 
 
 def query_of(text: str) -> dict[str, str]:
-    return dict((piece.partition("=")[0], piece.partition("=")[2]) for piece in text.split("&") if piece)
+    return {piece.partition("=")[0]: piece.partition("=")[2] for piece in text.split("&") if piece}
 
 
 @pytest.mark.parametrize(("method", "scope", "query", "name"), SERVED)

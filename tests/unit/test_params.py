@@ -79,7 +79,9 @@ def test_boolean_and_choice() -> None:
 
 
 def test_base64_exact() -> None:
-    assert params.base64_exact("Content-MD5", "1B2M2Y8AsgTpgAmY7PhCfg==", 16).hex() == "d41d8cd98f00b204e9800998ecf8427e"
+    assert (
+        params.base64_exact("Content-MD5", "1B2M2Y8AsgTpgAmY7PhCfg==", 16).hex() == "d41d8cd98f00b204e9800998ecf8427e"
+    )
     for bad in ("", "1B2M2Y8AsgTpgAmY7PhCfg", "1B2M2Y8AsgTpgAmY7PhCfh==", "AAAA", "1B2M2Y8AsgTpgAmY7PhCfg==\n", "é"):
         with pytest.raises(S3Error) as caught:
             params.base64_exact("Content-MD5", bad, 16, "InvalidDigest")

@@ -319,7 +319,9 @@ def test_mismatch_shows_what_was_signed_but_no_secret() -> None:
 # Presigned URLs.
 
 
-def presigned(query: bytes = b"", headers: dict[bytes, bytes] = HOST, expires_s: int = 60, now_s: int = aws.NOW_S) -> bytes:
+def presigned(
+    query: bytes = b"", headers: dict[bytes, bytes] = HOST, expires_s: int = 60, now_s: int = aws.NOW_S
+) -> bytes:
     return presign(
         "GET", b"/b/k", query, headers, access_key="minio", secret_key="minio123", now_s=now_s, expires_s=expires_s
     )

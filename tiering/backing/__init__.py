@@ -83,8 +83,11 @@ def open_backing(
     options: BackingOptions | None = None,
     record: Record | None = None,
     monotonic: Callable[[], float] = time.monotonic,
-) -> Guarded | Metered:
-    """The store a URL names, with retries, limits, circuit breaker and (when `record` is given) meter."""
+) -> Guarded:
+    """The store a URL names, with retries, limits, circuit breaker and (when `record` is given) meter.
+
+    `healthy` and `retry_s()` of the result say whether the store answers and when it is tried again.
+    """
     return wrap_backing(open_store(url, env, options), options=options, record=record, monotonic=monotonic)
 
 
@@ -94,12 +97,14 @@ def wrap_backing(
     options: BackingOptions | None = None,
     record: Record | None = None,
     monotonic: Callable[[], float] = time.monotonic,
-) -> Guarded | Metered:
+) -> Guarded:
     """Puts the wrappers around a store."""
     options = options or BackingOptions()
     limited = Limited(TimeLimited(store, options.limits), options.active, options.waiting)
-    guarded = Guarded(Retrying(limited, options.retry), options.breaker, monotonic=monotonic)
-    return guarded if record is None else Metered(guarded, record, monotonic=monotonic)
+    tried: Backing = Retrying(limited, options.retry)
+    if record is not None:
+        tried = Metered(tried, record, monotonic=monotonic)
+    return Guarded(tried, options.breaker, monotonic=monotonic)
 
 
 def _query(text: str, known: tuple[str, ...]) -> list[tuple[str, str]]:

@@ -1,7 +1,7 @@
 """Cold objects over the backing port: what is uploaded, and reads of the head, of the whole and of a range.
 
 The format is `tiering.coldstream`'s; this module adds only when to ask the backing for which bytes. Requests a call:
-`read_head` at most two, `read_layout` at most three, `read_object` one, `read_range` one with a layout, else four.
+`read_head` and `read_layout` at most three, `read_object` one, `read_range` one with a layout, else four.
 
 Owns: nothing between calls. Does not know: which backing, residency, LMDB. Kind: shell (async over the port; the
 caller's `offload` decides which thread compresses). Spec: docs/FORMAT.md, cold objects.

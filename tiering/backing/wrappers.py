@@ -3,10 +3,10 @@
 Each is a Backing around a Backing and implements every call by hand, so that a call added to the port is a type error
 here and not a hole. Around a store they are stacked, outermost first, as
 
-    Metered(Guarded(Retrying(Limited(TimeLimited(store)))))
+    Guarded(Metered(Retrying(Limited(TimeLimited(store)))))
 
-so that the meter sees what callers see, the breaker counts calls that failed for good, a slot is not held while a retry
-waits, and the time limit does not run while a call waits for its slot.
+so that the breaker counts calls that failed for good, the meter counts calls that were really tried, a slot is not held
+while a retry waits, and the time limit does not run while a call waits for its slot.
 
 Owns: its own counters; one loop. Does not know: any store. Kind: owner. Time, randomness and sleep come in through the
 constructor.

@@ -178,9 +178,12 @@ class EvictDuty:
                     return
                 body = FlashBody(pool, extent.length)
                 bodies.append(body)
-                for waiting in (body.begin(), body.write(data)):
-                    if waiting is not None:
-                        await waiting
+                waiting = body.begin()
+                if waiting is not None:
+                    await waiting
+                waiting = body.write(data)
+                if waiting is not None:
+                    await waiting
                 extents += body.extents
             self._count(events.SURVIVED, pool.config.name, 1)
             self._count(events.SURVIVED_BYTES, pool.config.name, sum(body.size for body in bodies))
