@@ -6,7 +6,7 @@ Spec: docs/ARCHITECTURE.md, "Processes".
 
 from __future__ import annotations
 
-import os
+import hashlib
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +17,7 @@ from gateway.config import Settings
 from gateway.metrics import Metrics
 from tiering import events
 from tiering.backing import BackingOptions, open_backing
-from tiering.backing.wrappers import RetryPolicy, Tally, TimeLimits
+from tiering.backing.wrappers import Outcome, Record, RetryPolicy, TimeLimits, Verb
 from tiering.cold import ColdSide
 from tiering.contract import Clock
 from tiering.pool import Pool, PoolConfig, open_pool
@@ -74,7 +74,7 @@ def open_pools(settings: Settings, slot: int, clock: Clock, wake_keeper: Callabl
     return {config.name: open_pool(config, slot, clock, wake_keeper) for config in pool_configs(settings)}
 
 
-def open_cold(settings: Settings, environ: Mapping[str, str], tally: Tally | None = None) -> ColdSide:
+def open_cold(settings: Settings, environ: Mapping[str, str], record: Record | None = None) -> ColdSide:
     """The cold side the settings name; the backing store need not be up. Raises ValueError."""
     options = BackingOptions(
         retry=RetryPolicy(attempts=settings.backing_retry_attempts),
@@ -82,7 +82,7 @@ def open_cold(settings: Settings, environ: Mapping[str, str], tally: Tally | Non
         active=settings.backing_concurrency,
     )
     url = settings.backing
-    return ColdSide(open_backing(url, environ, options=options, record=tally), prefix="")
+    return ColdSide(open_backing(url, environ, options=options, record=record), prefix="")
 
 
 def meter(metrics: Metrics) -> Meter:
@@ -96,6 +96,17 @@ def meter(metrics: Metrics) -> Meter:
             name, *labels = _EVENT_METRICS[event]
             cell = at[event, pool] = metrics.cell(name, pool, *labels)
         cells[cell] += amount
+
+    return add
+
+
+def backing_record(metrics: Metrics) -> Record:
+    """Counts calls to the backing store in this process's metric cells."""
+    cells = metrics.cells
+
+    def add(verb: Verb, outcome: Outcome, seconds: float, moved: int) -> None:
+        cells[metrics.cell("recall_backing_calls_total", verb, outcome)] += 1
+        cells[metrics.cell("recall_backing_seconds_total", verb)] += round(seconds * 1e6)
 
     return add
 
@@ -115,25 +126,22 @@ def pool_gauges(pools: Mapping[str, Pool]) -> Iterable[tuple[str, str, float]]:
 
 
 class KeeperBell:
-    """How other processes wake the keeper: a datagram on a socket in the run directory. Lost rings do no harm."""
+    """How other processes wake the keeper: a datagram on an abstract socket named after the data directory (a path would
+    be cut at 108 bytes). Lost rings do no harm, and neither do a stranger's."""
 
-    def __init__(self, run_dir: Path) -> None:
-        self._path = str(run_dir / "keeper.sock")
+    def __init__(self, data_dir: str) -> None:
+        self._name = b"\0recall-keeper-" + hashlib.sha256(data_dir.encode()).hexdigest()[:32].encode()
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
 
     def ring(self) -> None:
         try:
-            self._socket.sendto(b"!", self._path)
+            self._socket.sendto(b"!", self._name)
         except OSError:
             pass  # no keeper just now, or it has rings enough
 
     def listen(self) -> socket.socket:
         """The keeper's end."""
-        try:
-            os.unlink(self._path)
-        except FileNotFoundError:
-            pass
-        self._socket.bind(self._path)
+        self._socket.bind(self._name)
         return self._socket
 
     def close(self) -> None:

@@ -26,7 +26,6 @@ from gateway.credentials import Credentials
 from gateway.metrics import Metrics
 from gateway.runner import Ready
 from gateway.worker import EPOCH_S, OPERATION_NAMES, SWITCH_S
-from tiering.backing.wrappers import Tally
 from tiering.buckets import Buckets
 from tiering.cold import ColdSide
 from tiering.contract import Busy
@@ -59,13 +58,13 @@ async def _keep(settings: Settings, ready: Ready, first: bool) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
-    bell = engine.KeeperBell(settings.run_dir)
+    bell = engine.KeeperBell(settings.data_dir)
     pools = engine.open_pools(settings, KEEPER_SLOT, engine.SystemClock(), lambda: None)
     if first:  # workers may be inside when only the keeper was restarted
         for pool in pools.values():
             recover(pool)
     metrics = Metrics(settings.run_dir, "keeper", OPERATION_NAMES, tuple(settings.pools))
-    cold = engine.open_cold(settings, os.environ, Tally())
+    cold = engine.open_cold(settings, os.environ, engine.backing_record(metrics))
     buckets = Buckets(pools, Path(settings.data_dir))
     wake = asyncio.Event()
     ears = bell.listen()

@@ -31,8 +31,9 @@ from tiering.contract import Clock, NotModified, ObjectInfo, Store, StoreError
 
 _log = logging.getLogger("recall.s3api")
 
-Observer = Callable[[str, int, int, int, float], None]
-"""Told of each finished request: operation name ("" unresolved), status, content bytes in, body bytes out, seconds."""
+Observer = Callable[[str, int, float, int, int, bool], None]
+"""Told of each finished request: operation name ("" unresolved), status, seconds, content bytes in, body bytes out, and
+whether the answer went out whole."""
 
 UNRESOLVED: Final = ""
 _BODY_ERRORS: Final = {"gone": "IncompleteBody", "slow": "RequestTimeout", "framing": "IncompleteBody"}
@@ -112,7 +113,7 @@ class Pipeline:
                 return
             read_bytes = 0 if trace.payload is None else trace.payload.read_bytes
             seconds = self._monotonic() - request.started_s
-            self._observer(trace.operation, response.status, read_bytes, sent_bytes, seconds)
+            self._observer(trace.operation, response.status, seconds, read_bytes, sent_bytes, complete)
 
     def _start(self, request: Request, trace: Trace) -> Response | Coroutine[Any, Any, Response]:
         headers = request.headers

@@ -77,7 +77,6 @@ class Flash:
         """Puts all of `data` at a place inside a region. Raises DiskFull."""
         at = region * self.region_bytes + offset
         assert offset >= 0 and offset + len(data) <= self.region_bytes, (region, offset, len(data))
-        self._unsynced = True
         try:
             written = os.pwrite(self.fd, data, at)
             while written < len(data):
@@ -86,6 +85,8 @@ class Flash:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise DiskFull("the flash file has no room") from error
             raise
+        # After the write: set before, a sync on the committer's thread could clear it between the two.
+        self._unsynced = True
 
     def sync(self) -> None:
         """Forces all that was written through this object before the call to the device."""

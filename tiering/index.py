@@ -36,6 +36,10 @@ MAP_BYTES_DEFAULT: Final = 1 << 40
 """Address space, not disk: the file grows as records are written."""
 
 
+VIEW_TRIES: Final = 16
+"""Commits would have to fall between two calls this many times in a row for a snapshot to be taken unchecked."""
+
+
 class IndexCorrupt(Exception):
     """The environment cannot be opened or read."""
 
@@ -72,14 +76,31 @@ class Index:
         self._env.close()
 
     def view(self) -> View:
-        """A snapshot of now. Use as a context manager, or end it with `close`."""
-        return View(self, self._env.begin(buffers=True))
+        """A snapshot of now. Use as a context manager, or end it with `close`.
+
+        LMDB copies the snapshot's roots from a page that the commit after next overwrites: a reader held up in between
+        gets roots and file length of different commits, and fails later with BAD_TXN. When the newest commit is still
+        the snapshot's own, the copy was whole; else another one is taken. See docs/decisions/0002.
+        """
+        begin, info = self._env.begin, self._env.info
+        txn = begin(buffers=True)
+        for _ in range(VIEW_TRIES):
+            if info()["last_txnid"] == txn.id():
+                break
+            txn.abort()
+            txn = begin(buffers=True)
+        return View(self, txn)
 
     def get_object(self, okey: bytes) -> ObjectRecord | None:
         """The record as of now, in a transaction of its own: the hot path's one look-up."""
-        with self._env.begin(buffers=True) as txn:
-            data = txn.get(okey, db=self.objects_db)
-            return None if data is None else layout.OBJECT.decode(data)
+        try:
+            with self._env.begin(buffers=True) as txn:
+                data = txn.get(okey, db=self.objects_db)
+                return None if data is None else layout.OBJECT.decode(data)
+        except (lmdb.BadTxnError, lmdb.PageNotFoundError, lmdb.CorruptedError):
+            # The race `view` guards against, here without its price: it shows as an error, never as wrong data.
+            with self.view() as view:
+                return view.object(okey)
 
     def batch(self) -> Batch:
         """A write transaction; waits for other writers of any process. End it with `commit` or `abort`."""

@@ -190,10 +190,16 @@ def demoted(batch: Batch, okey: bytes, generation: int, piece: ColdPiece) -> boo
     return True
 
 
-def evicted(batch: Batch, okey: bytes, generation: int) -> bool:
-    """Drops the hot copy of a demoted object; False when it has moved on or may not go."""
+def evicted(batch: Batch, okey: bytes, generation: int, now_ms: int | None = None) -> bool:
+    """Drops the hot copy of a demoted object; False when it has moved on or may not go.
+
+    `now_ms`: spares an object that is held then, which its pin may have come to be since it was chosen; None: a person
+    asked, or the bytes are damaged.
+    """
     old = batch.object(okey)
     if old is None or old.generation != generation or old.residency != Residency.BOTH:
+        return False
+    if now_ms is not None and layout.hold_until_ms(old) > now_ms:
         return False
     new: ObjectRecord = msgspec.structs.replace(old, residency=move(old.residency, "evict"), extents=())
     batch.replace_object(okey, old, new)
@@ -211,10 +217,12 @@ def recalled(batch: Batch, okey: bytes, generation: int, extents: tuple[Extent, 
     return True
 
 
-def dropped(batch: Batch, okey: bytes, generation: int) -> bool:
-    """Deletes an object of a cache bucket, or one past its deadline; False when it has moved on."""
+def dropped(batch: Batch, pool: Pool, okey: bytes, generation: int, now_ms: int) -> bool:
+    """Deletes an object of a cache bucket, or one past its deadline; False when it has moved on or has come to be held."""
     old = batch.object(okey)
     if old is None or old.generation != generation:
+        return False
+    if layout.hold_until_ms(old) > now_ms and not pool.expired(old, now_ms):
         return False
     batch.replace_object(okey, old, None)
     return True

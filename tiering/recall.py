@@ -222,12 +222,15 @@ class Recalls:
         self, landing: _Landing, record: ObjectRecord, start: int, stop: int
     ) -> AsyncGenerator[Buffer, None]:
         """Content `start:stop` as it lands; from the backing store itself if the landing fails on the way."""
+        while landing.extents is None and landing.failed is None:
+            await landing.changed()  # without an epoch: the landing may be waiting for the region it would keep
         epoch = self._pool.epochs.current
         epoch.acquire()
         try:
             at = start
             while at < stop and landing.failed is None:
-                if landing.extents is None or landing.landed <= at:
+                assert landing.extents is not None
+                if landing.landed <= at:
                     await landing.changed()
                     continue
                 end = min(stop, landing.landed, at + _CHUNK)

@@ -51,6 +51,7 @@ from tiering.contract import (
     UploadInfo,
     Writer,
 )
+from tiering.epochs import Epoch
 from tiering.index import Batch
 from tiering.layout import BucketRecord, ObjectRecord
 from tiering.orders import Orders
@@ -135,12 +136,18 @@ class TieredStore:
         for extent, first, last in parts:
             if first < last and not flash.resident(extent, first, last):
                 return self._open_waiting(pool, okey, key, options)
-        return self._hot(pool, record, start, stop, parts)
+        return self._hot(pool, pool.epochs.current, record, start, stop, parts)
 
     def _hot(
-        self, pool: Pool, record: ObjectRecord, start: int, stop: int, parts: Sequence[tuple[layout.Extent, int, int]]
+        self,
+        pool: Pool,
+        epoch: Epoch,
+        record: ObjectRecord,
+        start: int,
+        stop: int,
+        parts: Sequence[tuple[layout.Extent, int, int]],
     ) -> Reading:
-        epoch = pool.epochs.current
+        """`epoch`: the one the record was looked up in; a younger one would not hold its regions."""
         epoch.acquire()
         span = pool.flash.span
         spans = tuple([span(extent, first, last) for extent, first, last in parts])
@@ -155,7 +162,14 @@ class TieredStore:
             conditions.judge_read(options.conditions, record)
             start, stop = conditions.resolve(record, options.range, options.part_number)
             if record.residency == Residency.COLD_ONLY:
-                return await self._open_cold(pool, okey, record, start, stop)
+                try:
+                    return await self._open_cold(pool, okey, record, start, stop)
+                except Corrupt:
+                    # Overwritten or deleted meanwhile, its copy goes or is another generation's: look again.
+                    now = pool.index.get_object(okey)
+                    if now is not None and (now.generation, now.residency) == (record.generation, record.residency):
+                        raise
+                    continue
             epoch = pool.epochs.current
             epoch.acquire()
             try:
@@ -163,7 +177,7 @@ class TieredStore:
                 if await self._load(pool, [extent for extent, _, _ in parts]):
                     if len(parts) == len(record.extents):
                         pool.heat.checked(record.generation)
-                    return self._hot(pool, record, start, stop, parts)
+                    return self._hot(pool, epoch, record, start, stop, parts)
             finally:
                 epoch.release()
             await self._lose_hot_copy(pool, okey, record)

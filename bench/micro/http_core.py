@@ -101,8 +101,8 @@ def _cpu_s(pid: int) -> tuple[float, float]:
     return int(fields[11]) / tick, int(fields[12]) / tick
 
 
-def _wrk(port: int, case: str, seconds: float, connections: int) -> int:
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", f"http://127.0.0.1:{port}/{case}"]
+def _wrk(port: int, case: str, seconds: int, connections: int) -> int:
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", f"http://127.0.0.1:{port}/{case}"]
     command += ["-H", "x-amz-date: 20260101T000000Z", "-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD"]
     command += [
         "-H",
@@ -122,7 +122,7 @@ def _chunked(body: bytes) -> bytes:
     return b"".join(pieces) + b"0\r\n\r\n"
 
 
-def _put(port: int, case: str, seconds: float) -> int:
+def _put(port: int, case: str, seconds: int) -> int:
     size = PUT_BYTES[case]
     body = bytes(size)
     framing = b"Content-Length: %d" % size
@@ -144,7 +144,7 @@ def _put(port: int, case: str, seconds: float) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--seconds", type=int, default=3)
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--case", action="append", choices=[*SIZES, *PUT_BYTES])
     parser.add_argument("--buffer-kib", type=int, default=Limits().receive_buffer_bytes >> 10)
@@ -156,7 +156,9 @@ def main() -> None:
         file.write(os.urandom(4 << 20))
         file.flush()
         ours, theirs = multiprocessing.Pipe()
-        server = multiprocessing.get_context("fork").Process(target=_serve, args=(theirs, file.name, limits))
+        server = multiprocessing.get_context("fork").Process(
+            target=_serve, args=(theirs, file.name, limits), daemon=True
+        )
         server.start()
         port = ours.recv()
         assert server.pid is not None

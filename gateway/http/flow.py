@@ -216,7 +216,7 @@ class InboundBody:
         self._wake()
 
     async def read(self) -> memoryview:
-        if self.expecting:
+        if self.expecting and not self._error:
             self.expecting = False
             self._source.send_continue()
         while True:

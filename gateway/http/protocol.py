@@ -558,49 +558,58 @@ class HttpProtocol(asyncio.BufferedProtocol):
         request, self._request = self._request, None
         response, self._response = self._response, None
         body = self._body
+        unread = body is not None and (body.receiving or body.broken)
         self._pace = None
         sender = self._sender
         if sender is not None:
             self._sender = None
             self._moved_bytes += sender.sent_bytes
             self._sent_bytes = sender.sent_bytes
-        if body is not None and not (complete and body.receiving):
+        if body is not None and not (complete and self._keep and unread):
             body.close(reuse=response is not None)
             self._body = None
-        if response is not None and isinstance(response.body, FileSpans):
-            response.body.release()
         if request is not None:
             self._connections.in_flight -= 1
-            self._app.finished(request, response or Response(_CLIENT_GONE, close=True), self._sent_bytes, complete)
+        try:
+            if response is not None and isinstance(response.body, FileSpans):
+                response.body.release()
+            if request is not None:
+                told = response or Response(_CLIENT_GONE, close=True)
+                self._app.finished(request, told, self._sent_bytes, complete)
+        except Exception:
+            log.exception("the application raised after %s", self._method)
         if complete and self._state == _BUSY:
-            self._go_on()
+            self._go_on(unread)
 
-    def _go_on(self) -> None:
+    def _go_on(self, unread: bool) -> None:
         """After a whole response: the next request, or the end of the connection."""
-        body = self._body
         self._since_s = self._connections.now_s
         if not self._keep:
-            if body is not None:
-                body.close(reuse=True)
-                self._body = None
-            if body is not None or self._stash:
+            if unread or self._stash:
                 self._linger()  # closing with unread bytes would send a reset, which can overtake the response
             else:
                 self._close()
-        elif body is not None:
+        elif self._body is not None:
             self._state = _DISCARD
-            body.discard()
+            self._body.discard()
         else:
-            self._state = _HEAD
-            if not self._serving and (self._stash or self._eof):
-                self._serve_stash()
+            self._ready()
 
     def _discarded(self, body: InboundBody) -> None:
         body.close(reuse=True)
         self._body = None
+        self._ready()
+
+    def _ready(self) -> None:
+        """Waits for the next request, which may be there already."""
         self._state = _HEAD
         self._since_s = self._connections.now_s
-        self._serve_stash()
+        if self._serving:
+            return
+        if self._stash or self._eof:
+            self._serve_stash()
+        elif self._connections.draining:
+            self._close()
 
     # ---------------------------------------------------------------- ends
 

@@ -20,7 +20,7 @@ from tiering.contract import Buffer, FileSpans
 
 _WINDOW_BYTES: Final = 1 << 20
 """Probed and sent by one call, and read by the thread when it is not resident."""
-_TURN_BYTES: Final = 8 << 20
+_TURN_BYTES: Final = 4 << 20
 """Sent without going back to the loop."""
 _COPY_BYTES: Final = 128 << 10
 """One read and write where the bytes must pass through us."""

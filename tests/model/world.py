@@ -144,7 +144,7 @@ class World:
         self.things: dict[tuple[str, str], Thing] = {}
         self.uploads: list[Pending] = []
         self.held: list[Held] = []
-        self.lost: set[tuple[str, str]] = set()
+        self._keeper = asyncio.Lock()
         self._fields = {**KINDS[kind], **fields}
         self.engine = self._opened()
         for bucket in (SMALL, BIG):
@@ -201,10 +201,11 @@ class World:
         return await task
 
     async def _turn(self) -> None:
-        try:
-            await self.engine.settle(rounds=1)
-        except Busy:  # no room for survivors just now: the real keeper backs off
-            pass
+        async with self._keeper:  # there is one keeper: no duty is stepped twice at once
+            try:
+                await self.engine.settle(rounds=1)
+            except Busy:  # no room for survivors just now: the real keeper backs off
+                pass
 
     def settle(self) -> None:
         """Everything the keeper has to do, then the audit; with the backing store up, nothing is left there by mistake."""
@@ -385,14 +386,15 @@ class World:
     def copy(self, source: tuple[str, str], target: tuple[str, str]) -> None:
         thing = self.thing(*source)
         cold = thing is not None and self._is_cold(*source)
+        troubled = self.backing.down or bool(self.backing.script)
         try:
             info = self.do(self.engine.store.copy(source, target, CopyOptions()))
         except NoSuchKey:
             if thing is not None and self.thing(*source) is not None:
                 self._gone(*source)
             return
-        except ColdUnavailable:
-            assert cold and self.backing.down
+        except (ColdUnavailable, Corrupt):
+            assert cold and troubled
             return
         except (Busy, TierFull):
             return
@@ -441,26 +443,22 @@ class World:
     def tier(self, bucket: str, key: str, tier: Any) -> None:
         thing = self.thing(bucket, key)
         was_cold = thing is not None and self._is_cold(bucket, key)
+        troubled = self.backing.down or bool(self.backing.script)
         try:
             info = self.do(self.engine.store.change(bucket, key, ObjectChange(tier=tier)))
         except NoSuchKey:
             if thing is not None:
                 self._gone(bucket, key)
             return
-        except ColdUnavailable:
-            self._excuse(bucket, tier, was_cold)
+        except (ColdUnavailable, Corrupt):
+            # No backing store, none by design, or no room to land in.
+            assert troubled or self.kind == "cache" or (tier == "hot" and was_cold)
             return
         assert thing is not None
         self.same(thing, info)
         assert tier != "cold" or info.residency == Residency.COLD_ONLY
         assert tier != "both" or info.residency != Residency.HOT_ONLY
         assert tier != "hot" or info.residency != Residency.COLD_ONLY
-
-    def _excuse(self, bucket: str, tier: str, was_cold: bool) -> None:
-        """Why a tier change may be refused: no backing store, none by design, or no room to land in."""
-        if self.backing.down or self.backing.script or self.kind == "cache":
-            return
-        assert tier == "hot" and was_cold
 
     def _is_cold(self, bucket: str, key: str) -> bool:
         try:

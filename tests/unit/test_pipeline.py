@@ -401,7 +401,11 @@ def test_finished_tells_the_observer() -> None:
     edge.pipeline.finished(request, edge.send(request), 4, True)
     request = Request("GET", b"/b/%", b"", {}, Body(), started_s=12.0)
     edge.pipeline.finished(request, edge.send(request), 9, False)
-    assert edge.observed == [("PutObject", 200, 5, 0, 0.5), ("GetObject", 200, 0, 4, 0.5), ("", 400, 0, 9, 0.5)]
+    assert edge.observed == [
+        ("PutObject", 200, 0.5, 5, 0, True),
+        ("GetObject", 200, 0.5, 0, 4, True),
+        ("", 400, 0.5, 0, 9, False),
+    ]
 
 
 def test_request_the_pipeline_never_saw_is_not_observed() -> None:

@@ -261,3 +261,19 @@ def test_request_whose_head_was_under_way_at_drain_is_answered() -> None:
 
         assert wire.loop.run_until_complete(drain()) == 0
         assert [(status, headers[b"connection"]) for status, headers, _ in wire.replies()] == [(200, b"close")]
+
+
+def test_connection_whose_response_was_under_way_at_drain_closes_after_it() -> None:
+    with Wire() as wire:
+        wire.transport.blocked = True
+        wire.feed(GET)
+
+        async def drain() -> int:
+            draining = asyncio.create_task(wire.connections.drain(5.0))
+            await asyncio.sleep(0)
+            wire.transport.unblock()
+            return await draining
+
+        assert wire.loop.run_until_complete(drain()) == 0
+        assert [status for status, _, _ in wire.replies()] == [200]
+        assert wire.app.finishes == [(200, 3, True)]

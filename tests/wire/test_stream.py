@@ -219,6 +219,7 @@ def test_bad_chunk_is_a_framing_error_for_the_handler_and_closes() -> None:
         assert wire.app.body_errors == ["framing"]
         assert [status for status, _, _ in wire.replies()] == [400]
         assert wire.replies()[0][1][b"connection"] == b"close"
+        assert wire.transport.eof_sent  # not closed: unread bytes would turn the answer into a reset
         assert len(wire.app.requests) == 1
 
 
@@ -484,6 +485,18 @@ def test_broken_handler_is_500_and_close(kind: str, caplog: pytest.LogCaptureFix
         assert wire.transport.closing
         assert wire.app.finishes == [(500, 0, True)]
     assert "bug" in caplog.text
+
+
+def test_application_that_raises_after_a_response_does_not_end_the_connection(caplog: pytest.LogCaptureFixture) -> None:
+    class Raising(App):
+        def finished(self, request: Request, response: Response, sent_bytes: int, complete: bool) -> None:
+            raise RuntimeError("bug in accounting")
+
+    with Wire(Raising()) as wire:
+        wire.feed(GET + GET)
+        assert len(wire.replies()) == 2
+        assert wire.connections.in_flight == 0
+    assert "bug in accounting" in caplog.text
 
 
 def test_half_closed_peer_still_gets_its_response() -> None:

@@ -83,6 +83,17 @@ class Demoter:
             self._count(events.DEMOTED_BYTES, pool.config.name, record.size)
             return await pool.committer.submit(lambda batch: mutations.demoted(batch, okey, generation, piece))
 
+    async def drop(self, pool: Pool, okey: bytes, generation: int) -> bool:
+        """Demotes an object if it must be, then drops its hot copy; True when that is what happened."""
+        if not await self.demote(pool, okey, generation):
+            return False
+        record = pool.index.get_object(okey)
+        if record is None or not await pool.committer.submit(lambda batch: mutations.evicted(batch, okey, generation)):
+            return False
+        self._count(events.EVICTED, pool.config.name, 1)
+        self._count(events.EVICTED_BYTES, pool.config.name, record.size)
+        return True
+
     async def demote_part(self, pool: Pool, pkey: bytes) -> bool:
         """Moves one part of an upload to the backing store; True when it is there now."""
         upload_id, number = layout.split_part_key(pkey)
@@ -114,23 +125,30 @@ class Demoter:
     async def bury(self, pool: Pool, name: str) -> bool:
         """Deletes what a tombstone names from the backing store, unless an object has come to use the name again."""
         async with self._alone(name):
-            if not self._in_use(name):
+            with pool.index.view() as view:
+                if view.get("tombstones", name.encode()) is None:
+                    return False  # taken back while this waited: a write that was under way has noted its copy
+            user = self._user(name)
+            if user is None:
                 await self._cold.backing.delete(name)
-            return await pool.committer.submit(lambda batch: batch.delete("tombstones", name.encode()))
+            return await pool.committer.submit(lambda batch: _unbury(batch, pool, name, user))
 
-    def _in_use(self, name: str) -> bool:
+    def _user(self, name: str) -> tuple[Pool, bytes] | None:
+        """The pool and key of the object that has its copy under `name`."""
         try:
             bucket_name, key = keys.parse_cold_key(self._cold.prefix, name)
         except ValueError:
-            return False  # a piece: its name is never used twice
+            return None  # a piece: whoever uses it has taken its tombstone back
         if key is None:
-            return False
+            return None
         found = self._buckets.find(bucket_name)
         if found is None:
-            return False
+            return None
         pool, bucket = found
-        record = pool.index.get_object(layout.object_key(bucket.number, key))
-        return record is not None and any(piece.name == name for piece in record.cold)
+        okey = layout.object_key(bucket.number, key)
+        record = pool.index.get_object(okey)
+        used = record is not None and any(piece.name == name for piece in record.cold)
+        return (pool, okey) if used else None
 
     async def write_bucket(self, pool: Pool, bucket_name: str) -> bool:
         """Brings a bucket's record in the backing store up to date."""
@@ -149,9 +167,21 @@ class Demoter:
         epoch = pool.epochs.current
         epoch.acquire()
         try:
+            # The tombstone first: a copy that is stored but never noted (a lost answer, a crash) must go again, or a
+            # rebuild would bring its object back after it was deleted. Noting the copy takes the tombstone back.
+            await pool.committer.submit(lambda batch: batch.put("tombstones", name.encode()))
             return await self._cold.store(name, meta, size, crc64, _content(pool, extents, epoch))
         finally:
             epoch.release()
+
+
+def _unbury(batch: Batch, pool: Pool, name: str, user: tuple[Pool, bytes] | None) -> bool:
+    """Removes a tombstone that was carried out, or that an object still using its name makes void."""
+    if user is not None and user[0] is pool:
+        record = batch.object(user[1])
+        if record is None or all(piece.name != name for piece in record.cold):
+            return False  # a younger tombstone: the object was deleted since
+    return batch.delete("tombstones", name.encode())
 
 
 def bucket_json(bucket: BucketRecord) -> bytes:
@@ -213,8 +243,10 @@ class OrderDuty:
         pool = self._pool
         if order.verb == "part":
             await self._demoter.demote_part(pool, order.okey)
-        elif await self._demoter.demote(pool, order.okey, order.generation) and order.verb == "evict":
-            await pool.committer.submit(lambda batch: mutations.evicted(batch, order.okey, order.generation))
+        elif order.verb == "evict":
+            await self._demoter.drop(pool, order.okey, order.generation)
+        else:
+            await self._demoter.demote(pool, order.okey, order.generation)
 
 
 class DemoteDuty:

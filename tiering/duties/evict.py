@@ -69,7 +69,9 @@ class EvictDuty:
             if view.count("free") + view.count("freed") >= self.low:
                 return done
             queue = [layout.unpack_region(value) for _, value in itertools.islice(view.rows("queue"), LOOK_AHEAD)]
-        if not queue:
+            out_of_room = not view.count("free")
+        if not queue or out_of_room:
+            # Survivors need room, and only this duty makes it: what was freed must be recycled first.
             return done
         try:
             return done + await self._free(queue[0])
@@ -145,18 +147,24 @@ class EvictDuty:
         if isinstance(record, PartRecord):
             assert self._demoter is not None
             return self._demoter.demote_part(pool, key)
+        assert self._demoter is not None or record.cache or pool.expired(record, now_ms)
+        if layout.is_dirty(record) and not pool.expired(record, now_ms):
+            assert self._demoter is not None
+            return self._demoter.drop(pool, key, generation)
         self._count(events.EVICTED, pool.config.name, 1)
         self._count(events.EVICTED_BYTES, pool.config.name, record.size)
         if record.cache or pool.expired(record, now_ms):
-            return pool.committer.submit(lambda batch: mutations.dropped(batch, key, generation))
+            return pool.committer.submit(lambda batch: mutations.dropped(batch, pool, key, generation, now_ms))
         if record.residency == Residency.BOTH:
-            return pool.committer.submit(lambda batch: mutations.evicted(batch, key, generation))
+            return pool.committer.submit(lambda batch: mutations.evicted(batch, key, generation, now_ms))
         return self._demote_and_drop(key, generation)
 
     async def _demote_and_drop(self, okey: bytes, generation: int) -> None:
         assert self._demoter is not None
-        if await self._demoter.demote(self._pool, okey, generation):
-            await self._pool.committer.submit(lambda batch: mutations.evicted(batch, okey, generation))
+        pool = self._pool
+        if await self._demoter.demote(pool, okey, generation):
+            now_ms = pool.clock.now_ms()
+            await pool.committer.submit(lambda batch: mutations.evicted(batch, okey, generation, now_ms))
 
     async def _survive(self, occupant: _Occupant, region: int) -> None:
         """Copies an occupant's extents out of the region and cools it."""

@@ -1,0 +1,186 @@
+"""The shortest way to each fault that was found, by the state machine, by crashes or by reading. One test a fault.
+
+Kind: tests. Spec: docs/SEMANTICS.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from tests.conformance import steps
+from tests.crash.hooked import Hooked
+from tests.model.world import SMALL, World, pattern, world
+from tiering import layout
+from tiering.backing.wrappers import Fault
+from tiering.contract import FOREVER_MS, ReadOptions, Residency
+from tiering.duties.evict import EvictDuty
+from tiering.index import Batch
+from tiering.layout import RegionState
+from tiering.ports import BackingUnavailable, Resident
+
+
+def test_read_that_waited_for_the_device_keeps_the_epoch_of_its_look_up() -> None:
+    # The epoch turned while the bytes were being checked, and the body was sent under the younger one.
+    with world(pin_fraction_max=0.5) as w:
+        data = pattern(50_000, 1)
+        w.put(SMALL, "a", data)
+        w.runner.run(w.engine.crash())
+        heat = w.path / "pools" / "small" / "heat"
+        with open(heat, "r+b") as stream:
+            stream.write(bytes(64))  # as after a restart of the operating system: nothing is known to be whole
+        w.engine = w._opened()
+        pool = w.engine.served["small"]
+        region = pool.index.get_object(layout.object_key(1, "a")).extents[0].region  # type: ignore[union-attr]
+
+        async def read_late() -> bytes:
+            opened = asyncio.ensure_future(steps.settled(w.engine.store.open(SMALL, "a", ReadOptions())))
+            await asyncio.sleep(0)  # it has looked the object up and waits for its bytes
+            pool.committer.run(lambda batch: batch.replace_object(okey, batch.object(okey), None))
+            pool.committer.run(lambda batch: batch.free_region(region))
+            pool.epochs.rotate()
+            w.engine.pools["small"].epochs.rotate()
+            reading = await opened
+            w.engine.served["small"].epochs.rotate()
+            await w.engine.settle()
+            with pool.index.view() as view:
+                record = view.region(region)
+            assert record is not None
+            assert record.state == RegionState.FREED, "a region is written again while somebody reads it"
+            return await steps.content(reading)
+
+        okey = layout.object_key(1, "a")
+        assert w.runner.run(read_late()) == data
+        del w.things[SMALL, "a"]
+
+
+class _Pinning:
+    """A policy during whose verdict somebody pins everything."""
+
+    def __init__(self, pin: Callable[[], None]) -> None:
+        self._pin = pin
+
+    def keep(self, residents: Sequence[Resident], region_bytes: int) -> list[bool]:
+        self._pin()
+        return [False] * len(residents)
+
+
+@pytest.mark.parametrize("kind", ["standard", "cache"])
+def test_object_pinned_while_its_region_is_emptied_stays_hot(kind: str) -> None:
+    # Eviction had judged the record before the pin: a pinned object went cold, and one of a cache was lost.
+    with world(kind) as w:
+        w.put(SMALL, "a", pattern(60_000, 1))
+        if kind != "cache":
+            w.tier(SMALL, "a", "both")
+        for each in range(25):
+            w.put(SMALL, f"fill/{each}", pattern(60_000, each))
+        pool = w.engine.pools["small"]
+        okey = layout.object_key(1, "a")
+
+        def pin(batch: Batch) -> None:
+            old, new = batch.object(okey), batch.object(okey)
+            assert new is not None
+            new.pin_until_ms = FOREVER_MS
+            batch.replace_object(okey, old, new)
+
+        policy = _Pinning(lambda: pool.committer.run(pin))
+        duty = EvictDuty(pool, w.engine.demoter if kind != "cache" else None, policy)
+        duty.low = pool.flash.regions
+        w.runner.run(_stepped(duty))
+        info = w.runner.run(steps.head(w.engine.store, "a"))
+        assert info.residency != Residency.COLD_ONLY
+        assert info.pin_until_ms == FOREVER_MS
+        w.things[SMALL, "a"].info = info
+
+
+async def _stepped(duty: EvictDuty) -> None:
+    await duty.step()
+
+
+def test_tombstone_taken_back_while_its_burial_waits_deletes_nothing() -> None:
+    # A part is demoted, replaced and demoted again under the same name, while the burial of the first copy waits its turn.
+    with world() as w:
+        upload = w.begin_upload(SMALL, "a")
+        w.put_part(upload, 1, pattern(50_000, 1))
+        pool, demoter = w.engine.pools["small"], w.engine.demoter
+        pkey = layout.part_key(upload.upload_id, 1)
+        name = w.engine.cold.piece_name(upload.upload_id, 1)
+        w.runner.run(demoter.demote_part(pool, pkey))
+        w.put_part(upload, 1, pattern(50_000, 2))
+
+        async def together() -> None:
+            await asyncio.gather(demoter.demote_part(pool, pkey), demoter.bury(pool, name))
+
+        w.runner.run(together())
+        w.settle()
+        w.complete(upload)
+
+
+def test_burial_does_not_take_a_younger_tombstone_along() -> None:
+    # The name was in use when the burial looked, and free again, with a tombstone of its own, before it had finished.
+    with world() as w:
+        w.put(SMALL, "a", pattern(1000, 1))
+        w.tier(SMALL, "a", "both")
+        pool, demoter = w.engine.pools["small"], w.engine.demoter
+        name = w.engine.cold.name(SMALL, "a")
+        pool.committer.run(lambda batch: batch.put("tombstones", name.encode()))
+
+        async def together() -> None:
+            burial = asyncio.ensure_future(demoter.bury(pool, name))
+            deletion = asyncio.ensure_future(w.engine.store.delete(SMALL, "a"))
+            pool.committer.submit(lambda batch: None)
+            await asyncio.gather(burial, deletion)
+
+        w.runner.run(together())
+        del w.things[SMALL, "a"]
+        w.settle()
+
+
+@pytest.mark.parametrize("fault", ["answer lost", "crash"])
+def test_copy_that_was_not_noted_goes_with_its_object(fault: str) -> None:
+    # Uploaded, not noted, then deleted: the copy stayed in the backing store, and a rebuild would have brought it back.
+    with world() as w:
+        w.put(SMALL, "a", pattern(1000, 1))
+        if fault == "answer lost":
+            w.backing.script.append(Fault("lose", "put"))
+            w.tier(SMALL, "a", "both")
+        else:
+            _crash_after_put(w, "a")
+        w.delete(SMALL, "a")
+        w.settle()
+
+
+def test_part_copy_that_was_not_noted_goes_with_its_upload() -> None:
+    with world() as w:
+        upload = w.begin_upload(SMALL, "a")
+        w.put_part(upload, 1, pattern(1000, 1))
+        w.backing.script.append(Fault("lose", "put"))
+        pkey = layout.part_key(upload.upload_id, 1)
+        with pytest.raises(BackingUnavailable):
+            w.runner.run(w.engine.demoter.demote_part(w.engine.pools["small"], pkey))
+        w.abort_upload(upload)
+        w.settle()
+
+
+def _crash_after_put(w: World, key: str) -> None:
+    """Demotes, and crashes when the copy is stored and not noted yet."""
+
+    async def interrupted() -> None:
+        stored = asyncio.Event()
+
+        async def stop(verb: str, name: str) -> None:
+            stored.set()
+            await asyncio.Event().wait()
+
+        w.engine.cold.backing = Hooked(w.backing, stop)
+        generation = w.things[SMALL, key].info.generation
+        demotion = w.engine.demoter.demote(w.engine.pools["small"], layout.object_key(1, key), generation)
+        task = asyncio.ensure_future(demotion)
+        await stored.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    w.runner.run(interrupted())
+    w.crash()
