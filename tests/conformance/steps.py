@@ -70,6 +70,8 @@ async def content(reading: Reading) -> bytes:
     """The body of an opened object; gives it back."""
     body = reading.body
     try:
+        if isinstance(body, bytes):
+            return body
         if isinstance(body, FileSpans):
             return b"".join(os.pread(fd, length, offset) for fd, offset, length in body.spans)
         assert body is not None

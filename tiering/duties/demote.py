@@ -83,12 +83,17 @@ class Demoter:
             self._count(events.DEMOTED_BYTES, pool.config.name, record.size)
             return await pool.committer.submit(lambda batch: mutations.demoted(batch, okey, generation, piece))
 
-    async def drop(self, pool: Pool, okey: bytes, generation: int) -> bool:
-        """Demotes an object if it must be, then drops its hot copy; True when that is what happened."""
+    async def drop(self, pool: Pool, okey: bytes, generation: int, now_ms: int | None = None) -> bool:
+        """Demotes an object if it must be, then drops its hot copy; True when that is what happened.
+
+        `now_ms`: as of when a hold protects it; None: a person asked.
+        """
         if not await self.demote(pool, okey, generation):
             return False
         record = pool.index.get_object(okey)
-        if record is None or not await pool.committer.submit(lambda batch: mutations.evicted(batch, okey, generation)):
+        if record is None or not await pool.committer.submit(
+            lambda batch: mutations.evicted(batch, okey, generation, now_ms)
+        ):
             return False
         self._count(events.EVICTED, pool.config.name, 1)
         self._count(events.EVICTED_BYTES, pool.config.name, record.size)

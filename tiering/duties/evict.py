@@ -147,24 +147,14 @@ class EvictDuty:
         if isinstance(record, PartRecord):
             assert self._demoter is not None
             return self._demoter.demote_part(pool, key)
-        assert self._demoter is not None or record.cache or pool.expired(record, now_ms)
         if layout.is_dirty(record) and not pool.expired(record, now_ms):
             assert self._demoter is not None
-            return self._demoter.drop(pool, key, generation)
+            return self._demoter.drop(pool, key, generation, now_ms)
         self._count(events.EVICTED, pool.config.name, 1)
         self._count(events.EVICTED_BYTES, pool.config.name, record.size)
         if record.cache or pool.expired(record, now_ms):
             return pool.committer.submit(lambda batch: mutations.dropped(batch, pool, key, generation, now_ms))
-        if record.residency == Residency.BOTH:
-            return pool.committer.submit(lambda batch: mutations.evicted(batch, key, generation, now_ms))
-        return self._demote_and_drop(key, generation)
-
-    async def _demote_and_drop(self, okey: bytes, generation: int) -> None:
-        assert self._demoter is not None
-        pool = self._pool
-        if await self._demoter.demote(pool, okey, generation):
-            now_ms = pool.clock.now_ms()
-            await pool.committer.submit(lambda batch: mutations.evicted(batch, okey, generation, now_ms))
+        return pool.committer.submit(lambda batch: mutations.evicted(batch, key, generation, now_ms))
 
     async def _survive(self, occupant: _Occupant, region: int) -> None:
         """Copies an occupant's extents out of the region and cools it."""
