@@ -34,6 +34,8 @@ from tiering.duties.evict import EvictDuty
 from tiering.duties.expire import ExpireDuty, StaleUploadDuty
 from tiering.pool import Pool, recover
 from tiering.ports import BackingUnavailable, Duty, Meter
+from tiering.rebuild import rebuild
+from tiering.recovery import set_aside_if_broken
 from tiering.space import KEEPER_SLOT
 
 IDLE_S: Final = 0.05
@@ -59,6 +61,7 @@ async def _keep(settings: Settings, ready: Ready, first: bool) -> None:
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     bell = engine.KeeperBell(settings.data_dir)
+    broken = await asyncio.to_thread(_set_aside_broken, settings) if first else []
     pools = engine.open_pools(settings, KEEPER_SLOT, engine.SystemClock(), lambda: None)
     if first:  # workers may be inside when only the keeper was restarted
         for pool in pools.values():
@@ -66,6 +69,8 @@ async def _keep(settings: Settings, ready: Ready, first: bool) -> None:
     metrics = Metrics(settings.run_dir, "keeper", OPERATION_NAMES, tuple(settings.pools))
     cold = engine.open_cold(settings, os.environ, engine.backing_record(metrics))
     buckets = Buckets(pools, Path(settings.data_dir))
+    if broken:
+        await _take_back(pools, buckets, cold)
     wake = asyncio.Event()
     ears = bell.listen()
     loop.add_reader(ears, _hear, ears, wake)
@@ -85,6 +90,27 @@ async def _keep(settings: Settings, ready: Ready, first: bool) -> None:
         pool.index.sync()
         pool.close()
     bell.close()
+
+
+def _set_aside_broken(settings: Settings) -> list[str]:
+    """The pools that start anew because a power loss broke their unsynced index."""
+    broken = []
+    for config in engine.pool_configs(settings):
+        aside = set_aside_if_broken(config)
+        if aside is not None:
+            _log.error("pool %s: the index did not survive; set aside as %s", config.name, aside.name)
+            broken.append(config.name)
+    return broken
+
+
+async def _take_back(pools: Mapping[str, Pool], buckets: Buckets, cold: ColdSide) -> None:
+    """Fills pools that start anew with what the backing store has; without it they start empty."""
+    try:
+        found = await rebuild(pools, buckets, cold)
+    except BackingUnavailable:
+        _log.error("the backing store does not answer: run `recall rebuild` when it does")
+        return
+    _log.info("took back %d buckets and %d objects from the backing store", found.buckets, found.objects)
 
 
 def make_duties(pools: Mapping[str, Pool], buckets: Buckets, cold: ColdSide, meter: Meter) -> list[Duty]:

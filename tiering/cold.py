@@ -8,7 +8,7 @@ Kind: shell over the Backing port. Spec: docs/FORMAT.md, "Cold objects".
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -16,7 +16,7 @@ import msgspec
 
 from tiering import coldstream
 from tiering.backing import keys
-from tiering.backing.coldobject import ColdSource, Content, read_object, read_range
+from tiering.backing.coldobject import ColdSource, Content, read_head, read_layout, read_object, read_range
 from tiering.contract import Buffer, ColdUnavailable, Corrupt, ObjectInfo, Residency
 from tiering.layout import BucketRecord, ColdPiece, ObjectRecord
 from tiering.ports import Backing, BackingCorrupt, BackingUnavailable, NotFound
@@ -60,17 +60,34 @@ class ColdSide:
                 at += piece.size
                 if first >= last:
                     continue
-                async with aclosing(self._read_piece(piece, first, last)) as chunks:
+                # One stream alone has the object's checksum in its head, and a name that later generations use too.
+                crc64 = record.crc64 if len(record.cold) == 1 else None
+                async with aclosing(self._read_piece(piece, first, last, crc64)) as chunks:
                     async for chunk in chunks:
                         yield chunk
         except (BackingUnavailable, NotFound, BackingCorrupt) as error:
             raise translate(error) from error
 
-    def _read_piece(self, piece: ColdPiece, start: int, stop: int) -> Any:
+    async def _read_piece(
+        self, piece: ColdPiece, start: int, stop: int, crc64: int | None
+    ) -> AsyncGenerator[Buffer, None]:
+        """Content of one piece. `crc64`: of all its content, where that is known; another generation's has another."""
         if (start, stop) == (0, piece.size):
-            return read_object(self.backing, piece.name)
-        known = msgspec.msgpack.decode(piece.layout, type=coldstream.ColdLayout) if piece.layout else None
-        return read_range(self.backing, piece.name, start, stop, known)
+            reader = coldstream.ColdReader()
+            async with aclosing(read_object(self.backing, piece.name, reader)) as chunks:  # type: ignore[type-var]
+                async for chunk in chunks:
+                    _judge_head(reader.head, crc64)
+                    yield chunk
+            return
+        if piece.layout:
+            known = msgspec.msgpack.decode(piece.layout, type=coldstream.ColdLayout)
+        else:
+            # First the layout, then the head: if that is still ours, so was the layout, and its sums judge the bytes.
+            known = await read_layout(self.backing, piece.name)
+            _judge_head(await read_head(self.backing, piece.name), crc64)
+        async with aclosing(read_range(self.backing, piece.name, start, stop, known)) as chunks:  # type: ignore[type-var]
+            async for chunk in chunks:
+                yield chunk
 
     async def store(self, name: str, meta: Mapping[str, Any], size: int, crc64: int, content: Content) -> ColdPiece:
         """Uploads one cold stream. Raises BackingUnavailable, Corrupt."""
@@ -78,6 +95,11 @@ class ColdSide:
         await self.backing.put(name, source)
         frames = msgspec.msgpack.encode(source.layout) if source.layout is not None else b""
         return ColdPiece(name, size, frames if len(frames) <= LAYOUT_BYTES_MAX else b"")
+
+
+def _judge_head(head: coldstream.ColdHead | None, crc64: int | None) -> None:
+    if head is not None and crc64 is not None and head.crc64 != crc64:
+        raise BackingCorrupt("the name holds another generation's bytes")
 
 
 LAYOUT_BYTES_MAX = 256

@@ -19,7 +19,7 @@ from typing import Any, Final, TypeVar
 
 from tiering.contract import StoreError
 from tiering.flash import Flash
-from tiering.index import Batch, Index
+from tiering.index import Batch, Index, storage_error
 
 _T = TypeVar("_T")
 Mutation = Callable[[Batch], _T]
@@ -128,7 +128,7 @@ class Committer:
                     ticket.error = error
         except BaseException as error:
             batch.abort()
-            self._retry_alone(tickets, error)
+            self._retry_alone(tickets, storage_error(error))
             return
         try:
             batch.commit()

@@ -37,6 +37,16 @@ def boot_id() -> bytes:
         return b"unknown"
 
 
+def used_since_boot(path: Path) -> bool:
+    """Whether the table at `path` was last in use since the operating system started; True when there is none."""
+    stamp = _MAGIC + boot_id()
+    try:
+        with open(path, "rb") as table:
+            return table.read(len(stamp)) == stamp
+    except FileNotFoundError:
+        return True
+
+
 class Heat:
     """The mapped table. `same_boot`: it was last used since the operating system started."""
 

@@ -126,6 +126,19 @@ class Index:
         return os.stat(self.path / "data.mdb").st_blocks * 512
 
 
+def storage_error(error: BaseException) -> BaseException:
+    """DiskFull for what LMDB says when a page cannot be written for want of room; any other error unchanged."""
+    if isinstance(error, lmdb.MapFullError | lmdb.DiskError):
+        return DiskFull("the index has no room")
+    if isinstance(error, lmdb.Error) and any(sign in str(error) for sign in _NO_ROOM):
+        return DiskFull("the index has no room")
+    return error
+
+
+_NO_ROOM: Final = ("No space left", "Disk quota", "File too large", "MDB_SHORT_WRITE")
+"""LMDB reports most of these as the plain text of errno."""
+
+
 class View:
     """A consistent snapshot. What it returns is decoded and stays valid after it is closed."""
 
@@ -225,14 +238,9 @@ class Batch(View):
             if self._counters is not None:
                 self.put("meta", b"counters", layout.COUNTERS.encode(self._counters))
             self._txn.commit()
-        except (lmdb.MapFullError, lmdb.DiskError) as error:
-            self._txn.abort()
-            raise DiskFull("the index has no room") from error
         except lmdb.Error as error:
             self._txn.abort()
-            if "No space left" in str(error) or "Disk quota" in str(error):
-                raise DiskFull("the index has no room") from error
-            raise
+            raise storage_error(error) from error
 
     def abort(self) -> None:
         self._txn.abort()

@@ -78,9 +78,13 @@ class PartRecord(PartInfo, frozen=True, array_like=True, kw_only=True):
 
 
 class UploadRecord(UploadInfo, array_like=True, kw_only=True):
-    """An upload's row. `internal`: the store's own, for one PUT larger than it wants to hold in the tier at once."""
+    """An upload's row. `internal`: the store's own, for one PUT larger than it wants to hold in the tier at once.
+
+    `slot`: the process that writes an internal one; it is of no use to anybody else.
+    """
 
     internal: bool = False
+    slot: int = 0
 
 
 class RegionState(enum.IntEnum):

@@ -225,7 +225,10 @@ def _shape(batch: Batch, config: PoolConfig) -> PoolShape:
 
 
 def reclaim_slot(batch: Batch, slot: int) -> int:
-    """Seals the regions and drops the recalls that a dead process of this slot left open; returns how many regions."""
+    """Ends what a dead process of this slot left open: its regions are sealed, its recalls and long PUTs dropped.
+
+    Returns how many regions were sealed.
+    """
     sealed = 0
     for key, value in list(batch.rows("regions")):
         record = layout.REGION.decode(value)
@@ -235,6 +238,10 @@ def reclaim_slot(batch: Batch, slot: int) -> int:
     for okey, value in list(batch.rows("recalls")):
         if layout.RECALL.decode(value).slot == slot:
             batch.delete("recalls", okey)
+    for ukey, value in list(batch.rows("uploads")):
+        upload = layout.UPLOAD.decode(value)
+        if upload.internal and upload.slot == slot:
+            batch.drop_upload(ukey, upload)
     return sealed
 
 

@@ -56,7 +56,7 @@ class Space:
     ) -> None:
         self._committer = committer
         self._flash = flash
-        self._slot = slot
+        self.slot = slot
         self._wake_keeper = wake_keeper
         self._wait_s = wait_s
         self._open: _OpenRegion | None = None
@@ -84,14 +84,17 @@ class Space:
             piece = self.reserve(length)
             if piece is not None:
                 return piece
-            if self._claim is None:
+            # A claim that is done, but whose callback has not run, has been used up by others: waiting for it would not
+            # give the loop a turn, and so never end.
+            if self._claim is None or self._claim.done():
                 self._claim = asyncio.get_running_loop().create_task(self._next_region())
                 self._claim.add_done_callback(self._claimed)
             # Shielded: one writer's cancellation must not fail the others that wait for the same region.
             await asyncio.shield(self._claim)
 
     def _claimed(self, task: asyncio.Task[None]) -> None:
-        self._claim = None
+        if self._claim is task:
+            self._claim = None
         if not task.cancelled():
             task.exception()  # seen by the waiters; none may be left when all were cancelled
 
@@ -109,9 +112,9 @@ class Space:
         self._open = _OpenRegion(number)
 
     def _claim_mutation(self, batch: Batch) -> int | None:
-        if self._slot != KEEPER_SLOT and batch.count("free") <= KEEPER_REGIONS:
+        if self.slot != KEEPER_SLOT and batch.count("free") <= KEEPER_REGIONS:
             return None
-        return batch.claim_region(self._slot)
+        return batch.claim_region(self.slot)
 
     def _retire(self) -> None:
         region, self._open = self._open, None

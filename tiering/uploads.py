@@ -46,7 +46,8 @@ async def begin(
     *,
     internal: bool = False,
 ) -> UploadRecord:
-    record = UploadRecord(**{name: getattr(upload, name) for name in UploadInfo.__struct_fields__}, internal=internal)
+    fields = {name: getattr(upload, name) for name in UploadInfo.__struct_fields__}
+    record = UploadRecord(**fields, internal=internal, slot=pool.space.slot if internal else 0)
     ukey = layout.upload_key(bucket.number, upload.key, upload.upload_id)
 
     def mutation(batch: Batch) -> UploadRecord:

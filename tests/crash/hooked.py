@@ -1,4 +1,4 @@
-"""A backing that tells when it has done a write: where a test stops, waits or kills.
+"""A backing that tells what it is asked: where a test stops, waits or kills.
 
 Owns nothing. Does not know what the hook does. Kind: wrapper of the Backing port. Spec: tiering.ports.Backing.
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 
+from tiering.backing.streams import closing
 from tiering.ports import Backing, BackingSource, BackingStat
 
 
 class Hooked:
-    """`hook(verb, key)` is awaited after each put and delete has been done, before its answer is given."""
+    """`hook(verb, key)` is awaited before each get, and after each put and delete but before its answer is given."""
 
     def __init__(self, inner: Backing, hook: Callable[[str, str], Awaitable[None]]) -> None:
         self.inner = inner
@@ -22,8 +23,11 @@ class Hooked:
         await self._hook("put", key)
         return stat
 
-    def get(self, key: str, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
-        return self.inner.get(key, start, stop)
+    async def get(self, key: str, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+        await self._hook("get", key)
+        async with closing(self.inner.get(key, start, stop)) as chunks:
+            async for chunk in chunks:
+                yield chunk
 
     async def delete(self, key: str) -> None:
         await self.inner.delete(key)

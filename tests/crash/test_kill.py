@@ -41,7 +41,9 @@ def test_acknowledged_writes_survive_kill_9(tmp_path: Path) -> None:
         with asyncio.Runner() as runner:
             load.port = gateway.port
             runner.run(load.create_buckets())
-            victims = [victim for _ in range(-(-ROUNDS // len(VICTIMS))) for victim in rng.sample(VICTIMS, len(VICTIMS))]
+            victims = [
+                victim for _ in range(-(-ROUNDS // len(VICTIMS))) for victim in rng.sample(VICTIMS, len(VICTIMS))
+            ]
             for victim in victims[:ROUNDS]:
                 runner.run(_round(gateway, load, victim, rng))
         _judge_activity(gateway)

@@ -6,20 +6,28 @@ Kind: tests. Spec: docs/SEMANTICS.md.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
 
 import pytest
 
 from tests.conformance import steps
 from tests.crash.hooked import Hooked
 from tests.model.world import SMALL, World, pattern, world
+from tests.support.engine import REGION, WORKER_SLOT
 from tiering import layout
 from tiering.backing.wrappers import Fault
-from tiering.contract import FOREVER_MS, ReadOptions, Residency
+from tiering.contract import FOREVER_MS, NoSuchKey, PutOptions, ReadOptions, Residency
 from tiering.duties.evict import EvictDuty
 from tiering.index import Batch
 from tiering.layout import RegionState
+from tiering.pool import reclaim_slot
 from tiering.ports import BackingUnavailable, Resident
+
+T = TypeVar("T")
 
 
 def test_read_that_waited_for_the_device_keeps_the_epoch_of_its_look_up() -> None:
@@ -95,6 +103,46 @@ def test_object_pinned_while_its_region_is_emptied_stays_hot(kind: str) -> None:
         w.things[SMALL, "a"].info = info
 
 
+@contextmanager
+def _within(seconds: int) -> Iterator[None]:
+    """Ends what spins without ever giving the loop a turn."""
+
+    def end(*_: object) -> None:
+        raise AssertionError(f"not done in {seconds} s")
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_writers_that_find_a_new_region_full_ask_for_another() -> None:
+    # A third writer came between the end of the claim and its callback: it waited for a claim that was done, for ever.
+    with world() as w, _within(20):
+        pool = w.engine.served["small"]
+        gate = threading.Event()
+
+        async def late() -> int:
+            await pool.committer.submit(lambda batch: None)
+            return (await pool.space.reserve_waiting(REGION)).region
+
+        async def three() -> list[int]:
+            pool.committer.submit(lambda batch: gate.wait())
+            first = asyncio.ensure_future(pool.space.reserve_waiting(1000))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # the claim is queued, and behind it the two that come late
+            others = [asyncio.ensure_future(late()), asyncio.ensure_future(late())]
+            await asyncio.sleep(0)
+            gate.set()
+            return [(await first).region, *(await asyncio.gather(*others))]
+
+        assert len(set(w.runner.run(three()))) > 1
+        w.crash()
+
+
 async def _stepped(duty: EvictDuty) -> None:
     await duty.step()
 
@@ -162,6 +210,69 @@ def test_part_copy_that_was_not_noted_goes_with_its_upload() -> None:
             w.runner.run(w.engine.demoter.demote_part(w.engine.pools["small"], pkey))
         w.abort_upload(upload)
         w.settle()
+
+
+def test_long_put_of_a_dead_worker_gives_its_room_back() -> None:
+    # Only a start of everything dropped it: parts that nobody would complete stayed dirty until then.
+    with world() as w:
+        pool = w.engine.served["small"]
+
+        async def begin() -> None:
+            data = pattern(600_000, 1)
+            writer = await steps.settled(w.engine.store.put(SMALL, "a", len(data), PutOptions()))
+            await steps.settled(writer.write(data[:300_000]))
+
+        w.do(begin())
+        pool.committer.run(lambda batch: reclaim_slot(batch, WORKER_SLOT))
+        with pool.index.view() as view:
+            assert view.count("uploads") == view.count("parts") == view.counters().dirty_bytes == 0
+        w.crash()
+
+
+@pytest.mark.parametrize("size", [50_000, 600_000], ids=["landing", "passing through"])
+@pytest.mark.parametrize("then", ["overwritten", "deleted"])
+def test_cold_read_overtaken_by_a_write_is_looked_up_again(size: int, then: str) -> None:
+    # The name held the next generation's bytes, or nothing, when they were asked for: a wrong body, or Corrupt.
+    with world() as w:
+        w.put(SMALL, "a", pattern(size, 1))
+        w.tier(SMALL, "a", "cold")
+        asked, go = asyncio.Event(), asyncio.Event()
+
+        async def hook(verb: str, name: str) -> None:
+            if verb == "get" and not asked.is_set():
+                asked.set()
+                await go.wait()
+
+        backing, w.engine.cold.backing = w.engine.cold.backing, Hooked(w.backing, hook)
+
+        async def opened() -> tuple[int, bytes]:
+            reading = await steps.settled(w.engine.store.open(SMALL, "a", ReadOptions()))
+            return reading.info.generation, await steps.content(reading)
+
+        async def begin() -> asyncio.Task[tuple[int, bytes]]:
+            task = asyncio.ensure_future(opened())
+            await asked.wait()
+            return task
+
+        task = w.runner.run(begin())
+        if then == "deleted":
+            w.delete(SMALL, "a")
+        else:
+            w.put(SMALL, "a", pattern(size, 2))
+            w.tier(SMALL, "a", "both")
+        w.settle()
+        go.set()
+        thing = w.thing(SMALL, "a")
+        if thing is None:
+            with pytest.raises(NoSuchKey):
+                w.do(_finished(task))
+        else:
+            assert w.do(_finished(task)) == (thing.info.generation, thing.data)
+        w.engine.cold.backing = backing
+
+
+async def _finished(task: asyncio.Task[T]) -> T:
+    return await task
 
 
 def _crash_after_put(w: World, key: str) -> None:

@@ -215,19 +215,10 @@ class World:
             assert self.held or self.uploads, "the keeper has no room although nobody holds any"
         self.audit()
         if not self.backing.down and not self.backing.script:
-            self.runner.run(self._compare_backing())
+            self.runner.run(compare_backing(self.engine))
 
     def audit(self) -> None:
         self.runner.run(self.engine.audit())
-
-    async def _compare_backing(self) -> None:
-        await self.engine.settle()
-        wanted: set[str] = set()
-        for name, pool in self.engine.pools.items():
-            wanted |= set(check_pool(name, pool.index, None)[1])
-        records = keys.bucket_records_prefix(self.engine.cold.prefix)
-        found = {stat.key async for stat in self.backing.list("") if not stat.key.startswith(records)}
-        assert found == wanted, f"in the backing store and of no object: {found - wanted}; missing: {wanted - found}"
 
     def crash(self) -> None:
         """kill -9 and a new start."""
@@ -712,6 +703,16 @@ class World:
     def abort_upload(self, upload: Pending) -> None:
         self.do(self.engine.store.abort_upload(upload.bucket, upload.key, upload.upload_id))
         self.uploads.remove(upload)
+
+
+async def compare_backing(engine: Engine) -> None:
+    """After `settle`: the backing store holds exactly the copies that the index knows, so a rebuild brings nothing back."""
+    wanted: set[str] = set()
+    for name, pool in engine.pools.items():
+        wanted |= set(check_pool(name, pool.index, None)[1])
+    records = keys.bucket_records_prefix(engine.cold.prefix)
+    found = {stat.key async for stat in engine.backing.list("") if not stat.key.startswith(records)}
+    assert found == wanted, f"in the backing store and of no object: {found - wanted}; missing: {wanted - found}"
 
 
 async def _closed(reading: Reading) -> None:
