@@ -180,9 +180,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "who may read the metrics: jwt asks everyone for a bearer token (`recall metrics-token`), auto only peers that are "
         "not on the loopback, public nobody",
         "traffic is nobody else's business, while a scraper on the machine just works")] = "auto"
-    console: Annotated[bool, Row("Process", v.parse_boolean, "BOOL",
-        "serve the web console",
-        "a second port nobody asked for stays closed")] = False
     region: Annotated[str, Row("S3", v.parse_text, "NAME",
         "region that is reported; requests signed for any region are accepted",
         "the SDKs' default")] = "us-east-1"

@@ -38,8 +38,8 @@ from tiering.rebuild import rebuild
 from tiering.recovery import set_aside_if_broken
 from tiering.space import KEEPER_SLOT
 
-IDLE_S: Final = 0.05
-"""How long an idle duty sleeps when nobody rings."""
+IDLE_S: Final = 0.25
+"""How long an idle duty sleeps when nobody rings; workers ring for orders and whenever they take a region."""
 FAILED_WAIT_FIRST_S: Final = 0.1
 FAILED_WAIT_MAX_S: Final = 5.0
 STALE_UPLOAD_MS: Final = 7 * 24 * 3600 * 1000

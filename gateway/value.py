@@ -134,15 +134,6 @@ def one_of(*names: str) -> Callable[[object], str]:
     return parse
 
 
-def parse_boolean(value: object) -> bool:
-    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
-    if isinstance(value, bool):
-        return value
-    if not isinstance(value, str) or value.strip().lower() not in words:
-        raise ValueError("must be true or false")
-    return words[value.strip().lower()]
-
-
 def parse_text(value: object) -> str:
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
         raise ValueError("must be a text that is not empty")

@@ -38,17 +38,18 @@ whether the answer went out whole."""
 UNRESOLVED: Final = ""
 _BODY_ERRORS: Final = {"gone": "IncompleteBody", "slow": "RequestTimeout", "framing": "IncompleteBody"}
 _LENGTHLESS: Final = frozenset({204, 304})
+_OWNERS: Final = (b"x-amz-expected-bucket-owner", b"x-amz-source-expected-bucket-owner")
 
 
 class Trace:
     """What the pipeline keeps of a request from `handle` to `finished`; lives in `request.state`."""
 
-    __slots__ = ("operation", "payload", "request_id", "resource")
+    __slots__ = ("operation", "payload", "request_id", "target")
 
     def __init__(self, request_id: str) -> None:
         self.request_id = request_id
         self.operation = UNRESOLVED
-        self.resource = ""
+        self.target: Target | None = None
         self.payload: Any = None
 
 
@@ -118,7 +119,7 @@ class Pipeline:
     def _start(self, request: Request, trace: Trace) -> Response | Coroutine[Any, Any, Response]:
         headers = request.headers
         target = self._targets.parse(request.path, headers.get(b"host", b""))
-        trace.resource = f"/{target.bucket}/{target.key}" if target.key else f"/{target.bucket}"
+        trace.target = target
         query = parse_query(request.query)
         operation = resolve(request.method, target.scope, query, headers)
         trace.operation = operation.name
@@ -154,9 +155,9 @@ class Pipeline:
 
     def _authorise(self, identity: Identity, operation: Operation, target: Target, request: Request) -> None:
         """Every identity there is may do everything; only a stated bucket owner can still be somebody else."""
-        for name in (b"x-amz-expected-bucket-owner", b"x-amz-source-expected-bucket-owner"):
-            owner = request.headers.get(name)
-            if owner is not None and owner.decode("latin-1") != identity.owner_id:
+        headers = request.headers
+        for name in _OWNERS:
+            if name in headers and headers[name].decode("latin-1") != identity.owner_id:
                 raise S3Error("AccessDenied", f"The bucket is not owned by the account that {name.decode()} names.")
 
     def _answer_from_table(self, operation: Operation, target: Target, identity: Identity) -> Response:
@@ -205,10 +206,12 @@ class Pipeline:
 
     def _document(self, trace: Trace, failure: S3Error) -> bytes:
         escape = xml.escape_readable
+        target = trace.target
+        resource = "" if target is None else f"/{target.bucket}/{target.key}" if target.key else f"/{target.bucket}"
         extra = "".join([f"<{name}>{escape(str(value))}</{name}>" for name, value in failure.fields.items()])
         return (
             f"{xml.HEAD}<Error><Code>{failure.spec.code}</Code><Message>{escape(failure.message)}</Message>{extra}"
-            f"<Resource>{escape(trace.resource)}</Resource><RequestId>{trace.request_id}</RequestId>"
+            f"<Resource>{escape(resource)}</Resource><RequestId>{trace.request_id}</RequestId>"
             f"<HostId>{self._host_id}</HostId></Error>"
         ).encode()
 

@@ -110,6 +110,7 @@ class Space:
             await asyncio.sleep(_POLL_S)
         self._retire()
         self._open = _OpenRegion(number)
+        self._wake_keeper()  # one free region less: it may be time to free more
 
     def _claim_mutation(self, batch: Batch) -> int | None:
         if self.slot != KEEPER_SLOT and batch.count("free") <= KEEPER_REGIONS:

@@ -192,5 +192,5 @@ class HeadParser:
         if b"expect" in headers and not self.version_1_0:
             if headers[b"expect"].lower() != b"100-continue":
                 return 417
-            self.expect = self.length != 0
+            self.expect = True
         return 0

@@ -308,6 +308,10 @@ class HttpProtocol(asyncio.BufferedProtocol):
             body = InboundBody(self, self._loop, self._blocks, length, parser.expect)
             self._body = request.body = body
             at = self._first_bytes(body, data, at, stop, shared)
+        elif parser.expect:
+            # No body, so nothing to hold back. botocore asks even then, and after a final reply without 100 takes the next
+            # reply on this connection for a continuation of that one, and waits for ever.
+            self.send_continue()
         if self._over or connections.in_flight >= self._limits.requests_in_flight_max:
             connections.refused_requests += 1
             retry = b"Retry-After: %d\r\n" % self._limits.retry_after_s

@@ -10,6 +10,7 @@ Spec: AWS GetObject, HeadObject (response headers); RFC 9110 §5.6.7; docs/EXTEN
 from __future__ import annotations
 
 import base64
+import functools
 import time
 from collections.abc import Mapping
 from typing import Final
@@ -29,7 +30,12 @@ _FAR_MS: Final = 253_402_300_799_000  # the last second of year 9999: what the d
 
 def http_date(at_ms: int) -> str:
     """IMF-fixdate: `Sun, 06 Nov 1994 08:49:37 GMT`."""
-    t = time.gmtime(min(at_ms, _FAR_MS) // 1000)
+    return _http_date(min(at_ms, _FAR_MS) // 1000)
+
+
+@functools.lru_cache(maxsize=1024)  # blocks are written in bursts: many objects share a second (2 µs become 0.1)
+def _http_date(at_s: int) -> str:
+    t = time.gmtime(at_s)
     return f"{_DAYS[t[6]]}, {t[2]:02d} {_MONTHS[t[1]]} {t[0]} {t[3]:02d}:{t[4]:02d}:{t[5]:02d} GMT"
 
 

@@ -164,7 +164,8 @@ def _reply(call: Call, reading: Reading, options: ReadOptions, overrides: Mappin
             lines += f"content-range: {content_range(start, stop, info.size)}\r\n"
             if options.part_number is not None and info.parts:
                 lines += f"x-amz-mp-parts-count: {len(info.parts)}\r\n"
-        if call.request.headers.get(b"x-amz-checksum-mode", b"").lower() == b"enabled":
+        headers = call.request.headers
+        if b"x-amz-checksum-mode" in headers and headers[b"x-amz-checksum-mode"].lower() == b"enabled":
             lines += _read_checksum_lines(info, start, stop, options.part_number)
         length = stop - start
         body = reading.body
@@ -173,7 +174,8 @@ def _reply(call: Call, reading: Reading, options: ReadOptions, overrides: Mappin
         if not length:
             reading.close()
             return Response(status, lines.encode())
-        return Response(status, lines.encode(), body if isinstance(body, bytes | FileSpans) else StreamBody(body, length))
+        whole = isinstance(body, (bytes, FileSpans))
+        return Response(status, lines.encode(), body if whole else StreamBody(body, length))
     except BaseException:
         reading.close()
         raise

@@ -171,15 +171,19 @@ def test_burial_does_not_take_a_younger_tombstone_along() -> None:
     with world() as w:
         w.put(SMALL, "a", pattern(1000, 1))
         w.tier(SMALL, "a", "both")
-        pool, demoter = w.engine.pools["small"], w.engine.demoter
+        pool = w.engine.pools["small"]
         name = w.engine.cold.name(SMALL, "a")
         pool.committer.run(lambda batch: batch.put("tombstones", name.encode()))
+        gate = threading.Event()
 
         async def together() -> None:
-            burial = asyncio.ensure_future(demoter.bury(pool, name))
+            pool.committer.submit(lambda batch: gate.wait())
             deletion = asyncio.ensure_future(w.engine.store.delete(SMALL, "a"))
-            pool.committer.submit(lambda batch: None)
-            await asyncio.gather(burial, deletion)
+            await asyncio.sleep(0)  # the deletion is queued, and the burial does not see it yet
+            burial = asyncio.ensure_future(w.engine.demoter.bury(pool, name))
+            await asyncio.sleep(0)
+            gate.set()
+            await asyncio.gather(deletion, burial)
 
         w.runner.run(together())
         del w.things[SMALL, "a"]
@@ -193,11 +197,30 @@ def test_copy_that_was_not_noted_goes_with_its_object(fault: str) -> None:
         w.put(SMALL, "a", pattern(1000, 1))
         if fault == "answer lost":
             w.backing.script.append(Fault("lose", "put"))
-            w.tier(SMALL, "a", "both")
+            with pytest.raises(BackingUnavailable):
+                w.runner.run(w.engine.demoter.demote(w.engine.pools["small"], layout.object_key(1, "a"), 1))
         else:
             _crash_after_put(w, "a")
         w.delete(SMALL, "a")
         w.settle()
+
+
+def test_damaged_object_without_another_copy_does_not_stop_the_keeper() -> None:
+    # Its demotion raised each time, and with it every eviction of its region: the pool filled up for good.
+    with world() as w:
+        w.put(SMALL, "a", pattern(50_000, 1))
+        pool = w.engine.pools["small"]
+        record = pool.index.get_object(layout.object_key(1, "a"))
+        assert record is not None
+        with open(w.path / "pools" / "small" / "flash", "r+b") as stream:
+            stream.seek(record.extents[0].region * pool.flash.region_bytes + record.extents[0].offset)
+            stream.write(b"damage")
+        for each in range(60):
+            w.do(steps.put(w.engine.store, "fill", pattern(60_000, each)))
+            w.runner.run(w.engine.settle())
+        assert w.engine.demoter.damaged(pool, record.generation)
+        w.runner.run(w.engine.store.delete(SMALL, "fill"))
+        w.delete(SMALL, "a")
 
 
 def test_part_copy_that_was_not_noted_goes_with_its_upload() -> None:

@@ -40,7 +40,7 @@ class GatewayFailed(AssertionError):
         self.status = gateway.process.poll() if gateway.process else None
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 10.0) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
     """Polls until the condition gives something true, and returns that."""
     deadline_s = time.monotonic() + seconds
     while True:

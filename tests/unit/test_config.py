@@ -114,7 +114,6 @@ def test_load_reads_every_kind_of_value_from_toml(tmp_path: Path) -> None:
             tmp_path,
             """
             listen = "0.0.0.0:0"
-            console = true
             domains = ["s3.example", "objects.example"]
             bucket_listeners = ["127.0.0.1:9010=kv-lmcache"]
             [host_buckets]
@@ -134,7 +133,6 @@ def test_load_reads_every_kind_of_value_from_toml(tmp_path: Path) -> None:
             """,
         ),
     )
-    assert settings.console is True
     assert settings.domains == ("s3.example", "objects.example")
     assert settings.bucket_listeners == (BucketListener(Address("127.0.0.1", 9010), "kv-lmcache"),)
     assert settings.host_buckets == {"kv.example:9000": "kv-lmcache"}
@@ -206,7 +204,6 @@ def test_load_names_a_fault_in_an_overridden_value(tmp_path: Path) -> None:
         ([("backing", "file:///x?color=red")], "unknown option"),
         ([("drain_s", "")], "not a duration"),
         ([("http.connections_max", "1.5")], "must be a whole number"),
-        ([("console", "maybe")], "must be true or false"),
         ([("pools.kv.pin_fraction_max", "1.1")], "must be a fraction"),
     ],
 )

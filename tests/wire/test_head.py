@@ -154,7 +154,7 @@ def test_framing_is_read_from_the_head() -> None:
     status, head = parse(b"PUT / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: Chunked\r\n\r\n")
     assert (status, head.length, head.expect) == (0, CHUNKED, False)
     status, head = parse(b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nExpect: 100-continue\r\n\r\n")
-    assert (status, head.length, head.expect) == (0, 0, False)
+    assert (status, head.length, head.expect) == (0, 0, True)
 
 
 def test_upgrade_offer_is_ignored() -> None:

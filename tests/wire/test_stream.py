@@ -250,10 +250,10 @@ def test_refusal_instead_of_continue_closes() -> None:
         assert wire.transport.eof_sent
 
 
-def test_expect_without_a_body_is_ignored() -> None:
+def test_expect_without_a_body_is_answered_at_once() -> None:
     with Wire() as wire:
         wire.feed(b"PUT / HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\nExpect: 100-continue\r\n\r\n" + GET)
-        assert [status for status, _, _ in wire.replies()] == [200, 200]
+        assert [status for status, _, _ in wire.replies()] == [100, 200, 200]
 
 
 def test_other_expectation_is_417() -> None:

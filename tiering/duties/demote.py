@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import logging
 from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -22,11 +23,11 @@ from tiering.backing import keys
 from tiering.backing.coldobject import Content
 from tiering.buckets import Buckets
 from tiering.cold import ColdSide, object_meta
-from tiering.contract import Buffer, Residency
+from tiering.contract import Buffer, Corrupt, Residency
 from tiering.epochs import Epoch
 from tiering.flash import READ_CHUNK
 from tiering.index import Batch
-from tiering.layout import BucketRecord, ColdPiece, Extent, Order
+from tiering.layout import BucketRecord, ColdPiece, Extent, ObjectRecord, Order, PartRecord
 from tiering.pool import Pool
 from tiering.ports import Meter
 
@@ -35,10 +36,17 @@ UPLOADS_MAX: Final = 8
 STEP_MAX: Final = 32
 PRESSURE_SHARE: Final = 0.5
 """A pool that demotes under pressure starts at this share of its dirty limit."""
+DAMAGED_MAX: Final = 1 << 16
+"""Damaged generations remembered; beyond it they are read, and fail, again each time."""
+
+_log = logging.getLogger("recall.demote")
 
 
 class Demoter:
-    """Everything that writes to the backing store. Raises BackingUnavailable, Corrupt."""
+    """Everything that writes to the backing store. Raises BackingUnavailable.
+
+    An object whose bytes fail their checksum has no copy to give: it is left where it is, for its readers to be told.
+    """
 
     def __init__(
         self, pools: Mapping[str, Pool], buckets: Buckets, cold: ColdSide, meter: Meter = events.uncounted
@@ -48,7 +56,12 @@ class Demoter:
         self._cold = cold
         self._busy: dict[str, asyncio.Event] = {}
         self._slots = asyncio.Semaphore(UPLOADS_MAX)
+        self._damaged: set[tuple[str, int]] = set()
         self._count = meter
+
+    def damaged(self, pool: Pool, generation: int) -> bool:
+        """Whether a copy was tried and its bytes were found damaged. Forgotten at a restart."""
+        return (pool.config.name, generation) in self._damaged
 
     @asynccontextmanager
     async def _alone(self, name: str) -> AsyncIterator[None]:
@@ -76,9 +89,9 @@ class Demoter:
                 return False
             if record.residency != Residency.HOT_ONLY or record.cache:
                 return not record.cache
-            piece = await self._store(
-                pool, name, object_meta(bucket, key, record), record.extents, record.size, record.crc64
-            )
+            piece = await self._store(pool, name, object_meta(bucket, key, record), record)
+            if piece is None:
+                return False
             self._count(events.DEMOTED, pool.config.name, 1)
             self._count(events.DEMOTED_BYTES, pool.config.name, record.size)
             return await pool.committer.submit(lambda batch: mutations.demoted(batch, okey, generation, piece))
@@ -109,7 +122,9 @@ class Demoter:
             if part is None or part.cold is not None:
                 return part is not None
             meta = {"upload_id": upload_id, "number": number, "crc64": part.crc64}
-            piece = await self._store(pool, name, meta, part.extents, part.size, part.crc64)
+            piece = await self._store(pool, name, meta, part)
+            if piece is None:
+                return False
             return await pool.committer.submit(
                 lambda batch: mutations.part_demoted(batch, pkey, part.generation, piece)
             )
@@ -167,15 +182,24 @@ class Demoter:
             return await pool.committer.submit(lambda batch: batch.delete("stale_buckets", bucket_name.encode()))
 
     async def _store(
-        self, pool: Pool, name: str, meta: dict[str, object], extents: tuple[Extent, ...], size: int, crc64: int
-    ) -> ColdPiece:
+        self, pool: Pool, name: str, meta: dict[str, object], record: ObjectRecord | PartRecord
+    ) -> ColdPiece | None:
+        """Uploads a record's bytes; None when they are damaged."""
+        if self.damaged(pool, record.generation):
+            return None
         epoch = pool.epochs.current
         epoch.acquire()
         try:
             # The tombstone first: a copy that is stored but never noted (a lost answer, a crash) must go again, or a
             # rebuild would bring its object back after it was deleted. Noting the copy takes the tombstone back.
             await pool.committer.submit(lambda batch: batch.put("tombstones", name.encode()))
-            return await self._cold.store(name, meta, size, crc64, _content(pool, extents, epoch))
+            content = _content(pool, record.extents, epoch)
+            return await self._cold.store(name, meta, record.size, record.crc64, content)
+        except Corrupt:
+            _log.error("pool %s: bytes of generation %d fail their checksum", pool.config.name, record.generation)
+            if len(self._damaged) < DAMAGED_MAX:
+                self._damaged.add((pool.config.name, record.generation))
+            return None
         finally:
             epoch.release()
 
@@ -282,6 +306,8 @@ class DemoteDuty:
                 record = view.object(okey)
                 if len(due) == STEP_MAX or record is None or not (pressed or record.modified_ms <= before_ms):
                     break
+                if self._demoter.damaged(pool, record.generation):
+                    continue
                 due.append((okey, layout.unpack_u64(key)))
         return due
 

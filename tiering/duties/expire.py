@@ -13,6 +13,8 @@ from tiering.pool import Pool
 from tiering.ports import Meter
 
 STEP_MAX: Final = 256
+STALE_EVERY_MS: Final = 60_000
+"""How often uploads are looked through: their age is counted in days."""
 
 
 class ExpireDuty:
@@ -41,9 +43,12 @@ class StaleUploadDuty:
         self.name = f"stale-uploads-{pool.config.name}"
         self._pool = pool
         self._age_ms = age_ms
+        self._next_ms = 0
 
     async def step(self) -> int:
-        if not self._age_ms:
+        now_ms = self._pool.clock.now_ms()
+        if not self._age_ms or now_ms < self._next_ms:
             return 0
-        before_ms = self._pool.clock.now_ms() - self._age_ms
+        self._next_ms = now_ms + STALE_EVERY_MS
+        before_ms = now_ms - self._age_ms
         return await self._pool.committer.submit(lambda batch: mutations.drop_uploads(batch, before_ms, STEP_MAX))
