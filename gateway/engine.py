@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from gateway.admin.routes import Health
 from gateway.config import Settings
 from gateway.metrics import Metrics
 from tiering import events
@@ -123,6 +124,16 @@ def pool_gauges(pools: Mapping[str, Pool]) -> Iterable[tuple[str, str, float]]:
         yield "recall_pool_pinned_bytes", name, counters.pinned_bytes
         yield "recall_pool_dirty_bytes", name, counters.dirty_bytes
         yield "recall_pool_objects", name, counters.objects
+
+
+def health(pools: Mapping[str, Pool]) -> Health:
+    """Writes are refused, and the probe for them fails, once a pool has too much that waits for the backing store."""
+    for pool in pools.values():
+        with pool.index.view() as view:
+            dirty_bytes = view.counters().dirty_bytes
+        if pool.config.demote != "never" and dirty_bytes >= pool.dirty_bytes_max:
+            return Health(writable=False)
+    return Health()
 
 
 class KeeperBell:

@@ -1,9 +1,11 @@
-"""The generated parts of the manual: tables made from the rows of the settings and the metrics.
+"""The generated parts of the manual: tables made from the rows of settings, metrics, operations and errors.
 
-`python -m gateway.manual docs/OPERATIONS.md` writes them between their marker lines again; a test fails when they are stale.
+`python -m gateway.manual docs/OPERATIONS.md docs/S3.md` writes them between their marker lines again; a test fails when
+they are stale.
 
-Owns nothing. Does not know what the rows mean. Kind: pure, but for `main`, which rewrites the file it is given.
-Spec: docs/OPERATIONS.md.
+Owns DIFFERENCES, the one sentence a served operation may have on how it departs from AWS. Does not know what other rows
+mean. Kind: pure, but for `main`, which rewrites the files it is given. Invariant: a difference belongs to an operation.
+Spec: docs/OPERATIONS.md, docs/S3.md.
 """
 
 from __future__ import annotations
@@ -16,6 +18,43 @@ from typing import Final
 
 from gateway import metrics
 from gateway.config import POOL_DEFAULTS, POOL_SETTINGS, SETTINGS, Known, format_value
+from s3api.errors import ERRORS, STORE_ERRORS
+from s3api.handlers.objects import DELETE_KEYS_MAX
+from s3api.handlers.options import SINGLE_PUT_BYTES_MAX
+from s3api.operations import BY_NAME, TABLE, Operation
+
+DIFFERENCES: Final[Mapping[str, str]] = {
+    "ListBuckets": "One account owns every bucket.",
+    "CreateBucket": "`x-recall-pool` chooses the pool. Without a location constraint the bucket is here, in any region; "
+    "one that names another region is refused. Other ownership than `BucketOwnerEnforced`, and object lock, are 501.",
+    "HeadBucket": "The reply has `x-recall-pool`.",
+    "DeleteBucket": "Uploads under way are aborted with it; objects past their deadline do not keep it.",
+    "ListObjects": "With `encoding-type=url` a space is `%20`, not `+`. A cold-only object is listed as `GLACIER_IR` unless "
+    "it was stored with a class of its own.",
+    "ListObjectsV2": "As ListObjects.",
+    "DeleteObjects": f"Up to {DELETE_KEYS_MAX} keys, each with its own outcome; as AWS wants, with Content-MD5 or a checksum.",
+    "GetBucketAcl": "The owner has full control, always.",
+    "GetObjectAcl": "The owner has full control, always.",
+    "GetObject": "The reply has `x-recall-tier`. The only version id is `null`. A 5xx reply has no body.",
+    "HeadObject": "As GetObject.",
+    "PutObject": f"Up to {SINGLE_PUT_BYTES_MAX >> 30} GiB. The ETag is not an MD5 in a pool with `etag` = `opaque`. A storage class is "
+    "kept and shown, and moves nothing. Encryption, redirects, appends and ACLs of others are 501; lock headers 400.",
+    "CopyObject": "The copy keeps the source's ETag, the `-N` of a multipart source too. Pin and TTL are never inherited.",
+    "PutObjectTagging": "The tags `recall:pin` and `recall:ttl` act; taking one away undoes it.",
+    "DeleteObjectTagging": "Undoes what `recall:pin` and `recall:ttl` did.",
+    "RestoreObject": "Any object can be held, whatever its class. When the reply comes, the recall is done: 202 if the object "
+    "was cold, 200 if it was hot. Fields other than Days, Tier and GlacierJobParameters are 501.",
+    "ChangeObject": "Not of AWS: changes pin, TTL and tier (docs/EXTENSIONS.md).",
+    "CreateMultipartUpload": "The `x-recall-` headers given here are the object's; deadlines and leases start at completion.",
+    "UploadPart": "A part without a checksum is taken under any upload; one with a checksum also under an upload that named no "
+    "algorithm: it is verified, and its CRC64NVME is kept.",
+    "UploadPartCopy": "Copies the bytes.",
+    "CompleteMultipartUpload": "Repeating a completion that has won answers the object again, while it still is that object.",
+    "ListMultipartUploads": "All uploads are the one account's.",
+}
+"""By operation, for docs/S3.md. Constants come from the code that obeys them."""
+
+assert all(BY_NAME[name].served for name in DIFFERENCES)
 
 
 def settings_tables() -> str:
@@ -52,12 +91,77 @@ def _cells(known: Known) -> tuple[str, ...]:
     return tuple(text.replace("|", "\\|") for text in texts)
 
 
-BLOCKS: Final[Mapping[str, Callable[[], str]]] = {"settings": settings_tables, "metrics": metrics.markdown}
+def operations_tables() -> str:
+    """Three tables: what a handler serves, what the table answers as unset, what is refused."""
+    served = [row for row in TABLE if row.handler]
+    unset = [row for row in TABLE if row.served and not row.handler]
+    refused = [row for row in TABLE if not row.served]
+    lines = [
+        "### Served",
+        "",
+        "| operation | request | access action | differs from AWS |",
+        "|---|---|---|---|",
+        *(_line(row.name, _request(row), f"`{row.action}`", DIFFERENCES.get(row.name, "-")) for row in served),
+        "",
+        "### Answered as unset",
+        "",
+        "Nothing of the kind can be configured, so the true answer is that it is not.",
+        "",
+        "| operation | request | access action | answer |",
+        "|---|---|---|---|",
+        *(_line(row.name, _request(row), f"`{row.action}`", _unset_answer(row)) for row in unset),
+        "",
+        "### Refused with 501 NotImplemented",
+        "",
+        "| operation | request |",
+        "|---|---|",
+        *(_line(row.name, _request(row)) for row in refused),
+    ]
+    return "\n".join(lines)
 
 
-def renewed(text: str) -> str:
+def _line(*cells: str) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _request(row: Operation) -> str:
+    """`PUT /BUCKET/KEY?partNumber&uploadId`, as the row is matched."""
+    path = {"service": "/", "bucket": "/BUCKET", "object": "/BUCKET/KEY"}[row.scope]
+    query = "&".join(f"{name}={row.values[name]}" if name in row.values else name for name in row.query)
+    shown = f"`{row.method} {path}{'?' + query if query else ''}`"
+    return f"{shown} with `x-amz-copy-source`" if row.copy else shown
+
+
+def _unset_answer(row: Operation) -> str:
+    return f"200, an empty `{row.document}`" if row.document else f"{ERRORS[row.unset].status} {row.unset}"
+
+
+def errors_table() -> str:
+    """Every code, with the fact of the store it stands for where there is one."""
+    facts: dict[str, list[str]] = {}
+    for kind, code in STORE_ERRORS.items():
+        facts.setdefault(code, []).append(kind.__name__)
+    lines = ["| code | status | Retry-After | store fact | message |", "|---|---|---|---|---|"]
+    for row in ERRORS.values():
+        store = ", ".join(f"`{name}`" for name in facts.get(row.code, ())) or "-"
+        retry = f"{row.retry_s} s" if row.retry_s else "-"
+        closes = " The connection is closed." if row.close else ""
+        lines.append(_line(f"`{row.code}`", str(row.status), retry, store, row.message + closes))
+    return "\n".join(lines)
+
+
+Blocks = Mapping[str, Callable[[], str]]
+BLOCKS: Final[Blocks] = {"settings": settings_tables, "metrics": metrics.markdown}
+DOCUMENTS: Final[Mapping[str, Blocks]] = {
+    "OPERATIONS.md": BLOCKS,
+    "S3.md": {"operations": operations_tables, "errors": errors_table},
+}
+"""The documents with generated blocks, by file name."""
+
+
+def renewed(text: str, blocks: Blocks = BLOCKS) -> str:
     """The text with each block between `<!-- NAME -->` and `<!-- end of NAME -->` made again. Raises ValueError."""
-    for name, make in BLOCKS.items():
+    for name, make in blocks.items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
         if len(pattern.findall(text)) != 1:
             raise ValueError(f"the text must have one block {name}")
@@ -65,11 +169,12 @@ def renewed(text: str) -> str:
     return text
 
 
-def main(path: str) -> None:
-    """Rewrites the blocks of one file."""
-    file = Path(path)
-    file.write_text(renewed(file.read_text()))
+def main(*paths: str) -> None:
+    """Rewrites the blocks of each file, which is known by its name."""
+    for path in paths:
+        file = Path(path)
+        file.write_text(renewed(file.read_text(), DOCUMENTS[file.name]))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

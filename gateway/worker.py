@@ -81,6 +81,7 @@ async def _serve(settings: Settings, credentials: Credentials, slot: int, ready:
             credentials,
             metrics_auth=settings.metrics_auth,
             pool_gauges=lambda: engine.pool_gauges(pools),
+            health=lambda: engine.health(pools),
         )
         listeners.append(
             await listen(app, address.host, address.port, connections.limits, reuse_port=True, connections=connections)

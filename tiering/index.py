@@ -10,7 +10,9 @@ Spec: docs/FORMAT.md; LMDB 1.0.
 
 from __future__ import annotations
 
+import fcntl
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -38,6 +40,10 @@ MAP_BYTES_DEFAULT: Final = 1 << 40
 
 VIEW_TRIES: Final = 16
 """Commits would have to fall between two calls this many times in a row for a snapshot to be taken unchecked."""
+
+
+COUNTERS_KEY: Final = b"counters"
+_RACES: Final = (lmdb.BadTxnError, lmdb.PageNotFoundError, lmdb.CorruptedError)
 
 
 class IndexCorrupt(Exception):
@@ -71,9 +77,15 @@ class Index:
         except lmdb.Error as error:
             raise IndexCorrupt(f"{path}: {error}") from error
         self.objects_db = self.db["objects"]
+        self._meta_db = self.db["meta"]
+        # LMDB's own write lock can only be waited for. These two stand before it, so that a loop can see that it is free:
+        # the folder's lock keeps other processes out (and is the kernel's to give up when one dies), the other one threads.
+        self._lock_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._writing = threading.Lock()
 
     def close(self) -> None:
         self._env.close()
+        os.close(self._lock_fd)
 
     def view(self) -> View:
         """A snapshot of now. Use as a context manager, or end it with `close`.
@@ -97,14 +109,56 @@ class Index:
             with self._env.begin(buffers=True) as txn:
                 data = txn.get(okey, db=self.objects_db)
                 return None if data is None else layout.OBJECT.decode(data)
-        except (lmdb.BadTxnError, lmdb.PageNotFoundError, lmdb.CorruptedError):
+        except _RACES:
             # The race `view` guards against, here without its price: it shows as an error, never as wrong data.
             with self.view() as view:
                 return view.object(okey)
 
+    def counters(self) -> Counters:
+        """The sums as of now, like `get_object`."""
+        try:
+            with self._env.begin(buffers=True) as txn:
+                data = txn.get(COUNTERS_KEY, db=self._meta_db)
+                return Counters() if data is None else layout.COUNTERS.decode(data)
+        except _RACES:
+            with self.view() as view:
+                return view.counters()
+
     def batch(self) -> Batch:
         """A write transaction; waits for other writers of any process. End it with `commit` or `abort`."""
-        return Batch(self, self._env.begin(write=True, buffers=True))
+        self._writing.acquire()
+        try:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX)
+            return self._begin_batch()
+        except BaseException:
+            self._writing.release()
+            raise
+
+    def try_batch(self) -> Batch | None:
+        """As `batch`, but None instead of a wait when another writer, of any process, is inside."""
+        if not self._writing.acquire(blocking=False):
+            return None
+        try:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return self._begin_batch()
+        except BlockingIOError:
+            self._writing.release()
+            return None
+        except BaseException:
+            self._writing.release()
+            raise
+
+    def _begin_batch(self) -> Batch:
+        try:
+            return Batch(self, self._env.begin(write=True, buffers=True))
+        except BaseException:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+            raise
+
+    def batch_ended(self) -> None:
+        """Lets the next writer in: called by the batch."""
+        fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+        self._writing.release()
 
     def sync(self) -> None:
         """Forces everything committed so far to the device."""
@@ -189,7 +243,7 @@ class View:
         return record
 
     def counters(self) -> Counters:
-        return self._decode("meta", b"counters", layout.COUNTERS) or Counters()
+        return self._decode("meta", COUNTERS_KEY, layout.COUNTERS) or Counters()
 
     def _decode(self, database: str, key: bytes, codec: layout.Codec) -> Any:
         data = self._txn.get(key, db=self.db[database])
@@ -236,14 +290,19 @@ class Batch(View):
             for number, record in self._regions.items():
                 self.put("regions", layout.region_key(number), layout.REGION.encode(record))
             if self._counters is not None:
-                self.put("meta", b"counters", layout.COUNTERS.encode(self._counters))
+                self.put("meta", COUNTERS_KEY, layout.COUNTERS.encode(self._counters))
             self._txn.commit()
-        except lmdb.Error as error:
+        except BaseException as error:
             self._txn.abort()
-            raise storage_error(error) from error
+            if isinstance(error, lmdb.Error):
+                raise storage_error(error) from error
+            raise
+        finally:
+            self._index.batch_ended()
 
     def abort(self) -> None:
         self._txn.abort()
+        self._index.batch_ended()
 
     def put(self, database: str, key: bytes, value: bytes = b"") -> None:
         self._txn.put(key, value, db=self.db[database])

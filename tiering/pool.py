@@ -131,7 +131,7 @@ class Pool:
 
     # -- limits, judged inside a write's transaction --------------------------------------------------------------
 
-    def judge_room(self, view: View, size: int, replaced: ObjectRecord | None = None) -> None:
+    def judge_room(self, view: View | Index, size: int, replaced: ObjectRecord | None = None) -> None:
         """Whether `size` more hot-only bytes are allowed. Raises Busy, TierFull."""
         counters = view.counters()
         if counters.pinned_bytes + min(size, self.stream_bytes) > self.capacity_bytes - self.reserve_bytes:

@@ -22,6 +22,7 @@ from typing import Final
 
 from tiering import events, layout, mutations
 from tiering.cold import ColdSide
+from tiering.coldstream import FRAME_BYTES
 from tiering.contract import Buffer, Busy, ColdUnavailable, Corrupt, Reading, StoreError
 from tiering.index import Batch
 from tiering.layout import Extent, ObjectRecord, RecallRecord
@@ -120,7 +121,9 @@ class Recalls:
     async def read(self, okey: bytes, record: ObjectRecord, start: int, stop: int) -> Reading:
         """Opens `start:stop` of a cold object; returns when the first bytes are there. Raises ColdUnavailable, Corrupt."""
         landing = self.land(okey, record)
-        if landing is None:
+        # A part of a long object is asked for by itself: its frames are checked before they are given out, while what has
+        # landed is checked at the object's end, which a reader of a part would not wait for.
+        if landing is None or (stop - start < record.size > FRAME_BYTES):
             body: AsyncGenerator[Buffer, None] = self._through(record, start, stop)
         else:
             body = self._follow(landing, record, start, stop)
@@ -221,7 +224,11 @@ class Recalls:
     async def _follow(
         self, landing: _Landing, record: ObjectRecord, start: int, stop: int
     ) -> AsyncGenerator[Buffer, None]:
-        """Content `start:stop` as it lands; from the backing store itself if the landing fails on the way."""
+        """Content `start:stop` as it lands; from the backing store itself if the landing fails on the way.
+
+        The whole object is passed on while it lands, but for its last byte; a part is given out when all has landed.
+        """
+        whole = stop - start == record.size
         while landing.extents is None and landing.failed is None:
             await landing.changed()  # without an epoch: the landing may be waiting for the region it would keep
         epoch = self._pool.epochs.current
@@ -230,7 +237,7 @@ class Recalls:
             at = start
             while at < stop and landing.failed is None:
                 assert landing.extents is not None
-                if landing.landed <= at:
+                if landing.landed <= at or not (whole or landing.landed == record.size):
                     await landing.changed()
                     continue
                 end = min(stop, landing.landed, at + _CHUNK)

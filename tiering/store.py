@@ -24,6 +24,7 @@ from tiering.cold import ColdSide
 from tiering.contract import (
     PARTS_MAX,
     BucketInfo,
+    Busy,
     Checksum,
     Clock,
     ColdUnavailable,
@@ -65,6 +66,9 @@ READ_THREADS: Final = 8
 
 SHORT_BYTES: Final = 32 << 10
 """Objects up to this are read and checked on every GET: as cheap as handing out their place, and no epoch is needed."""
+
+_COLD_ONLY: Final = Residency.COLD_ONLY
+"""By this name in `open`: a look-up of a member in its class costs five times one of a module's name."""
 
 _log = logging.getLogger("recall.store")
 
@@ -116,7 +120,7 @@ class TieredStore:
             start, stop = 0, record.size
         else:
             start, stop = conditions.resolve(record, options.range, options.part_number)
-        cold = record.residency == Residency.COLD_ONLY
+        cold = record.residency is _COLD_ONLY
         if options.head:
             return Reading(record, start, stop, None, "cold" if cold else "hot")
         if record.sliding:
@@ -217,19 +221,26 @@ class TieredStore:
     def put(self, bucket: str, key: str, size: int, options: PutOptions) -> Writer | Awaitable[Writer]:
         pool, owner = self._buckets.route(bucket)
         okey = layout.object_key(owner.number, key)
-        now_ms = self._clock.now_ms()
-        with pool.index.view() as view:
-            old = view.object(okey)
-            if options.conditions is not None:
-                shown = None if old is None or pool.expired(old, now_ms) else old
-                conditions.judge_write(options.conditions, shown)
-            pool.judge_room(view, size, old)
+        self._judge_put(pool, okey, size, options.conditions)
         if size > pool.stream_bytes:
             return self._put_streamed(pool, owner, key, size, options)
         body = FlashBody(pool, size)
         writer = BodyWriter(body, functools.partial(self._commit_put, pool, owner, okey, options))
         waiting = body.begin()
         return writer if waiting is None else self._put_waiting(waiting, writer)
+
+    def _judge_put(self, pool: Pool, okey: bytes, size: int, wanted: Conditions | None) -> None:
+        """Refuses before any byte is read. What passes is judged again, in the write's transaction."""
+        if wanted is None:
+            try:
+                pool.judge_room(pool.index, size)
+                return
+            except Busy:
+                pass  # unless the object it replaces makes the room
+        with pool.index.view() as view:
+            old = view.object(okey)
+            conditions.judge_write(wanted, None if old is None or pool.expired(old, self._clock.now_ms()) else old)
+            pool.judge_room(view, size, old)
 
     async def _put_waiting(self, waiting: Awaitable[None], writer: BodyWriter[ObjectInfo]) -> Writer:
         try:
@@ -258,7 +269,7 @@ class TieredStore:
         )
         record.checksum = result.checksum
         wanted = options.conditions
-        stored = await pool.committer.submit(
+        stored = await pool.committer.submit_short(
             lambda batch: mutations.put_object(batch, pool, owner, okey, record, wanted, now_ms, adds=body.size)
         )
         await self._backed(pool, okey, stored)
@@ -277,7 +288,7 @@ class TieredStore:
         pool, owner = self._buckets.route(bucket)
         okey = layout.object_key(owner.number, key)
         now_ms = self._clock.now_ms()
-        return await pool.committer.submit(
+        return await pool.committer.submit_short(
             lambda batch: mutations.delete_object(batch, pool, owner, okey, conditions, now_ms)
         )
 

@@ -174,8 +174,7 @@ def _reply(call: Call, reading: Reading, options: ReadOptions, overrides: Mappin
         if not length:
             reading.close()
             return Response(status, lines.encode())
-        whole = isinstance(body, (bytes, FileSpans))
-        return Response(status, lines.encode(), body if whole else StreamBody(body, length))
+        return Response(status, lines.encode(), body if isinstance(body, bytes | FileSpans) else StreamBody(body, length))
     except BaseException:
         reading.close()
         raise

@@ -14,6 +14,7 @@ import asyncio
 import random
 import re
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import quote
@@ -214,11 +215,9 @@ class Client:
             if status != 200:
                 await self.ask("DELETE", path, query=f"uploadId={upload_id}")
                 return
-            etag = self._load.etag(entry.bucket, content[at : at + size])
-            if not etag:
-                parts = (await self.ask("GET", path, query=f"uploadId={upload_id}"))[1]
-                etag = re.findall(rb"<ETag>(.*?)</ETag>", parts)[number - 1].decode()
-            claims += b"<Part><PartNumber>%d</PartNumber><ETag>%b</ETag></Part>" % (number, etag.encode())
+            parts = (await self.ask("GET", path, query=f"uploadId={upload_id}"))[1]
+            etag = re.findall(rb"<ETag>(.*?)</ETag>", parts)[number - 1]
+            claims += b"<Part><PartNumber>%d</PartNumber><ETag>%b</ETag></Part>" % (number, etag)
             at += size
         document = b"<CompleteMultipartUpload>%b</CompleteMultipartUpload>" % claims
         entry.begin(version)
@@ -278,13 +277,9 @@ class Load:
         self.access_key, self.secret_key = credentials
         self.buckets = buckets
         self.ledger = Ledger(buckets, clients, keys)
+        self.activity: Counter[str] = Counter()
         self._clients = clients
-        self._rounds = 0
         self._tasks: list[asyncio.Task[None]] = []
-
-    def etag(self, bucket: str, content: bytes) -> str:
-        """The ETag of a part, where the client can know it."""
-        return ""
 
     async def create_buckets(self) -> None:
         client = Client(self, -1)
@@ -295,7 +290,6 @@ class Load:
 
     def start(self) -> None:
         self.stopping = False
-        self._rounds += 1
         loop = asyncio.get_running_loop()
         self._tasks = [loop.create_task(Client(self, name).run()) for name in range(self._clients)]
 
@@ -304,6 +298,16 @@ class Load:
         self.stopping = True
         tasks, self._tasks = self._tasks, []
         await asyncio.gather(*tasks)
+
+    async def note_activity(self) -> None:
+        """Adds up what the tiers have done since the gateway's last start."""
+        connection = Connection("127.0.0.1", self.port, BODY_BYTES_MAX, REPLY_S)
+        reply = await connection.ask(b"GET /recall/metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        text = bytes(reply.body)
+        connection.close()
+        assert reply.status == 200, text
+        for name, count in re.findall(rb"^recall_(demotions|evictions|recalls)_total\S* (\S+)$", text, re.MULTILINE):
+            self.activity[name.decode()] += float(count)
 
     async def verify(self) -> None:
         """Every entry is read and compared, and the listings with them."""

@@ -20,7 +20,7 @@ from tests.model.world import SMALL, World, pattern, world
 from tests.support.engine import REGION, WORKER_SLOT
 from tiering import layout
 from tiering.backing.wrappers import Fault
-from tiering.contract import FOREVER_MS, NoSuchKey, PutOptions, ReadOptions, Residency
+from tiering.contract import FOREVER_MS, ByteRange, Corrupt, NoSuchKey, PutOptions, ReadOptions, Residency
 from tiering.duties.evict import EvictDuty
 from tiering.index import Batch
 from tiering.layout import RegionState
@@ -141,6 +141,18 @@ def test_writers_that_find_a_new_region_full_ask_for_another() -> None:
 
         assert len(set(w.runner.run(three()))) > 1
         w.crash()
+
+
+def test_keeper_that_lost_its_reserve_in_crashes_makes_room_again() -> None:
+    # Killed with the last free regions claimed and nothing freed yet: eviction waited for room that only it could make.
+    with world() as w:
+        for each in range(27):
+            w.put(SMALL, f"fill/{each}", pattern(60_000, each))
+        pool = w.engine.pools["small"]
+        pool.committer.run(lambda batch: [batch.claim_region(WORKER_SLOT) for _ in range(batch.count("free"))])
+        w.crash()
+        w.settle()
+        assert w.put(SMALL, "a", pattern(60_000, 1))
 
 
 async def _stepped(duty: EvictDuty) -> None:
@@ -292,6 +304,22 @@ def test_cold_read_overtaken_by_a_write_is_looked_up_again(size: int, then: str)
         else:
             assert w.do(_finished(task)) == (thing.info.generation, thing.data)
         w.engine.cold.backing = backing
+
+
+@pytest.mark.parametrize("wanted", [None, ByteRange(0, 5000)], ids=["whole", "range"])
+def test_damaged_cold_copy_is_never_given_out_in_full(wanted: ByteRange | None) -> None:
+    # A range was answered from bytes that had landed but were not checked yet.
+    with world() as w:
+        w.put(SMALL, "a", pattern(400_001, 1))
+        w.tier(SMALL, "a", "cold")
+        w.backing.script.append(Fault("flip", "get", at=3000))
+
+        async def opened() -> bytes:
+            reading = await steps.settled(w.engine.store.open(SMALL, "a", ReadOptions(range=wanted)))
+            return await steps.content(reading)
+
+        with pytest.raises(Corrupt):
+            w.do(opened())
 
 
 async def _finished(task: asyncio.Task[T]) -> T:

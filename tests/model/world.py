@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from tests.conformance import steps
+from tests.crash.hooked import Paced
 from tests.support.clock import ManualClock
 from tests.support.engine import REGION, Engine, pool_config
 from tiering.backing import keys
@@ -139,7 +140,7 @@ class World:
         self.kind = kind
         self.path = Path(tempfile.mkdtemp(prefix="recall-model-", dir=_scratch()))
         self.clock = ManualClock()
-        self.backing = Faulty(MemoryBacking())
+        self.backing = Faulty(Paced(MemoryBacking()))
         self.runner = asyncio.Runner()
         self.things: dict[tuple[str, str], Thing] = {}
         self.uploads: list[Pending] = []
@@ -211,6 +212,7 @@ class World:
         """Everything the keeper has to do, then the audit; with the backing store up, nothing is left there by mistake."""
         try:
             self.runner.run(self.engine.settle())
+            self.runner.run(self.engine.settle())  # a scripted fault ends a duty's turn: what it left over comes now
         except Busy:
             assert self.held or self.uploads, "the keeper has no room although nobody holds any"
         self.audit()

@@ -562,7 +562,9 @@ def test_small_objects_stay_readable_beside_a_large_one(tiered: Tiered, bucket: 
     for key, data in small.items():
         tiered.put(bucket, key, data)
     config = boto3.s3.transfer.TransferConfig(multipart_threshold=8 * MIB, multipart_chunksize=5 * MIB)
-    tiered.s3.upload_fileobj(io.BytesIO(content(LARGE)), bucket, "large", Config=config)
+    patient = tiered.gateway.boto3_client(retries={"total_max_attempts": 10})  # writing faster than the bucket takes
+    patient.upload_fileobj(io.BytesIO(content(LARGE)), bucket, "large", Config=config)
+    patient.close()
     for key, data in small.items():
         assert tiered.get(bucket, key) == data
     tiered.s3.delete_object(Bucket=bucket, Key="large")

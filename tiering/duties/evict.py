@@ -10,6 +10,7 @@ Spec: docs/ARCHITECTURE.md, "Eviction".
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
 from collections.abc import Awaitable
@@ -69,10 +70,12 @@ class EvictDuty:
             if view.count("free") + view.count("freed") >= self.low:
                 return done
             queue = [layout.unpack_region(value) for _, value in itertools.islice(view.rows("queue"), LOOK_AHEAD)]
-            out_of_room = not view.count("free")
-        if not queue or out_of_room:
+            out_of_room, recycling = not view.count("free"), view.count("freed") > 0
+        if not queue or (out_of_room and recycling):
             # Survivors need room, and only this duty makes it: what was freed must be recycled first.
             return done
+        if out_of_room:
+            return done + await self._free_without_room(queue)
         try:
             return done + await self._free(queue[0])
         except BackingUnavailable:
@@ -90,6 +93,17 @@ class EvictDuty:
         pool.epochs.rotate()  # this process's own snapshot must not be the one that is waited for
         oldest = pool.index.oldest_reader()
         return await pool.committer.submit(lambda batch: batch.recycle(oldest))
+
+    async def _free_without_room(self, queue: list[int]) -> int:
+        """Frees the oldest region that holds nothing held, hot or not. Crashes in the middle of copying can take all room."""
+        now_ms = self._pool.clock.now_ms()
+        for region in queue:
+            occupants = self._occupants(region)
+            if not any(self._resident(occupant, region, now_ms).held for occupant in occupants):
+                await self._drop_all(occupants, now_ms)
+                empty = functools.partial(_free_if_empty, region=region)
+                return len(occupants) + await self._pool.committer.submit(empty)
+        return 0
 
     def _occupants(self, region: int) -> list[_Occupant]:
         with self._pool.index.view() as view:
