@@ -21,7 +21,7 @@ help:
 	@echo 'make test-rgw     run the tier tests against a Ceph RGW at RECALL_TEST_S3_ENDPOINT'
 	@echo 'make lint         ruff and mypy'
 	@echo 'make bench-smoke  a short run of the benchmarks, to see that they work'
-	@echo 'make docs         write the generated tables of docs/OPERATIONS.md and docs/S3.md again'
+	@echo 'make docs         write the generated tables of docs/ again'
 	@echo 'make clean        remove the environment and caches; data stays'
 
 serve: $(RUN)
@@ -43,7 +43,7 @@ bench-smoke: $(TEST)
 	$(BIN)/python -m bench.compare --smoke $(ARGS)
 
 docs: $(RUN)
-	$(BIN)/python -m gateway.manual docs/OPERATIONS.md docs/S3.md
+	$(BIN)/python -m gateway.manual docs/ARCHITECTURE.md docs/OPERATIONS.md docs/S3.md
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,15 +1,15 @@
-"""The generated parts of the manual: tables made from the rows of settings, metrics, operations and errors.
+"""The generated parts of the manual: tables made from the rows of settings, metrics, operations, errors and modules.
 
-`python -m gateway.manual docs/OPERATIONS.md docs/S3.md` writes them between their marker lines again; a test fails when
-they are stale.
+`make docs` writes them between their marker lines again; a test fails when they are stale.
 
 Owns DIFFERENCES, the one sentence a served operation may have on how it departs from AWS. Does not know what other rows
-mean. Kind: pure, but for `main`, which rewrites the files it is given. Invariant: a difference belongs to an operation.
-Spec: docs/OPERATIONS.md, docs/S3.md.
+mean. Kind: pure, but for reading the source's own first lines, and for `main`, which rewrites the files it is given.
+Invariant: a difference belongs to an operation. Spec: docs/OPERATIONS.md, docs/S3.md, docs/ARCHITECTURE.md.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 from collections.abc import Callable, Mapping
@@ -150,9 +150,28 @@ def errors_table() -> str:
     return "\n".join(lines)
 
 
+ROOT: Final = Path(__file__).resolve().parent.parent
+PACKAGES: Final = ("gateway", "s3api", "tiering")
+
+
+def modules_tables() -> str:
+    """A table a package: each module and the first sentence of its docstring. Only where the source is: not installed."""
+    lines: list[str] = []
+    for package in PACKAGES:
+        lines += [f"### {package}/", "", "| module | is |", "|---|---|"]
+        for path in sorted((ROOT / package).rglob("*.py")):
+            docstring = ast.get_docstring(ast.parse(path.read_text()))
+            if docstring:
+                first = " ".join(docstring.split("\n\n")[0].split())
+                lines.append(_line(f"`{path.relative_to(ROOT / package)}`", first.replace("|", "\\|")))
+        lines.append("")
+    return "\n".join(lines).rstrip()
+
+
 Blocks = Mapping[str, Callable[[], str]]
 BLOCKS: Final[Blocks] = {"settings": settings_tables, "metrics": metrics.markdown}
 DOCUMENTS: Final[Mapping[str, Blocks]] = {
+    "ARCHITECTURE.md": {"modules": modules_tables},
     "OPERATIONS.md": BLOCKS,
     "S3.md": {"operations": operations_tables, "errors": errors_table},
 }

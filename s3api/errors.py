@@ -166,7 +166,9 @@ _MESSAGES: Final[dict[type[contract.StoreError], str]] = {
 def from_store(error: contract.StoreError) -> S3Error:
     """The answer for a store fact: its code, its facts as the elements AWS names, Retry-After from `retry_s`."""
     kind = type(error)
-    code = next((STORE_ERRORS[each] for each in kind.__mro__ if each in STORE_ERRORS), "InternalError")
+    code = STORE_ERRORS.get(kind) or next(
+        (STORE_ERRORS[each] for each in kind.__mro__ if each in STORE_ERRORS), "InternalError"
+    )
     facts = error.facts
     fields: dict[str, Any] = {}
     headers = b""

@@ -78,6 +78,7 @@ class ColdSide:
                 async for chunk in chunks:
                     _judge_head(reader.head, crc64)
                     yield chunk
+            _judge_head(reader.head, crc64)  # an empty stream has no chunk to be judged at
             return
         if piece.layout:
             known = msgspec.msgpack.decode(piece.layout, type=coldstream.ColdLayout)

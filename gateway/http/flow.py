@@ -17,6 +17,7 @@ from gateway.http.chunked import ChunkedDecoder, FramingError
 from s3api.message import BodyError
 
 EMPTY: Final = memoryview(b"")
+PAGE_BYTES: Final = 4096
 
 _TURN_BYTES: Final = 4 << 20
 """Received without going back to the loop: a fast sender and a handler that never waits must not starve the others."""
@@ -183,9 +184,20 @@ class InboundBody:
         if block is None:
             block = self._block = self._blocks.take()
         stop = self._stop
-        if self._decoder is None:
-            return block.view[stop : stop + self._left]
-        return block.view[stop:]
+        if self._decoder is not None:
+            return block.view[stop:]
+        count = min(self._left, self._blocks.size - stop)
+        if count < self._left:
+            # What fills its room ends on a page of the body, so that a consumer who writes it to a file writes whole pages.
+            over = (self._at + count) % PAGE_BYTES
+            if over < count:
+                count -= over
+        return block.view[stop : stop + count]
+
+    @property
+    def _at(self) -> int:
+        """Bytes of a body of known length received so far."""
+        return (self.length or 0) - self._left
 
     def received(self, count: int) -> None:
         """Counts `count` bytes just put into `room()`."""

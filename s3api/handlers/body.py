@@ -62,8 +62,14 @@ class Intake:
 
     async def drain(self, payload: Payload) -> None:
         """Takes a request's body to its verified end."""
-        while view := await payload.read():
-            await self.take(view)
+        digest, write = None if self._idle else self._digest.update, self._writer.write
+        while view := await payload.read():  # `take`, without a coroutine for each piece
+            hashing = None if digest is None else digest(view)
+            writing = write(view)
+            if writing is not None:
+                await writing
+            if hashing is not None:
+                await hashing
 
     def conclude(self, trailer: Checksum | None = None) -> PutResult:
         """Raises BadDigest where the client claimed something else. `checksum` None: the client asked for none."""

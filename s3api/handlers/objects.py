@@ -174,7 +174,8 @@ def _reply(call: Call, reading: Reading, options: ReadOptions, overrides: Mappin
         if not length:
             reading.close()
             return Response(status, lines.encode())
-        return Response(status, lines.encode(), body if isinstance(body, bytes | FileSpans) else StreamBody(body, length))
+        sent = body if isinstance(body, bytes | FileSpans) else StreamBody(body, length)
+        return Response(status, lines.encode(), sent)
     except BaseException:
         reading.close()
         raise

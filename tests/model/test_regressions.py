@@ -265,7 +265,7 @@ def test_long_put_of_a_dead_worker_gives_its_room_back() -> None:
 
 
 @pytest.mark.parametrize("size", [50_000, 600_000], ids=["landing", "passing through"])
-@pytest.mark.parametrize("then", ["overwritten", "deleted"])
+@pytest.mark.parametrize("then", ["overwritten", "emptied", "deleted"])
 def test_cold_read_overtaken_by_a_write_is_looked_up_again(size: int, then: str) -> None:
     # The name held the next generation's bytes, or nothing, when they were asked for: a wrong body, or Corrupt.
     with world() as w:
@@ -293,7 +293,7 @@ def test_cold_read_overtaken_by_a_write_is_looked_up_again(size: int, then: str)
         if then == "deleted":
             w.delete(SMALL, "a")
         else:
-            w.put(SMALL, "a", pattern(size, 2))
+            w.put(SMALL, "a", pattern(0 if then == "emptied" else size, 2))
             w.tier(SMALL, "a", "both")
         w.settle()
         go.set()
