@@ -4,7 +4,7 @@ Owns a bounded memory of signing keys and parsed credentials. Does not know what
 answers who called, and how the content is to be checked. Also the signing side, for tests, benchmarks and the CLI.
 Kind: pure, but for that memory (one owner, one thread). Invariants: a request is either anonymous (no trace of a
 signature), verified, or refused; signatures are compared in constant time; a secret never reaches a message; only
-verified requests leave anything in the memory.
+verified requests leave anything in the memory. URLs presigned with version 2 are `s3api.sigv2`'s.
 Spec: AWS S3 API Reference, "Authenticating Requests (AWS Signature Version 4)". One canonical form fits every client
 seen: the path percent-decoded once, then encoded, nothing folded (docs/S3.md).
 """
@@ -197,15 +197,12 @@ class SigV4:
         """
         authorization = headers.get(b"authorization")
         # Names spelled with escapes are not looked for: such a request is anonymous here, and refused as that.
-        if query and (b"X-Amz-" in query or b"Signature=" in query):
+        if query and b"X-Amz-" in query:
             pairs = query_pairs(query)
             if any(name in _QUERY_NAMES for name, _ in pairs):
                 if authorization is not None:
                     raise S3Error("InvalidArgument", "Only one auth mechanism allowed; use the header or the query.")
                 return self._verify_query(method, path, pairs, headers, now_s)
-            names = {name for name, _ in pairs}
-            if b"Signature" in names and b"AWSAccessKeyId" in names:
-                raise _unsupported()
         if authorization is None:
             return None
         return self._verify_header(method, path, query, headers, now_s, authorization, body_sha256)

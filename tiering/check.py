@@ -52,7 +52,7 @@ class _Audit:
         self.counters = Counters()
         self.live: dict[int, int] = {}
         self.wanted: dict[str, dict[bytes, bytes]] = {
-            name: {} for name in ("extents", "dirty", "manifests", "expiry", "leases")
+            name: {} for name in ("extents", "dirty", "dirty_parts", "manifests", "expiry", "leases")
         }
         self.checked: dict[tuple[int, int], Extent] = {}
         self.cold: dict[str, str] = {}
@@ -118,6 +118,8 @@ class _Audit:
             if part.cold is not None:
                 self.cold[part.cold.name] = what
             self._extents(layout.OWNER_PART + pkey, part.extents)
+            if layout.is_dirty_part(part):
+                self.wanted["dirty_parts"][layout.u64_key(part.generation)] = pkey
             if part.extents:
                 self.counters.hot_bytes += part.size
                 self.counters.dirty_bytes += 0 if part.cache else part.size

@@ -406,6 +406,10 @@ class Batch(View):
         self._move_extents(
             layout.OWNER_PART + pkey, old.extents if old is not None else (), new.extents if new is not None else ()
         )
+        if old is not None and layout.is_dirty_part(old):
+            self.delete("dirty_parts", layout.u64_key(old.generation))
+        if new is not None and layout.is_dirty_part(new):
+            self.put("dirty_parts", layout.u64_key(new.generation), pkey)
         self._bury(
             (old.cold,) if old is not None and old.cold is not None else (),
             (new.cold,) if new is not None and new.cold is not None else (),

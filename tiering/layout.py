@@ -163,6 +163,7 @@ DATABASES: Final = (
     "queue",  # sequence → region: sealed regions, oldest first
     "freed",  # transaction id, region → empty: waits for readers to leave
     "dirty",  # generation → object key: hot-only, to be demoted, oldest first
+    "dirty_parts",  # generation → part key: parts of uploads that have no cold copy
     "expiry",  # deadline ms, generation → object key
     "leases",  # end of pin or hold ms, generation → object key
     "tombstones",  # backing name → empty: to be deleted from the backing store
@@ -278,6 +279,11 @@ def lease_end_ms(info: ObjectInfo) -> int:
 def is_dirty(record: ObjectRecord) -> bool:
     """Whether the keeper owes it a copy in the backing store."""
     return record.residency == Residency.HOT_ONLY and not record.cache
+
+
+def is_dirty_part(part: PartRecord) -> bool:
+    """Whether the part's only bytes are hot ones that may not be lost."""
+    return bool(part.extents) and not part.cache
 
 
 def slices(extents: Sequence[Extent], start: int, stop: int) -> list[tuple[Extent, int, int]]:

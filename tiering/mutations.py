@@ -105,15 +105,11 @@ def put_object(
     record: ObjectRecord,
     wanted: Conditions | None,
     now_ms: int,
-    *,
-    adds: int,
 ) -> ObjectRecord:
-    """Makes `record` the object's newest generation. `adds`: how many bytes come new into the tier with it."""
+    """Makes `record` the object's newest generation."""
     record.cache = alive(batch, bucket).cache
     old = batch.object(okey)
     conditions.judge_write(wanted, None if old is None or pool.expired(old, now_ms) else old)
-    if adds:
-        pool.judge_room(batch, adds, old)
     pool.judge_pin(batch, record, old)
     record.generation = batch.next_generation()
     pool.heat.fresh(record.generation)
@@ -169,8 +165,9 @@ def share_object(
     source = visible(pool, batch, okeys[0], now_ms)
     if source is None or source.generation != source_generation or source.residency == Residency.COLD_ONLY:
         return None
+    pool.judge_room(batch, record.size)
     record.extents = source.extents
-    copied = put_object(batch, pool, buckets[1], okeys[1], record, wanted, now_ms, adds=record.size)
+    copied = put_object(batch, pool, buckets[1], okeys[1], record, wanted, now_ms)
     pool.heat.inherit(copied.generation, (source.generation,))
     return copied
 
@@ -365,7 +362,6 @@ def live_upload(view: View, ukey: bytes) -> UploadRecord:
 def put_part(batch: Batch, pool: Pool, ukey: bytes, part: PartRecord) -> PartRecord:
     upload = live_upload(batch, ukey)
     pkey = layout.part_key(upload.upload_id, part.number)
-    pool.judge_room(batch, part.size)
     bucket_is_cache = pool.config.demote == "never"
     part = msgspec.structs.replace(part, generation=batch.next_generation(), cache=bucket_is_cache)
     pool.heat.fresh(part.generation)
@@ -469,7 +465,7 @@ def complete_upload(
         record.parts = tuple(
             PartInfo(part.number, part.size, part.etag, part.modified_ms, part.checksum) for part in chosen
         )
-    put_object(batch, pool, bucket, okey, record, options.conditions, now_ms, adds=0)
+    put_object(batch, pool, bucket, okey, record, options.conditions, now_ms)
     pool.heat.inherit(record.generation, [part.generation for part in chosen])
     # The parts' rows go after the object's stand: a name in the backing store is never without an owner in between.
     batch.drop_upload(ukey, upload)

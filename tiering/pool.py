@@ -8,6 +8,7 @@ Kind: owner; one per process and pool. Spec: docs/ARCHITECTURE.md, "Pools"; docs
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,8 @@ REGION_BYTES_MAX: Final = 64 << 20
 REGION_BYTES_MIN: Final = 64 << 10
 REGIONS_MIN: Final = 16
 """Fewer leave no room for the writers, the keeper's survivors and regions that wait for readers, all at once."""
+
+ROOM_POLL_S: Final = 0.01
 
 _log = logging.getLogger("recall.pool")
 
@@ -129,10 +132,13 @@ class Pool:
             touches, self._touches = self._touches, {}
             self.committer.submit(lambda batch: _write_touches(batch, touches))
 
-    # -- limits, judged inside a write's transaction --------------------------------------------------------------
+    # -- limits --------------------------------------------------------------------------------------------------
 
     def judge_room(self, view: View | Index, size: int, replaced: ObjectRecord | None = None) -> None:
-        """Whether `size` more hot-only bytes are allowed. Raises Busy, TierFull."""
+        """Whether `size` more hot-only bytes may begin to arrive. Raises Busy, TierFull.
+
+        Not judged again when they have arrived: what was let in at once with others may pass the limit by that much.
+        """
         counters = view.counters()
         if counters.pinned_bytes + min(size, self.stream_bytes) > self.capacity_bytes - self.reserve_bytes:
             raise TierFull(f"pool {self.config.name} is full of pinned objects")
@@ -141,6 +147,19 @@ class Pool:
         gone = replaced.size if replaced is not None and layout.is_dirty(replaced) else 0
         if counters.dirty_bytes - gone + min(size, self.stream_bytes) > self.dirty_bytes_max:
             raise Busy(f"pool {self.config.name} has too much that waits to be demoted", retry_s=1)
+
+    async def wait_for_room(self, judge: Callable[[], None]) -> None:
+        """Repeats `judge` while it raises Busy, for `space_wait_s`: the keeper may be about to make the room."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + self.config.space_wait_s
+        while True:
+            try:
+                return judge()
+            except Busy:
+                if loop.time() >= deadline_s:
+                    raise
+            self.space.ring()
+            await asyncio.sleep(ROOM_POLL_S)
 
     @property
     def reserve_bytes(self) -> int:

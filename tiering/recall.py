@@ -3,8 +3,8 @@
 Promise: however many clients ask for a cold object at once, the backing store is asked once; what a client is given in
 full passed the object's checksum, because the last byte is withheld until it did.
 Owns this process's landings and its slots of the pool's progress board. Does not know HTTP or eviction.
-Kind: owner; one thread (the loop's) and its own tasks, ended by `close`. Invariants: a follower holds an epoch, so the
-bytes it follows cannot be recycled under it; when a landing fails, its followers go on reading from the backing store.
+Kind: owner; one thread (the loop's) and its own tasks, ended by `close`. Invariants: a follower finds and reads each
+piece in one loop step; when a landing fails, its followers go on reading from the backing store.
 Spec: docs/ARCHITECTURE.md, "Recall".
 """
 
@@ -23,7 +23,7 @@ from typing import Final
 from tiering import events, layout, mutations
 from tiering.cold import ColdSide
 from tiering.coldstream import FRAME_BYTES
-from tiering.contract import Buffer, Busy, ColdUnavailable, Corrupt, Reading, StoreError
+from tiering.contract import Buffer, Busy, ColdUnavailable, Corrupt, Reading, Residency, StoreError
 from tiering.index import Batch
 from tiering.layout import Extent, ObjectRecord, RecallRecord
 from tiering.pool import Pool
@@ -39,6 +39,9 @@ _POLL_S: Final = 0.002
 _CHUNK: Final = 256 << 10
 
 _log = logging.getLogger("recall.recall")
+
+
+_HOT_ALREADY: Final = RecallRecord(0, 0, 0, ())
 
 
 class Board:
@@ -79,11 +82,12 @@ def _runs(pid: int) -> bool:
 class _Landing:
     """One object on its way into flash. `extents` None until it is known where; `failed` ends the following."""
 
-    __slots__ = ("_event", "extents", "failed", "landed", "remote", "task")
+    __slots__ = ("_event", "extents", "failed", "landed", "over", "remote", "task")
 
     def __init__(self) -> None:
         self.extents: tuple[Extent, ...] | None = None
         self.landed = 0
+        self.over = False  # landed, failed, or found to be hot already
         self.failed: Exception | None = None
         self.remote: int | None = None  # another process's board slot
         self.task: asyncio.Task[None] | None = None
@@ -120,22 +124,28 @@ class Recalls:
 
     async def read(self, okey: bytes, record: ObjectRecord, start: int, stop: int) -> Reading:
         """Opens `start:stop` of a cold object; returns when the first bytes are there. Raises ColdUnavailable, Corrupt."""
+        if start == stop:
+            return Reading(record, start, stop, b"", "cold")
         landing = self.land(okey, record)
         # A part of a long object is asked for by itself: its frames are checked before they are given out, while what has
         # landed is checked at the object's end, which a reader of a part would not wait for.
         if landing is None or (stop - start < record.size > FRAME_BYTES):
             body: AsyncGenerator[Buffer, None] = self._through(record, start, stop)
         else:
-            body = self._follow(landing, record, start, stop)
+            body = self._follow(landing, okey, record, start, stop)
         first = await anext(body, b"")
         return Reading(record, start, stop, _chain(first, body), "cold")
 
     async def bring(self, okey: bytes, record: ObjectRecord) -> bool:
         """Recalls an object and waits until it is hot; False when it is too large to land or there was no room."""
+        if not record.size:
+            return await self._pool.committer.submit(
+                lambda batch: mutations.recalled(batch, okey, record.generation, ())
+            )
         landing = self.land(okey, record)
         if landing is None:
             return False
-        while landing.failed is None and landing.landed < record.size:
+        while not landing.over:
             await landing.changed()
         if isinstance(landing.failed, (ColdUnavailable, Corrupt)):
             raise landing.failed
@@ -163,6 +173,8 @@ class Recalls:
             self._board.post(slot, record.generation, 0, _LANDING)
             claim = RecallRecord(record.generation, self._slot, slot, body.places)
             other = await pool.committer.submit(lambda batch: _claim(batch, self._board, okey, claim))
+            if other is _HOT_ALREADY:
+                return
             if other is not None:
                 landing.remote, landing.extents = other.board, other.extents
                 await self._watch(landing, record)
@@ -186,6 +198,7 @@ class Recalls:
         finally:
             body.settle()
             self._free_slots.append(slot)
+            landing.over = True
             del self._landings[okey, record.generation]
             landing.notify()
 
@@ -222,36 +235,47 @@ class Recalls:
     # -- following -----------------------------------------------------------------------------------------------
 
     async def _follow(
-        self, landing: _Landing, record: ObjectRecord, start: int, stop: int
+        self, landing: _Landing, okey: bytes, record: ObjectRecord, start: int, stop: int
     ) -> AsyncGenerator[Buffer, None]:
         """Content `start:stop` as it lands; from the backing store itself if the landing fails on the way.
 
         The whole object is passed on while it lands, but for its last byte; a part is given out when all has landed.
+        Each piece is found and read in one step, under the process's current epoch, so none has to be held: the reader may
+        itself be what the landing, or the reader's own writer, waits for room for.
         """
         whole = stop - start == record.size
-        while landing.extents is None and landing.failed is None:
-            await landing.changed()  # without an epoch: the landing may be waiting for the region it would keep
-        epoch = self._pool.epochs.current
-        epoch.acquire()
-        try:
-            at = start
-            while at < stop and landing.failed is None:
-                assert landing.extents is not None
-                if landing.landed <= at or not (whole or landing.landed == record.size):
-                    await landing.changed()
-                    continue
-                end = min(stop, landing.landed, at + _CHUNK)
-                for extent, first, last in layout.slices(landing.extents, at, end):
-                    yield self._pool.flash.read(extent, first, last)
-                at = end
-        finally:
-            epoch.release()
+        at = start
+        while at < stop:
+            piece = self._landed(landing, okey, record, at, stop, whole)
+            if piece is None and landing.over:
+                break
+            if piece is None:
+                await landing.changed()
+            else:
+                yield piece
+                at += len(piece)
         if at < stop:
             if isinstance(landing.failed, (ColdUnavailable, Corrupt)):
                 raise landing.failed
             async with aclosing(self._through(record, at, stop)) as rest:
                 async for chunk in rest:
                     yield chunk
+
+    def _landed(
+        self, landing: _Landing, okey: bytes, record: ObjectRecord, at: int, stop: int, whole: bool
+    ) -> bytes | None:
+        """The next bytes that are on flash, at most _CHUNK; None when there are none (yet)."""
+        if landing.over or landing.landed == record.size:
+            now = self._pool.index.get_object(okey)
+            if now is None or now.generation != record.generation or not now.extents:
+                return None
+            extents, stop = now.extents, min(stop, at + _CHUNK)
+        elif landing.extents is not None and whole and landing.landed > at:
+            extents, stop = landing.extents, min(stop, landing.landed, at + _CHUNK)
+        else:
+            return None
+        extent, first, last = layout.slices(extents, at, stop)[0]
+        return self._pool.flash.read(extent, first, last)
 
     async def _through(self, record: ObjectRecord, start: int, stop: int) -> AsyncGenerator[Buffer, None]:
         async with aclosing(self._cold.read(record, start, stop)) as chunks:  # type: ignore[type-var]
@@ -268,7 +292,10 @@ async def _chain(first: Buffer, rest: AsyncGenerator[Buffer, None]) -> AsyncGene
 
 
 def _claim(batch: Batch, board: Board, okey: bytes, claim: RecallRecord) -> RecallRecord | None:
-    """Takes the recall for this process; the other's claim when one is landing it already."""
+    """Takes the recall for this process; the other's claim when one is landing it; _HOT_ALREADY when one has."""
+    record = batch.object(okey)
+    if record is not None and record.generation == claim.generation and record.residency != Residency.COLD_ONLY:
+        return _HOT_ALREADY
     data = batch.get("recalls", okey)
     if data is not None:
         other: RecallRecord = layout.RECALL.decode(data)

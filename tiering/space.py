@@ -129,6 +129,10 @@ class Space:
     def _seal(self, number: int) -> None:
         self._committer.submit(lambda batch: batch.seal_region(number)).add_done_callback(_log_failure)
 
+    def ring(self) -> None:
+        """Asks the keeper to make room."""
+        self._wake_keeper()
+
     def give_back(self, piece: Piece) -> None:
         """Ends a reservation, after its bytes are referred to by a committed record or are of no use."""
         region = self._open

@@ -221,7 +221,10 @@ class TieredStore:
     def put(self, bucket: str, key: str, size: int, options: PutOptions) -> Writer | Awaitable[Writer]:
         pool, owner = self._buckets.route(bucket)
         okey = layout.object_key(owner.number, key)
-        self._judge_put(pool, okey, size, options.conditions)
+        try:
+            self._judge_put(pool, okey, size, options.conditions)
+        except Busy:
+            return self._put_when_room(bucket, key, size, options)
         if size > pool.stream_bytes:
             return self._put_streamed(pool, owner, key, size, options)
         body = FlashBody(pool, size)
@@ -229,8 +232,15 @@ class TieredStore:
         waiting = body.begin()
         return writer if waiting is None else self._put_waiting(waiting, writer)
 
+    async def _put_when_room(self, bucket: str, key: str, size: int, options: PutOptions) -> Writer:
+        pool, owner = self._buckets.route(bucket)
+        okey = layout.object_key(owner.number, key)
+        await pool.wait_for_room(lambda: self._judge_put(pool, okey, size, options.conditions))
+        opened = self.put(bucket, key, size, options)
+        return await opened if isinstance(opened, Awaitable) else opened
+
     def _judge_put(self, pool: Pool, okey: bytes, size: int, wanted: Conditions | None) -> None:
-        """Refuses before any byte is read. What passes is judged again, in the write's transaction."""
+        """Refuses before any byte is read. Conditions that hold are judged again, in the write's transaction."""
         if wanted is None:
             try:
                 pool.judge_room(pool.index, size)
@@ -270,7 +280,7 @@ class TieredStore:
         record.checksum = result.checksum
         wanted = options.conditions
         stored = await pool.committer.submit_short(
-            lambda batch: mutations.put_object(batch, pool, owner, okey, record, wanted, now_ms, adds=body.size)
+            lambda batch: mutations.put_object(batch, pool, owner, okey, record, wanted, now_ms)
         )
         await self._backed(pool, okey, stored)
         return stored

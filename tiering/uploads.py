@@ -9,6 +9,7 @@ Kind: shell over mutations; one thread (the loop's). Spec: docs/SEMANTICS.md, "U
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Awaitable, Sequence
 from typing import Final
 
@@ -19,6 +20,7 @@ from tiering.cold import ColdSide
 from tiering.contract import (
     PARTS_MAX,
     Buffer,
+    Busy,
     CompleteOptions,
     ObjectInfo,
     PartClaim,
@@ -61,37 +63,52 @@ async def begin(
 def part_writer(
     pool: Pool, ukey: bytes, number: int, size: int
 ) -> BodyWriter[PartInfo] | Awaitable[BodyWriter[PartInfo]]:
-    """A writer for one part. Raises NoSuchUpload, Busy, TierFull."""
+    """A writer for one part. Raises NoSuchUpload, TierFull; the awaitable also Busy."""
+    body = FlashBody(pool, size)
+    writer = BodyWriter(body, functools.partial(_commit_part, pool, ukey, number))
+    try:
+        _judge_part(pool, ukey, size)
+    except Busy:
+        return _opened_when_room(pool, ukey, size, body, writer)
+    waiting = body.begin()
+    return writer if waiting is None else _opened(waiting, writer)
+
+
+def _judge_part(pool: Pool, ukey: bytes, size: int) -> None:
     with pool.index.view() as view:
         mutations.live_upload(view, ukey)
         pool.judge_room(view, size)
-    body = FlashBody(pool, size)
 
-    async def commit(body: FlashBody, result: PutResult) -> PartInfo:
-        part = PartRecord(
-            number=number,
-            size=size,
-            etag=result.etag if result.etag is not None else mutations.opaque_etag(body.crc64, size),
-            modified_ms=pool.clock.now_ms(),
-            checksum=result.checksum,
-            generation=0,
-            crc64=body.crc64,
-            extents=body.extents,
-        )
-        return await pool.committer.submit(lambda batch: mutations.put_part(batch, pool, ukey, part))
 
-    writer = BodyWriter(body, commit)
+async def _opened_when_room(
+    pool: Pool, ukey: bytes, size: int, body: FlashBody, writer: BodyWriter[PartInfo]
+) -> BodyWriter[PartInfo]:
+    await pool.wait_for_room(lambda: _judge_part(pool, ukey, size))
     waiting = body.begin()
-    return writer if waiting is None else _after(waiting, writer)
+    return writer if waiting is None else await _opened(waiting, writer)
 
 
-async def _after(waiting: Awaitable[None], writer: BodyWriter[PartInfo]) -> BodyWriter[PartInfo]:
+async def _opened(waiting: Awaitable[None], writer: BodyWriter[PartInfo]) -> BodyWriter[PartInfo]:
     try:
         await waiting
     except BaseException:
         writer.abort()
         raise
     return writer
+
+
+async def _commit_part(pool: Pool, ukey: bytes, number: int, body: FlashBody, result: PutResult) -> PartInfo:
+    part = PartRecord(
+        number=number,
+        size=body.size,
+        etag=result.etag if result.etag is not None else mutations.opaque_etag(body.crc64, body.size),
+        modified_ms=pool.clock.now_ms(),
+        checksum=result.checksum,
+        generation=0,
+        crc64=body.crc64,
+        extents=body.extents,
+    )
+    return await pool.committer.submit(lambda batch: mutations.put_part(batch, pool, ukey, part))
 
 
 async def complete(

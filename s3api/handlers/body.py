@@ -11,15 +11,29 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator, Awaitable
+from contextlib import aclosing
 from typing import Final, TypeVar
 
 from s3api.call import Call, Payload
 from s3api.checksums import Digest, Requested, conclude, requested_checksum, wanted
 from s3api.errors import S3Error
-from tiering.contract import Buffer, Checksum, FileSpans, PartWriter, PutResult, Reading, Writer
+from tiering.contract import (
+    Buffer,
+    ByteRange,
+    Checksum,
+    Conditions,
+    FileSpans,
+    Objects,
+    PartWriter,
+    PreconditionFailed,
+    PutResult,
+    Reading,
+    ReadOptions,
+    Writer,
+)
 
 COPY_PIECE_BYTES: Final = 1 << 20
-"""Piece of a file read at once when one object's bytes become another's."""
+"""Most of a source held at once when one object's bytes become another's."""
 
 AnyWriter = Writer | PartWriter
 T = TypeVar("T")
@@ -95,6 +109,30 @@ async def pieces(reading: Reading) -> AsyncGenerator[Buffer, None]:
     elif body is not None:
         async for piece in body:
             yield piece
+
+
+async def source_pieces(store: Objects, source: tuple[str, str], opened: Reading) -> AsyncGenerator[Buffer, None]:
+    """The bytes of `opened`'s range (a reading of (bucket, key) `source`, of which no body is taken), for a writer.
+
+    Each piece is read to its end and its reading closed before it is given out: a writer may wait for room that an open
+    reading of the same pool keeps from being freed. Raises PreconditionFailed once the source is another generation.
+    """
+    info = opened.info
+    unchanged = Conditions(if_match=(info.etag,))
+    for start in range(opened.start, opened.stop, COPY_PIECE_BYTES):
+        stop = min(start + COPY_PIECE_BYTES, opened.stop)
+        options = ReadOptions(range=ByteRange(start, stop), conditions=unchanged)
+        reading = await arrived(store.open(*source, options))
+        try:
+            if reading.info.generation != info.generation:  # the same ETag is not enough: the sizes may differ
+                raise PreconditionFailed(condition="If-Match")
+            async with aclosing(pieces(reading)) as parts:
+                held = b"".join([bytes(part) async for part in parts])
+        finally:
+            reading.close()
+        if len(held) != stop - start:
+            raise S3Error("InternalError", "The source ended early.")
+        yield held
 
 
 async def arrived(value: T | Awaitable[T]) -> T:

@@ -31,7 +31,7 @@ from s3api.checksums import (
     requested_checksum,
 )
 from s3api.errors import S3Error
-from s3api.handlers.body import AnyWriter, Intake, arrived, pieces
+from s3api.handlers.body import AnyWriter, Intake, arrived, source_pieces
 from s3api.handlers.buckets import owner
 from s3api.handlers.copy import algorithm_of, checksum_leaves, copy_source
 from s3api.handlers.fields import (
@@ -155,29 +155,31 @@ async def upload_part(call: Call) -> Response:
     return Response(200, lines.encode())
 
 
-async def _open_source(call: Call) -> Reading:
-    """The bytes to become a part. Raises InvalidArgument for a range beyond them, PreconditionFailed."""
+def _changed(failed: PreconditionFailed) -> S3Error:
+    """The source of a copy is not the one that is meant."""
+    return S3Error("PreconditionFailed", Condition=f"x-amz-copy-source-{failed.facts['condition']}")
+
+
+async def _open_source(call: Call, source: tuple[str, str]) -> Reading:
+    """What is to become a part, without a body. Raises InvalidArgument for a range beyond it, PreconditionFailed."""
     headers = call.request.headers
-    source = copy_source(headers)
     raw = headers.get(b"x-amz-copy-source-range")
     wanted = parse_copy_range(raw.decode("latin-1")) if raw is not None else None
     try:
-        options = ReadOptions(range=wanted, conditions=source_conditions(headers))
+        options = ReadOptions(head=True, range=wanted, conditions=source_conditions(headers))
         reading = await arrived(call.store.open(*source, options))
     except NotModified:
         raise S3Error("PreconditionFailed", Condition="x-amz-copy-source-If-None-Match") from None
     except PreconditionFailed as failed:
-        raise S3Error("PreconditionFailed", Condition=f"x-amz-copy-source-{failed.facts['condition']}") from None
+        raise _changed(failed) from None
     size = reading.stop - reading.start
     if wanted is not None and reading.stop != wanted.stop:
-        reading.close()
         raise S3Error(
             "InvalidArgument",
             f"Range specified is not valid for source object of size: {reading.info.size}",
             ArgumentName="x-amz-copy-source-range",
         )
     if size > SINGLE_PUT_BYTES_MAX:
-        reading.close()
         raise S3Error("EntityTooLarge", ProposedSize=size, MaxSizeAllowed=SINGLE_PUT_BYTES_MAX)
     return reading
 
@@ -186,21 +188,22 @@ async def upload_part_copy(call: Call) -> Response:
     """Makes a part of an object's bytes, or a range of them."""
     upload_id, number, upload = _part_request(call)
     bucket = bucket_of(call)
-    reading = await _open_source(call)
+    source = copy_source(call.request.headers)
+    opened = await _open_source(call, source)
+    size = opened.stop - opened.start
+    writer = await arrived(call.store.put_part(call.bucket, call.key, upload_id, number, size))
     try:
-        size = reading.stop - reading.start
-        writer = await arrived(call.store.put_part(call.bucket, call.key, upload_id, number, size))
-        try:
-            intake = Intake(writer, _part_checksum(NOTHING_REQUESTED, upload), md5=not bucket.opaque_etag)
-            async with aclosing(pieces(reading)) as source:
-                async for piece in source:
-                    await intake.take(piece)
-            part = await writer.commit(_part_result(upload, writer, intake.conclude()))
-        except BaseException:
-            writer.abort()
-            raise
-    finally:
-        reading.close()
+        intake = Intake(writer, _part_checksum(NOTHING_REQUESTED, upload), md5=not bucket.opaque_etag)
+        async with aclosing(source_pieces(call.store, source, opened)) as found:
+            async for piece in found:
+                await intake.take(piece)
+        part = await writer.commit(_part_result(upload, writer, intake.conclude()))
+    except PreconditionFailed as failed:
+        writer.abort()
+        raise _changed(failed) from None
+    except BaseException:
+        writer.abort()
+        raise
     document = xml.XmlWriter("CopyPartResult")
     document.leaf("LastModified", iso_date(part.modified_ms))
     document.leaf("ETag", f'"{part.etag}"')

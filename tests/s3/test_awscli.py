@@ -125,27 +125,19 @@ def test_copy_and_move_between_objects(aws: Aws, bucket: str, s3: Any, tmp_path:
     assert [row["Key"] for row in s3.list_objects_v2(Bucket=bucket)["Contents"]] == ["one", "three"]
 
 
-def test_presigned_url_opens_in_anything(aws: Aws, bucket: str, s3: Any) -> None:
-    """In a region without a past: for us-east-1 this version of the command still signs with version 2."""
-    s3.put_object(Bucket=bucket, Key="a b/ü", Body=b"shared")
-    presign = ("--region", "eu-central-1", "s3", "presign", f"s3://{bucket}/a b/ü", "--expires-in", "60")
+@pytest.mark.parametrize(("region", "mark"), [("us-east-1", "AWSAccessKeyId="), ("eu-central-1", "X-Amz-Signature=")])
+def test_presigned_url_opens_in_anything(aws: Aws, bucket: str, s3: Any, region: str, mark: str) -> None:
+    """For us-east-1 this version of the command still signs with version 2."""
+    s3.put_object(Bucket=bucket, Key="a b/ü+@", Body=b"shared")
+    presign = ("--region", region, "s3", "presign", f"s3://{bucket}/a b/ü+@", "--expires-in", "60")
     url = aws(*presign).stdout.decode().strip()
+    assert mark in url
     with urllib.request.urlopen(url, timeout=20) as reply:
         assert reply.read() == b"shared"
     with pytest.raises(urllib.error.HTTPError) as refused:
         urllib.request.urlopen(url + "0", timeout=20)
     with refused.value:
         assert refused.value.code == 403
-
-
-def test_presigned_with_signature_version_2_is_refused_by_name(aws: Aws, bucket: str) -> None:
-    url = aws("s3", "presign", f"s3://{bucket}/k").stdout.decode().strip()
-    assert "AWSAccessKeyId=" in url
-    with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(url, timeout=20)
-    with refused.value as reply:
-        assert reply.code == 400
-        assert b"Please use AWS4-HMAC-SHA256" in reply.read()
 
 
 def test_multipart_by_hand(aws: Aws, bucket: str, tmp_path: Path) -> None:

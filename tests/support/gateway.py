@@ -77,6 +77,8 @@ class Gateway:
         self._main = main
         self._environment = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
         self._environment["PYTHONUNBUFFERED"] = "1"
+        # Flash is preallocated: with the default a run of the suite would take gigabytes of disk again and again.
+        self._environment |= {f"RECALL_POOLS_{pool}_CAPACITY_BYTES": "64MiB" for pool in ("STANDARD", "KV")}
         if credentials:
             self._environment |= {"RECALL_ROOT_USER": credentials[0], "RECALL_ROOT_PASSWORD": credentials[1]}
         self._environment |= env or {}

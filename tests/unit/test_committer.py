@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -73,23 +75,23 @@ def test_short_mutations_of_a_synced_index_are_left_to_the_thread(tmp_path: Path
 
 
 def test_loop_goes_on_while_another_writer_is_inside(tmp_path: Path, index: Index, committer: Committer) -> None:
-    other = Index(tmp_path / "index", synced=False, map_bytes=1 << 24)  # as another process has it
+    other = os.open(tmp_path / "index", os.O_RDONLY)
     notes: list[tuple[int, str]] = []
 
     async def main() -> None:
-        batch = other.batch()
+        fcntl.flock(other, fcntl.LOCK_EX)  # as another process's batch does
         assert index.try_batch() is None
         waiting = committer.submit_short(_noting(notes, 1))
         for _ in range(100):
             await asyncio.sleep(0)
         assert not waiting.done()
         later = committer.submit_short(_noting(notes, 2))
-        batch.commit()
+        fcntl.flock(other, fcntl.LOCK_UN)
         async with asyncio.timeout(WAIT_S):
-            assert await asyncio.gather(waiting, later) == [1, 2]
+            assert (await waiting, await later) == (1, 2)
 
     asyncio.run(main())
-    other.close()
+    os.close(other)
     assert [number for number, _ in notes] == [1, 2]
     assert notes[0][1] == "committer-pool"
 

@@ -279,7 +279,7 @@ class OrderDuty:
 
 
 class DemoteDuty:
-    """Copies hot-only objects, oldest first: when they are old enough, or when too much waits."""
+    """Copies hot-only objects (and parts), oldest first: when they are old enough, or when too much waits."""
 
     def __init__(self, demoter: Demoter, pool: Pool) -> None:
         self.name = f"demote-{pool.config.name}"
@@ -287,21 +287,24 @@ class DemoteDuty:
         self._pool = pool
 
     async def step(self) -> int:
-        due = self._due()
+        objects, parts = self._due()
         outcomes = await asyncio.gather(
-            *(self._demoter.demote(self._pool, okey, generation) for okey, generation in due), return_exceptions=True
+            *(self._demoter.demote(self._pool, okey, generation) for okey, generation in objects),
+            *(self._demoter.demote_part(self._pool, pkey) for pkey in parts),
+            return_exceptions=True,
         )
         raise_first(outcomes)
-        return len(due)
+        return len(objects) + len(parts)
 
-    def _due(self) -> list[tuple[bytes, int]]:
+    def _due(self) -> tuple[list[tuple[bytes, int]], list[bytes]]:
+        """Objects with their generations, and under pressure also parts of uploads: those wait for no age."""
         pool, config = self._pool, self._pool.config
         before_ms = pool.clock.now_ms() - config.demote_after_ms
         due: list[tuple[bytes, int]] = []
         with pool.index.view() as view:
             pressed = view.counters().dirty_bytes > pool.dirty_bytes_max * PRESSURE_SHARE
             if config.demote != "eager" and not pressed:
-                return []
+                return [], []
             for key, okey in view.rows("dirty"):
                 record = view.object(okey)
                 if len(due) == STEP_MAX or record is None or not (pressed or record.modified_ms <= before_ms):
@@ -309,7 +312,8 @@ class DemoteDuty:
                 if self._demoter.damaged(pool, record.generation):
                     continue
                 due.append((okey, layout.unpack_u64(key)))
-        return due
+            parts = [pkey for _, pkey in _first(view.rows("dirty_parts"), STEP_MAX)] if pressed else []
+        return due, parts
 
 
 class UpkeepDuty:
