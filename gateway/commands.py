@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
 
     pin = _change(commands, common, "pin", "keep objects hot", lambda options: {b"x-recall-pin": _lease(options)})
     pin.add_argument(
-        "--for", dest="lease", type=_duration, metavar="DURATION", help="as a lease (default: until unpinned)"
+        "--for", dest="lease", type=_lease_duration, metavar="DURATION", help="as a lease (default: until unpinned)"
     )
     _change(commands, common, "unpin", "let objects be evicted again", lambda _: {b"x-recall-pin": b"false"})
     ttl = _change(commands, common, "ttl", "let objects expire", lambda options: {b"x-recall-ttl": _ttl(options)})
@@ -69,7 +69,13 @@ def run(options: argparse.Namespace) -> int:
     """Runs the parsed command; what stops it is one message on stderr and the exit status."""
     command: Callable[[argparse.Namespace], int] = options.command
     try:
-        return command(options)
+        status = command(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:
+        # Whoever read our output has enough. What is still buffered must not be tried again when the interpreter ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
     except SettingsError as error:
         return _refuse("the settings cannot be used:\n  " + "\n  ".join(error.faults), EXIT_BAD)
     except CredentialsError as error:
@@ -171,6 +177,14 @@ def _duration(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r}: {error}") from None
 
 
+def _lease_duration(text: str) -> float:
+    """A lease of no time would unpin: that is another command."""
+    seconds = _duration(text)
+    if f"{seconds:.3f}" == "0.000":
+        raise argparse.ArgumentTypeError(f"{text!r}: a lease is at least a millisecond; recall unpin ends one")
+    return seconds
+
+
 def _object(text: str) -> tuple[str, str]:
     bucket, _, key = text.removeprefix("s3://").partition("/")
     if not bucket or not key:
@@ -178,7 +192,8 @@ def _object(text: str) -> tuple[str, str]:
     return bucket, key
 
 
-def _settings(options: argparse.Namespace) -> Settings:
+def _settings(options: argparse.Namespace, *, backing: bool = True) -> Settings:
+    """`backing` False: of a command that only talks to the gateway, which alone needs the store and its credentials."""
     overrides = []
     faults = []
     for name, text in vars(options).items():
@@ -191,7 +206,7 @@ def _settings(options: argparse.Namespace) -> Settings:
         overrides.append((name, text))
     if faults:
         raise SettingsError(faults)
-    return config.load(os.environ, file=options.config, overrides=overrides)
+    return config.load(os.environ, file=options.config, overrides=overrides, backing=backing)
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------
@@ -239,7 +254,7 @@ def banner(settings: Settings, root: Credentials) -> str:
         "",
         "  Try:",
         f"    export AWS_ACCESS_KEY_ID='{root.access_key}' AWS_SECRET_ACCESS_KEY='{secret}'",
-        f"    export AWS_REGION={settings.region} AWS_ENDPOINT_URL={endpoint}",
+        f"    export AWS_REGION={settings.region} AWS_DEFAULT_REGION={settings.region} AWS_ENDPOINT_URL={endpoint}",
         "    aws s3 mb s3://first && date | aws s3 cp - s3://first/hello && aws s3 cp s3://first/hello -",
         "",
     ]
@@ -253,7 +268,10 @@ def _check(options: argparse.Namespace) -> int:
     settings = _settings(options)
     if not (Path(settings.data_dir) / "pools").is_dir():
         raise StartError(f"there is nothing to check: {settings.data_dir} is no data directory that has been used")
-    return EXIT_FAILED if maintenance.check(settings, sys.stdout) else EXIT_DONE
+    try:
+        return EXIT_FAILED if maintenance.check(settings, sys.stdout) else EXIT_DONE
+    except maintenance.MaintenanceError as error:
+        raise StartError(f"check: {error}") from error
 
 
 def _rebuild(options: argparse.Namespace) -> int:
@@ -261,11 +279,17 @@ def _rebuild(options: argparse.Namespace) -> int:
     from gateway import maintenance
 
     settings = _settings(options)
+    if not Path(settings.data_dir).is_dir():
+        raise StartError(
+            f"there is no data directory {settings.data_dir}; to rebuild into a new one, make it first"
+        )
     log.start("rebuild", settings.log_level)
     data_dir = DataDir(settings)
     try:
         settings = config.with_capacities(settings, shutil.disk_usage(data_dir.path).free)
         return EXIT_FAILED if maintenance.rebuild(settings, sys.stdout) else EXIT_DONE
+    except maintenance.MaintenanceError as error:
+        raise StartError(f"rebuild: {error}") from error
     finally:
         data_dir.close()
 
@@ -277,7 +301,7 @@ def _client(settings: Settings) -> Client:
 
 def _change_objects(options: argparse.Namespace) -> int:
     """One call an object; an object that is refused does not stop the others."""
-    client = _client(_settings(options))
+    client = _client(_settings(options, backing=False))
     headers = options.headers(options)
     status = EXIT_DONE
     try:
@@ -303,7 +327,7 @@ def _ttl(options: argparse.Namespace) -> bytes:
 
 
 def _metrics_token(options: argparse.Namespace) -> int:
-    settings = _settings(options)
+    settings = _settings(options, backing=False)
     root = credentials.load(Path(settings.data_dir), os.environ, generate=False)
     print(token.make(root, time.time()))
     return EXIT_DONE
@@ -318,7 +342,7 @@ def _version(_: argparse.Namespace) -> int:
 
 
 def _stats(options: argparse.Namespace) -> int:
-    client = _client(_settings(options))
+    client = _client(_settings(options, backing=False))
     try:
         samples = [
             (sample.name, dict(sample.labels), sample.value)

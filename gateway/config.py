@@ -261,8 +261,12 @@ def load(
     *,
     file: str | None = None,
     overrides: Sequence[tuple[str, str]] = (),
+    backing: bool = True,
 ) -> Settings:
-    """The settings of this start; `overrides` are (dotted name, text) from the command line. Raises SettingsError."""
+    """The settings of this start; `overrides` are (dotted name, text) from the command line. Raises SettingsError.
+
+    `backing` False takes the backing store's URL as it is, for who will not open it.
+    """
     faults: list[str] = []
     file = file or environ.get("RECALL_CONFIG")
     given = [
@@ -284,7 +288,7 @@ def load(
             top[field] = item
     top["data_dir"] = os.path.abspath(top.get("data_dir", SETTINGS["data_dir"].default))
     if "backing" in top:
-        faults += _backing_faults(top["backing"], environ)
+        faults += _backing_faults(top["backing"], environ) if backing else ()
     else:
         top["backing"] = Path(top["data_dir"], "backing").as_uri() + "?create=true"
     settings = Settings(

@@ -33,7 +33,7 @@ from tiering.duties.demote import DemoteDuty, Demoter, OrderDuty, UpkeepDuty
 from tiering.duties.evict import EvictDuty
 from tiering.duties.expire import ExpireDuty, StaleUploadDuty
 from tiering.pool import Pool, recover
-from tiering.ports import BackingUnavailable, Duty, Meter
+from tiering.ports import BackingCorrupt, BackingUnavailable, Duty, Meter, NotFound
 from tiering.rebuild import rebuild
 from tiering.recovery import set_aside_if_broken
 from tiering.space import KEEPER_SLOT
@@ -46,6 +46,9 @@ STALE_UPLOAD_MS: Final = 7 * 24 * 3600 * 1000
 """Uploads nobody completes are aborted after this: an engine that dies leaves its parts in the tier otherwise."""
 SYNC_S: Final = 5.0
 """How often the index of a relaxed pool is forced to the device: what a power loss can take back at most."""
+
+PROBE_KEY: Final = "recall-probe"
+"""No object's name in the backing store: objects lie two levels deep at least."""
 
 _log = logging.getLogger("recall.keeper")
 
@@ -70,7 +73,7 @@ async def _keep(settings: Settings, ready: Ready, first: bool) -> None:
     cold = engine.open_cold(settings, os.environ, engine.backing_record(metrics))
     buckets = Buckets(pools, Path(settings.data_dir))
     if broken:
-        await _take_back(pools, buckets, cold)
+        await _take_back(pools, buckets, cold, broken)
     wake = asyncio.Event()
     ears = bell.listen()
     loop.add_reader(ears, _hear, ears, wake)
@@ -78,6 +81,7 @@ async def _keep(settings: Settings, ready: Ready, first: bool) -> None:
     tasks = [loop.create_task(_repeat(duty, wake)) for duty in duties]
     tasks.append(loop.create_task(_turn_epochs(pools)))
     tasks += [loop.create_task(_sync(pool)) for pool in pools.values() if not pool.index.synced]
+    tasks.append(loop.create_task(_probe(cold, settings.backing)))
     ready(None)
     await stop.wait()
     for task in tasks:
@@ -103,10 +107,10 @@ def _set_aside_broken(settings: Settings) -> list[str]:
     return broken
 
 
-async def _take_back(pools: Mapping[str, Pool], buckets: Buckets, cold: ColdSide) -> None:
+async def _take_back(pools: Mapping[str, Pool], buckets: Buckets, cold: ColdSide, broken: list[str]) -> None:
     """Fills pools that start anew with what the backing store has; without it they start empty."""
     try:
-        found = await rebuild(pools, buckets, cold)
+        found = await rebuild(pools, buckets, cold, broken)
     except BackingUnavailable:
         _log.error("the backing store does not answer: run `recall rebuild` when it does")
         return
@@ -158,17 +162,33 @@ async def _repeat(duty: Duty, wake: asyncio.Event) -> None:
         wake.clear()
 
 
+async def _probe(cold: ColdSide, url: str) -> None:
+    """Says at the start that the backing store cannot be used, instead of when it is first needed; hot work goes on."""
+    try:
+        await cold.backing.stat(PROBE_KEY)
+    except (NotFound, BackingCorrupt):
+        pass
+    except BackingUnavailable as error:
+        _log.warning("the backing store %s is unavailable: %s; hot objects are served", url.partition("?")[0], error)
+
+
 async def _turn_epochs(pools: Mapping[str, Pool]) -> None:
     while True:
         await asyncio.sleep(EPOCH_S)
-        for pool in pools.values():
-            pool.epochs.rotate()
+        try:
+            for pool in pools.values():
+                pool.epochs.rotate()
+        except Exception:
+            _log.exception("an epoch did not turn", extra={"once": "epochs"})
 
 
 async def _sync(pool: Pool) -> None:
     while True:
         await asyncio.sleep(SYNC_S)
-        await asyncio.to_thread(pool.index.sync)
+        try:
+            await asyncio.to_thread(pool.index.sync)
+        except Exception:
+            _log.exception("pool %s was not synced", pool.config.name, extra={"once": "sync"})
 
 
 def _hear(ears: socket.socket, wake: asyncio.Event) -> None:

@@ -7,6 +7,7 @@ lock). Kind: shell. Spec: docs/OPERATIONS.md.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from pathlib import Path
 from typing import IO, Final
@@ -16,20 +17,32 @@ from gateway.config import Settings
 from tiering.buckets import Buckets
 from tiering.check import Report, check_cold, check_pool
 from tiering.cold import ColdSide
+from tiering.contract import DiskFull
 from tiering.flash import Flash
-from tiering.index import Index
-from tiering.pool import read_shape, recover
+from tiering.index import Index, IndexCorrupt
+from tiering.pool import PoolConfig, read_shape, recover
 from tiering.ports import BackingUnavailable
 from tiering.rebuild import rebuild as rebuild_pools
 from tiering.space import KEEPER_SLOT
 
+_REFUSALS: Final = (BackingUnavailable, IndexCorrupt, DiskFull, ValueError, OSError)
 FAULTS_SHOWN: Final = 20
 """Faults printed a pool; the number of all is always said."""
 
 
+class MaintenanceError(Exception):
+    """A tool cannot do its work. The message is one line for who called it."""
+
+
 def check(settings: Settings, output: IO[str], *, backing: bool = True) -> int:
-    """Audits every pool and prints what it found; returns the number of faults."""
-    return asyncio.run(_check(settings, output, backing))
+    """Audits every pool and prints what it found; returns the number of faults. Raises MaintenanceError.
+
+    A pool whose index or flash cannot be read is a fault; the others are audited all the same.
+    """
+    try:
+        return asyncio.run(_check(settings, output, backing))
+    except _REFUSALS as error:
+        raise MaintenanceError(_line(error)) from error
 
 
 async def _check(settings: Settings, output: IO[str], backing: bool) -> int:
@@ -37,20 +50,33 @@ async def _check(settings: Settings, output: IO[str], backing: bool) -> int:
     faults = 0
     try:
         for config in engine.pool_configs(settings):
-            index = Index(config.path / "index", synced=False, readonly=True)
-            shape = read_shape(index, config.path)
-            flash = Flash(config.path / "flash", shape.region_bytes, shape.regions, readonly=True)
-            report, copies = check_pool(config.name, index, flash)
-            if cold is not None:
-                await _check_cold(report, cold, copies)
+            try:
+                report = await _check_pool(config, cold)
+            except BrokenPipeError:
+                raise
+            except Exception as error:  # a damaged file fails in many ways, and each of them is what an audit is for
+                faults += 1
+                output.write(f"pool {config.name}: cannot be read: 1 faults\n  {_line(error)}\n")
+                continue
             faults += report.fault_count
             _print(report, output)
-            flash.close()
-            index.close()
     finally:
         if cold is not None:
             await cold.backing.close()
     return faults
+
+
+async def _check_pool(config: PoolConfig, cold: ColdSide | None) -> Report:
+    with contextlib.ExitStack() as opened:
+        index = Index(config.path / "index", synced=False, readonly=True)
+        opened.callback(index.close)
+        shape = read_shape(index, config.path)
+        flash = Flash(config.path / "flash", shape.region_bytes, shape.regions, readonly=True)
+        opened.callback(flash.close)
+        report, copies = check_pool(config.name, index, flash)
+        if cold is not None:
+            await _check_cold(report, cold, copies)
+        return report
 
 
 async def _check_cold(report: Report, cold: ColdSide, copies: dict[str, str]) -> None:
@@ -70,8 +96,18 @@ def _print(report: Report, output: IO[str]) -> None:
 
 
 def rebuild(settings: Settings, output: IO[str]) -> int:
-    """Adds to the index what the backing store holds; returns how many names in it could not be read."""
-    return asyncio.run(_rebuild(settings, output))
+    """Adds to the index what the backing store holds; returns how many names in it could not be read.
+
+    Raises MaintenanceError: what was taken back until then stays, and the next run adds the rest.
+    """
+    try:
+        return asyncio.run(_rebuild(settings, output))
+    except BrokenPipeError:
+        raise
+    except BackingUnavailable as error:
+        raise MaintenanceError(f"the backing store does not answer: {_line(error)}") from error
+    except _REFUSALS as error:
+        raise MaintenanceError(_line(error)) from error
 
 
 async def _rebuild(settings: Settings, output: IO[str]) -> int:
@@ -95,6 +131,10 @@ async def _rebuild(settings: Settings, output: IO[str]) -> int:
     for line in found.unreadable[:FAULTS_SHOWN]:
         output.write(f"  {line}\n")
     return len(found.unreadable)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _nobody() -> None:

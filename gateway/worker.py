@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import os
 import signal
 import sys
@@ -38,6 +39,9 @@ EPOCH_S: Final = 0.02
 """How often a read epoch starts: freed regions wait about this long before they can be written again. A turn costs 5 µs."""
 SWITCH_S: Final = 0.0005
 """How long the committer's thread may keep the loop's from running; Python's default would be seen as latency."""
+
+
+_log = logging.getLogger("recall.worker")
 
 
 def run(settings: Settings, credentials: Credentials, slot: int, ready: Ready) -> None:
@@ -113,9 +117,12 @@ async def _turn(store: TieredStore, connections: Connections, metrics: Metrics) 
     in_flight = metrics.cell("recall_requests_in_flight")
     while True:
         await asyncio.sleep(EPOCH_S)
-        for pool in store.pools.values():
-            pool.epochs.rotate()
-            pool.flush_touches()
+        try:
+            for pool in store.pools.values():
+                pool.epochs.rotate()
+                pool.flush_touches()
+        except Exception:
+            _log.exception("an epoch did not turn", extra={"once": "epochs"})
         metrics.cells[open_connections] = len(connections)
         metrics.cells[in_flight] = connections.in_flight
 

@@ -163,6 +163,18 @@ _MESSAGES: Final[dict[type[contract.StoreError], str]] = {
 }
 
 
+_ELEMENTS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
+    "NoSuchKey": (("key", "Key"),),
+    "NoSuchBucket": (("bucket", "BucketName"),),
+    "BucketNotEmpty": (("bucket", "BucketName"),),
+    "BucketAlreadyOwnedByYou": (("bucket", "BucketName"),),
+    "NoSuchUpload": (("upload_id", "UploadId"),),
+    "InvalidPart": (("number", "PartNumber"), ("etag", "ETag")),
+    "InvalidPartOrder": (("number", "PartNumber"),),
+}
+"""By code: a store fact, and the element AWS gives it in."""
+
+
 def from_store(error: contract.StoreError) -> S3Error:
     """The answer for a store fact: its code, its facts as the elements AWS names, Retry-After from `retry_s`."""
     kind = type(error)
@@ -183,6 +195,9 @@ def from_store(error: contract.StoreError) -> S3Error:
             fields["ProposedSize"] = facts["size"]
         if "number" in facts:
             fields["PartNumber"] = facts["number"]
+    for fact, element in _ELEMENTS.get(code, ()):
+        if fact in facts:
+            fields[element] = facts[fact]
     if "retry_s" in facts:
         fields["retry_s"] = max(1, int(facts["retry_s"]))
     return S3Error(code, _MESSAGES.get(kind, ""), headers, **fields)

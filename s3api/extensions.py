@@ -50,6 +50,18 @@ _SLIDING = re.compile(r"(?:\s*;\s*|\s+)sliding\Z", re.IGNORECASE)
 _SECONDS = re.compile(r"([0-9]{1,11})(?:\.([0-9]{1,9}))?\Z", re.ASCII)
 
 
+_ON_WRITE: Final = frozenset({PIN_HEADER.encode(), TTL_HEADER.encode()})
+TAKEN: Final[Mapping[str, frozenset[bytes]]] = {
+    "PutObject": _ON_WRITE,
+    "CopyObject": _ON_WRITE,
+    "CreateMultipartUpload": _ON_WRITE,
+    "ChangeObject": _ON_WRITE | {TIER_HEADER.encode()},
+    "CreateBucket": frozenset({POOL_HEADER.encode()}),
+}
+"""The headers of ours that each operation takes; one without a row takes none."""
+_KNOWN: Final = frozenset().union(*TAKEN.values())
+
+
 class Intent(msgspec.Struct, frozen=True):
     """What a request says of an object's life. None: it says nothing. `pin_ms` 0 unpins, FOREVER_MS pins for ever."""
 
@@ -58,6 +70,24 @@ class Intent(msgspec.Struct, frozen=True):
 
 
 NOTHING: Final = Intent()
+
+
+def check_headers(operation: str, headers: Headers) -> None:
+    """Refuses an `x-recall-` header that `operation` does not take: what was asked for would silently not happen.
+
+    Raises InvalidArgument naming the header. Costs about 0.2 µs where there is none.
+    """
+    if b"\nx-recall-" not in b"\n" + b"\n".join(headers):
+        return
+    taken = TAKEN.get(operation, frozenset())
+    for header in headers:
+        if header.startswith(b"x-recall-") and header not in taken:
+            name = header.decode("latin-1")[:64]
+            if header in _KNOWN:
+                message = f"{operation} does not take {name}."
+            else:
+                message = f"There is no {name}; known are {', '.join(sorted(each.decode() for each in _KNOWN))}."
+            raise S3Error("InvalidArgument", message, ArgumentName=name)
 
 
 def parse_pin(value: str, name: str = PIN_HEADER) -> int:

@@ -21,6 +21,7 @@ from typing import Any, Final
 from s3api import sigv2, xml
 from s3api.call import ApiConfig, Call, Handler, Identity
 from s3api.errors import ERRORS, S3Error, from_store
+from s3api.extensions import check_headers
 from s3api.message import BodyError, Request, Response
 from s3api.operations import Operation, resolve
 from s3api.params import parse_query
@@ -37,6 +38,7 @@ whether the answer went out whole."""
 
 UNRESOLVED: Final = ""
 _BODY_ERRORS: Final = {"gone": "IncompleteBody", "slow": "RequestTimeout", "framing": "IncompleteBody"}
+_READS: Final = ("GET", "HEAD")
 _LENGTHLESS: Final = frozenset({204, 304})
 _OWNERS: Final = (b"x-amz-expected-bucket-owner", b"x-amz-source-expected-bucket-owner")
 
@@ -127,8 +129,8 @@ class Pipeline:
         operation = resolve(request.method, target.scope, query, headers)
         trace.operation = operation.name
         now_ms = self._clock.now_ms()
+        verified = None  # of a URL of version 2: its content is unsigned
         if presigned_v2:
-            verified = None  # its content is unsigned
             identity = self._identities(self._verify_v2(request, query, now_ms // 1000))
         else:
             verified = self._sigv4.verify(request.method, request.path, request.query, headers, now_ms // 1000)
@@ -139,6 +141,8 @@ class Pipeline:
         handler = self._handlers.get(operation.name)
         if handler is None:
             return self._answer_from_table(operation, target, identity)
+        if operation.method not in _READS:
+            check_headers(operation.name, headers)
         if query and "versionId" in query:
             _check_version(query["versionId"])
         payload = trace.payload = open_payload(request.body, headers, verified, self._config.document_bytes_max)
@@ -191,6 +195,7 @@ class Pipeline:
             failure = error
         elif isinstance(error, StoreError):
             failure = from_store(error)
+            _name_subject(failure, request, trace.target)
             if isinstance(error, NotModified):
                 failure.headers += _validators(error.facts.get("info"))
         elif isinstance(error, BodyError):
@@ -235,6 +240,24 @@ def _check_version(version: str) -> None:
     if not version:
         raise S3Error("InvalidArgument", "Version id cannot be the empty string.", ArgumentName="versionId")
     raise S3Error("NoSuchVersion", VersionId=version[:256])
+
+
+def _name_subject(failure: S3Error, request: Request, target: Target | None) -> None:
+    """What the request was about, in the elements AWS names it in, where the store's facts do not say it."""
+    fields = failure.fields
+    match failure.spec.code:
+        case "NoSuchKey" if target is not None:
+            fields.setdefault("Key", target.key)
+        case "NoSuchBucket" | "BucketNotEmpty" | "BucketAlreadyOwnedByYou" if target is not None:
+            fields.setdefault("BucketName", target.bucket)
+        case "NoSuchUpload" | "InvalidPart" | "InvalidPartOrder":
+            upload_id = parse_query(request.query).get("uploadId")
+            if upload_id is not None:
+                fields.setdefault("UploadId", upload_id[:256])
+        case "InvalidRange":
+            asked = request.headers.get(b"range")
+            if asked is not None:
+                fields.setdefault("RangeRequested", asked.decode("latin-1")[:256])
 
 
 def _about(target: Target, code: str) -> dict[str, Any]:

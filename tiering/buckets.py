@@ -119,11 +119,15 @@ class Buckets:
             location=bucket.location,
             documents=dict(bucket.documents),
         )
-        # The lock is held over the commit: it orders creations in different pools, which no one transaction covers.
+        # Shielded: a client that leaves must not take the lock's only descriptor with it.
+        return await asyncio.shield(asyncio.ensure_future(self._create_alone(pool, record)))
+
+    async def _create_alone(self, pool: Pool, record: BucketRecord) -> BucketRecord:
+        """The lock is held over the commit: it orders creations in different pools, which no one transaction covers."""
         lock = await asyncio.to_thread(_locked, self._lock_path)
         try:
-            if self.find(bucket.name) is not None:
-                raise BucketExists(bucket=bucket.name)
+            if self.find(record.name) is not None:
+                raise BucketExists(bucket=record.name)
             made = await pool.committer.submit(lambda batch: mutations.create_bucket(batch, record))
             if not pool.index.synced:  # a bucket is never as disposable as its blocks
                 await asyncio.to_thread(pool.index.sync)

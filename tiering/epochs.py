@@ -14,7 +14,7 @@ from typing import Final
 
 from tiering.index import Index, View
 
-EPOCHS_MAX: Final = 256
+EPOCHS_MAX: Final = 64
 """Slow readers can keep old epochs alive; beyond this many, no new one starts until one ends."""
 
 

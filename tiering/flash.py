@@ -68,6 +68,7 @@ class Flash:
         self._pages_view = memoryview(self._pages).cast("B")
         self._resident: dict[tuple[int, int, int, int], float] = {}
         self._unsynced = False
+        self._failed = False
 
     def close(self) -> None:
         _libc.munmap(self._address, self._size)
@@ -90,12 +91,15 @@ class Flash:
 
     def sync(self) -> None:
         """Forces all that was written through this object before the call to the device."""
+        if self._failed:
+            raise OSError(errno.EIO, "an earlier write did not reach the device")
         if self._unsynced:
             self._unsynced = False
             try:
                 os.fdatasync(self.fd)
             except BaseException:
-                self._unsynced = True
+                # The kernel drops what it could not write and reports it once: a second try would succeed for nothing.
+                self._failed = True
                 raise
 
     def read(self, extent: Extent, start: int = 0, stop: int | None = None) -> bytes:

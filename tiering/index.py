@@ -33,7 +33,7 @@ from tiering.layout import (
     UploadRecord,
 )
 
-READERS_MAX: Final = 4096
+READERS_MAX: Final = 1 << 15
 MAP_BYTES_DEFAULT: Final = 1 << 40
 """Address space, not disk: the file grows as records are written."""
 

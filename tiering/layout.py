@@ -118,11 +118,15 @@ class Counters(msgspec.Struct, array_like=True):
 
 
 class RecallRecord(msgspec.Struct, array_like=True):
-    """A recall under way: who lands it, where, and which slot of the progress board tells how far it is."""
+    """A recall under way: who lands it, where, and which slot of the progress board tells how far it is.
+
+    `landing` is a number no other landing has: a slot of the board is soon used again, also for the same object.
+    """
 
     generation: int
     slot: int
     board: int
+    landing: int
     extents: tuple[Extent, ...]
 
 

@@ -15,7 +15,7 @@ from typing import Final
 from tiering import layout
 from tiering.contract import ColdUnavailable
 from tiering.index import Batch
-from tiering.layout import Order
+from tiering.layout import ObjectRecord, Order
 from tiering.pool import Pool
 
 _POLL_S: Final = 0.005
@@ -31,6 +31,16 @@ class Orders:
     async def demoted(self, pool: Pool, okey: bytes, generation: int, *, evict: bool = False) -> None:
         """Returns when the keeper has dealt with the object, done or not: look at its record. Raises ColdUnavailable."""
         await self._carried_out(pool, [Order("evict" if evict else "demote", okey, generation)])
+
+    async def backed(self, pool: Pool, okey: bytes, record: ObjectRecord) -> None:
+        """In a pool of durability `backing`: returns when the backing store has all of the object. Raises ColdUnavailable."""
+        if pool.config.durability != "backing" or not _owed(record):
+            return
+        verb = "manifest" if record.unlisted else "demote"
+        await self._carried_out(pool, [Order(verb, okey, record.generation)])
+        now = pool.index.get_object(okey)
+        if now is not None and now.generation == record.generation and _owed(now):
+            raise ColdUnavailable("stored here, but the backing store did not take its copy", retry_s=2)
 
     async def parts_demoted(self, pool: Pool, pkeys: Sequence[bytes]) -> None:
         """Returns when every part has its cold copy (or is gone). Raises ColdUnavailable."""
@@ -63,3 +73,8 @@ class Orders:
             if asyncio.get_running_loop().time() > deadline:
                 raise ColdUnavailable("the keeper did not get to it in time", retry_s=5)
             await asyncio.sleep(_POLL_S)
+
+
+def _owed(record: ObjectRecord) -> bool:
+    """Whether a lost machine would lose the object: it has no cold copy, or nothing in the bucket names its pieces."""
+    return record.unlisted or layout.is_dirty(record)

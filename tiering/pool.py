@@ -191,15 +191,14 @@ def open_pool(
     """Opens (and on first use makes) a pool for one process. Raises IndexCorrupt, DiskFull, ValueError."""
     config.path.mkdir(parents=True, exist_ok=True, mode=0o700)
     index = Index(config.path / "index", synced=config.durability != "relaxed")
-    committer = Committer(index, None, config.name)
-    try:
-        shape = committer.run(lambda batch: _shape(batch, config))
-    finally:
-        committer.close()
+    with index.view() as view:
+        shape = _planned(view, config)
+    # Flash first: a shape that is committed must have its file, or the pool could not be opened again.
     flash = Flash(config.path / "flash", shape.region_bytes, shape.regions)
     heat = Heat(config.path / "heat")
     committer = Committer(index, flash, config.name)
     space = Space(committer, flash, slot, wake_keeper, config.space_wait_s)
+    committer.run(lambda batch: _adopt_shape(batch, shape))
     pool = Pool(config, index, flash, heat, committer, space, clock)
     committer.run(lambda batch: reclaim_slot(batch, slot))
     return pool
@@ -221,12 +220,11 @@ def _decode_shape(stored: bytes, path: Path) -> PoolShape:
     return shape
 
 
-def _shape(batch: Batch, config: PoolConfig) -> PoolShape:
-    """The shape in the index, made or grown to the configured capacity. A pool never shrinks."""
-    stored = batch.get("meta", b"shape")
+def _planned(view: View, config: PoolConfig) -> PoolShape:
+    """The stored shape, made or grown to the configured capacity. A pool never shrinks."""
+    stored = view.get("meta", b"shape")
     if stored is None:
-        region_bytes = config.region_bytes or region_bytes_for(config.capacity_bytes)
-        have = 0
+        region_bytes, have = config.region_bytes or region_bytes_for(config.capacity_bytes), 0
     else:
         shape = _decode_shape(stored, config.path)
         region_bytes, have = shape.region_bytes, shape.regions
@@ -236,11 +234,13 @@ def _shape(batch: Batch, config: PoolConfig) -> PoolShape:
             f"pool {config.name}: capacity {config.capacity_bytes} gives {regions} regions of {region_bytes} bytes; "
             f"{REGIONS_MIN} are needed"
         )
-    shape = PoolShape(layout.FORMAT_VERSION, region_bytes, regions)
-    for region in range(have, regions):
+    return PoolShape(layout.FORMAT_VERSION, region_bytes, regions)
+
+
+def _adopt_shape(batch: Batch, shape: PoolShape) -> None:
+    for region in range(batch.count("regions"), shape.regions):
         batch.add_region(region)
     batch.put("meta", b"shape", msgspec.json.encode(shape))
-    return shape
 
 
 def reclaim_slot(batch: Batch, slot: int) -> int:

@@ -9,7 +9,7 @@ Spec: docs/FORMAT.md, "Cold objects"; docs/OPERATIONS.md, "recall rebuild".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -37,24 +37,40 @@ class Rebuilt(msgspec.Struct):
     unreadable: list[str] = []
 
 
-async def rebuild(pools: Mapping[str, Pool], buckets: Buckets, cold: ColdSide) -> Rebuilt:
-    """Adds to the pools what the backing store holds. Raises BackingUnavailable."""
+async def rebuild(
+    pools: Mapping[str, Pool], buckets: Buckets, cold: ColdSide, only: Collection[str] | None = None
+) -> Rebuilt:
+    """Adds to the pools what the backing store holds; to those named by `only`, if given. Raises BackingUnavailable.
+
+    What a surviving index has deleted, and not yet from the backing store, stays deleted.
+    """
     found = Rebuilt()
+    targets = {name: pool for name, pool in pools.items() if only is None or name in only}
     async for stat in cold.backing.list(keys.bucket_records_prefix(cold.prefix)):
         data = b"".join([bytes(chunk) async for chunk in cold.backing.get(stat.key, 0, stat.size)])
         fields = msgspec.json.decode(data)
         known = {name: fields[name] for name in BucketInfo.__struct_fields__ if name in fields}
-        await _bucket(buckets, pools, BucketInfo(**known), found)
+        if not _marked(pools, "stale_buckets", str(fields["name"])):
+            await _bucket(buckets, targets, BucketInfo(**known), found)
     start = f"{cold.prefix}/" if cold.prefix else ""
     async for stat in cold.backing.list(start):
-        if not keys.is_reserved(cold.prefix, stat.key):
-            await _object(pools, buckets, cold, stat.key, found)
+        if not keys.is_reserved(cold.prefix, stat.key) and not _marked(pools, "tombstones", stat.key):
+            await _object(targets, buckets, cold, stat.key, found)
     return found
+
+
+def _marked(pools: Mapping[str, Pool], database: str, name: str) -> bool:
+    """Whether a pool still owes the backing store the news of a deletion."""
+    for pool in pools.values():
+        with pool.index.view() as view:
+            if view.get(database, name.encode()) is not None:
+                return True
+    return False
 
 
 async def _bucket(buckets: Buckets, pools: Mapping[str, Pool], bucket: BucketInfo, found: Rebuilt) -> None:
     if buckets.find(bucket.name) is None:
-        wanted = bucket if bucket.pool in pools else msgspec.structs.replace(bucket, pool="")
+        wanted = bucket if bucket.pool in pools else msgspec.structs.replace(bucket, pool=next(iter(pools)))
         await buckets.create(wanted)
         found.buckets += 1
 
@@ -80,7 +96,9 @@ async def _object(pools: Mapping[str, Pool], buckets: Buckets, cold: ColdSide, n
     target = buckets.find(bucket_name)
     assert target is not None
     pool, bucket = target
-    if await pool.committer.submit(lambda batch: _restore(batch, bucket, key, record)):
+    if pool.config.name not in pools:
+        found.kept += 1
+    elif await pool.committer.submit(lambda batch: _restore(batch, bucket, key, record)):
         found.objects += 1
     else:
         found.kept += 1

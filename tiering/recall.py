@@ -14,6 +14,7 @@ import asyncio
 import logging
 import mmap
 import os
+import secrets
 import struct
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -33,7 +34,7 @@ from tiering.writer import FlashBody
 LANDINGS_MAX: Final = 64
 """Recalls under way a process and pool; beyond it, reads pass through without landing."""
 _BOARD_SLOTS: Final = 64 * LANDINGS_MAX
-_SLOT = struct.Struct("<QQII")  # generation, landed bytes, process id, state
+_SLOT = struct.Struct("<QQII")  # landing, landed bytes, process id, state
 _LANDING, _DONE, _FAILED = 1, 2, 3
 _POLL_S: Final = 0.002
 _CHUNK: Final = 256 << 10
@@ -41,7 +42,7 @@ _CHUNK: Final = 256 << 10
 _log = logging.getLogger("recall.recall")
 
 
-_HOT_ALREADY: Final = RecallRecord(0, 0, 0, ())
+_HOT_ALREADY: Final = RecallRecord(0, 0, 0, 0, ())
 
 
 class Board:
@@ -55,13 +56,13 @@ class Board:
         finally:
             os.close(fd)
 
-    def post(self, slot: int, generation: int, landed: int, state: int) -> None:
-        _SLOT.pack_into(self._map, slot * _SLOT.size, generation, landed, os.getpid(), state)
+    def post(self, slot: int, landing: int, landed: int, state: int) -> None:
+        _SLOT.pack_into(self._map, slot * _SLOT.size, landing, landed, os.getpid(), state)
 
-    def landed(self, slot: int, generation: int) -> int | None:
+    def landed(self, slot: int, landing: int) -> int | None:
         """How far that landing is; None when it failed, its process died, or the slot has another landing."""
         owner, landed, pid, state = _SLOT.unpack_from(self._map, slot * _SLOT.size)
-        if owner != generation or state == _FAILED or (state == _LANDING and not _runs(pid)):
+        if owner != landing or state == _FAILED or (state == _LANDING and not _runs(pid)):
             return None
         return int(landed)
 
@@ -82,14 +83,16 @@ def _runs(pid: int) -> bool:
 class _Landing:
     """One object on its way into flash. `extents` None until it is known where; `failed` ends the following."""
 
-    __slots__ = ("_event", "extents", "failed", "landed", "over", "remote", "task")
+    __slots__ = ("_event", "extents", "failed", "landed", "number", "over", "remote", "slot", "task")
 
-    def __init__(self) -> None:
+    def __init__(self, slot: int) -> None:
+        self.slot = slot  # of the board
+        self.number = secrets.randbits(63)
         self.extents: tuple[Extent, ...] | None = None
         self.landed = 0
         self.over = False  # landed, failed, or found to be hot already
         self.failed: Exception | None = None
-        self.remote: int | None = None  # another process's board slot
+        self.remote: int | None = None  # the number of another process's landing that this one follows
         self.task: asyncio.Task[None] | None = None
         self._event = asyncio.Event()
 
@@ -158,7 +161,7 @@ class Recalls:
             return known
         if record.size > self._pool.stream_bytes or not self._free_slots or not record.size:
             return None
-        landing = _Landing()
+        landing = _Landing(self._free_slots.pop())
         self._landings[okey, record.generation] = landing
         landing.task = asyncio.get_running_loop().create_task(self._land(landing, okey, record))
         return landing
@@ -166,33 +169,35 @@ class Recalls:
     # -- landing -------------------------------------------------------------------------------------------------
 
     async def _land(self, landing: _Landing, okey: bytes, record: ObjectRecord) -> None:
-        pool, slot = self._pool, self._free_slots.pop()
+        pool, slot = self._pool, landing.slot
         body = FlashBody(pool, record.size)
         try:
             await body.begin_whole()
-            self._board.post(slot, record.generation, 0, _LANDING)
-            claim = RecallRecord(record.generation, self._slot, slot, body.places)
+            self._board.post(slot, landing.number, 0, _LANDING)
+            claim = RecallRecord(record.generation, self._slot, slot, landing.number, body.places)
             other = await pool.committer.submit(lambda batch: _claim(batch, self._board, okey, claim))
             if other is _HOT_ALREADY:
                 return
             if other is not None:
-                landing.remote, landing.extents = other.board, other.extents
-                await self._watch(landing, record)
+                landing.remote, landing.extents = other.landing, other.extents
+                await self._watch(landing, other.board, record)
                 return
             landing.extents = body.places
-            await self._fetch(landing, body, record, slot)
-            await pool.committer.submit(lambda batch: mutations.recalled(batch, okey, record.generation, body.extents))
+            await self._fetch(landing, body, record)
+            await pool.committer.submit(
+                lambda batch: _recalled(batch, okey, landing.number, record.generation, body.extents)
+            )
             self._count(events.RECALLED, pool.config.name, 1)
             self._count(events.RECALLED_BYTES, pool.config.name, record.size)
             pool.heat.fresh(record.generation)
-            self._publish(landing, slot, record, record.size, _DONE)
+            self._publish(landing, record.size, _DONE)
         except BaseException as error:
-            self._board.post(slot, record.generation, 0, _FAILED)
+            self._board.post(slot, landing.number, 0, _FAILED)
             landing.failed = error if isinstance(error, Exception) else ColdUnavailable("stopping", retry_s=1)
             if not isinstance(error, StoreError | asyncio.CancelledError):
                 _log.exception("recall failed")
             if landing.remote is None and landing.extents is not None:
-                pool.committer.submit(lambda batch: _unclaim(batch, okey, record.generation, self._slot))
+                pool.committer.submit(lambda batch: _unclaim(batch, okey, landing.number))
             if isinstance(error, asyncio.CancelledError):
                 raise
         finally:
@@ -202,28 +207,28 @@ class Recalls:
             del self._landings[okey, record.generation]
             landing.notify()
 
-    async def _fetch(self, landing: _Landing, body: FlashBody, record: ObjectRecord, slot: int) -> None:
+    async def _fetch(self, landing: _Landing, body: FlashBody, record: ObjectRecord) -> None:
         async with aclosing(self._cold.read(record, 0, record.size)) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
                 waiting = body.write(chunk)
                 if waiting is not None:
                     await waiting
                 # The last byte stays back until the whole is checked.
-                self._publish(landing, slot, record, min(body.written, record.size - 1), _LANDING)
+                self._publish(landing, min(body.written, record.size - 1), _LANDING)
         body.judge_complete()
         if body.crc64 != record.crc64:
             raise Corrupt("the cold copy is not this object's")
 
-    def _publish(self, landing: _Landing, slot: int, record: ObjectRecord, landed: int, state: int) -> None:
+    def _publish(self, landing: _Landing, landed: int, state: int) -> None:
         landing.landed = landed
-        self._board.post(slot, record.generation, landed, state)
+        self._board.post(landing.slot, landing.number, landed, state)
         landing.notify()
 
-    async def _watch(self, landing: _Landing, record: ObjectRecord) -> None:
+    async def _watch(self, landing: _Landing, board: int, record: ObjectRecord) -> None:
         """Follows another process's landing on the board."""
         assert landing.remote is not None
         while landing.landed < record.size:
-            landed = self._board.landed(landing.remote, record.generation)
+            landed = self._board.landed(board, landing.remote)
             if landed is None:
                 raise Busy("the process that recalled it is gone", retry_s=1)
             if landed > landing.landed:
@@ -299,15 +304,18 @@ def _claim(batch: Batch, board: Board, okey: bytes, claim: RecallRecord) -> Reca
     data = batch.get("recalls", okey)
     if data is not None:
         other: RecallRecord = layout.RECALL.decode(data)
-        if other.generation == claim.generation and board.landed(other.board, other.generation) is not None:
+        if other.generation == claim.generation and board.landed(other.board, other.landing) is not None:
             return other
     batch.put("recalls", okey, layout.RECALL.encode(claim))
     return None
 
 
-def _unclaim(batch: Batch, okey: bytes, generation: int, slot: int) -> None:
+def _unclaim(batch: Batch, okey: bytes, landing: int) -> None:
     data = batch.get("recalls", okey)
-    if data is not None:
-        claim: RecallRecord = layout.RECALL.decode(data)
-        if (claim.generation, claim.slot) == (generation, slot):
-            batch.delete("recalls", okey)
+    if data is not None and layout.RECALL.decode(data).landing == landing:
+        batch.delete("recalls", okey)
+
+
+def _recalled(batch: Batch, okey: bytes, landing: int, generation: int, extents: tuple[Extent, ...]) -> bool:
+    _unclaim(batch, okey, landing)
+    return mutations.recalled(batch, okey, generation, extents)

@@ -53,7 +53,6 @@ from tiering.contract import (
     Writer,
 )
 from tiering.epochs import Epoch
-from tiering.index import Batch
 from tiering.layout import BucketRecord, ObjectRecord
 from tiering.orders import Orders
 from tiering.pool import Pool
@@ -197,18 +196,9 @@ class TieredStore:
     async def _lose_hot_copy(self, pool: Pool, okey: bytes, record: ObjectRecord) -> None:
         """After a failed checksum: the cold copy takes over; without one the object is gone or unreadable."""
         _log.error("pool %s: bytes of generation %d fail their checksum", pool.config.name, record.generation)
-        if record.residency == Residency.BOTH:
-            await pool.committer.submit(lambda batch: mutations.evicted(batch, okey, record.generation))
-            return
-        if pool.config.durability != "relaxed":
+        if record.residency != Residency.BOTH and pool.config.durability != "relaxed":
             raise Corrupt("the bytes on flash fail their checksum and there is no other copy")
-
-        def drop(batch: Batch) -> None:
-            now = batch.object(okey)
-            if now is not None and now.generation == record.generation:
-                batch.replace_object(okey, now, None)
-
-        await pool.committer.submit(drop)
+        await pool.committer.submit(lambda batch: mutations.lost(batch, okey, record.generation))
 
     async def _open_cold(self, pool: Pool, okey: bytes, record: ObjectRecord, start: int, stop: int) -> Reading:
         recalls = self.recalls.get(pool.config.name)
@@ -282,17 +272,8 @@ class TieredStore:
         stored = await pool.committer.submit_short(
             lambda batch: mutations.put_object(batch, pool, owner, okey, record, wanted, now_ms)
         )
-        await self._backed(pool, okey, stored)
+        await self._orders.backed(pool, okey, stored)
         return stored
-
-    async def _backed(self, pool: Pool, okey: bytes, record: ObjectRecord) -> None:
-        """In a pool of durability `backing`: waits for the copy in the bucket. Raises ColdUnavailable."""
-        if pool.config.durability != "backing" or record.residency != Residency.HOT_ONLY:
-            return
-        await self._orders.demoted(pool, okey, record.generation)
-        now = pool.index.get_object(okey)
-        if now is not None and now.generation == record.generation and now.residency == Residency.HOT_ONLY:
-            raise ColdUnavailable("stored here, but the backing store did not take its copy", retry_s=2)
 
     async def delete(self, bucket: str, key: str, conditions: Conditions | None = None) -> bool:
         pool, owner = self._buckets.route(bucket)
@@ -357,7 +338,7 @@ class TieredStore:
             )
         )
         if copied is not None:
-            await self._backed(pool, okeys[1], copied)
+            await self._orders.backed(pool, okeys[1], copied)
         return copied
 
     async def _copy_bytes(self, source: tuple[str, str], target: tuple[str, str], options: CopyOptions) -> ObjectInfo:
@@ -416,7 +397,8 @@ class TieredStore:
             if change.tier == "hot" and recalls is not None:
                 await recalls.bring(okey, record)
                 return self._moved(pool, okey, key, record, "hot")
-            if change.restore_ms and recalls is not None and await recalls.bring(okey, record):
+            if change.restore_ms and recalls is not None:
+                await recalls.bring(okey, record)
                 return pool.index.get_object(okey) or record
             if recalls is not None and layout.hold_until_ms(record) > now_ms:
                 recalls.land(okey, record)  # a held object belongs in the tier; nobody waits for it
@@ -503,8 +485,7 @@ class TieredStore:
         pool, ukey = self._upload_key(bucket, key, upload_id)
         _, owner = self._buckets.route(bucket)
         info = await uploads.complete(pool, self.cold, self._orders, owner, ukey, parts, options)
-        assert isinstance(info, ObjectRecord)
-        await self._backed(pool, layout.object_key(owner.number, key), info)
+        await self._orders.backed(pool, layout.object_key(owner.number, key), info)
         return info
 
     async def abort_upload(self, bucket: str, key: str, upload_id: str) -> None:

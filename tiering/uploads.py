@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Sequence
-from typing import Final
 
 from awscrt import checksums
 
@@ -32,13 +31,11 @@ from tiering.contract import (
     UploadInfo,
 )
 from tiering.index import Batch
-from tiering.layout import BucketRecord, PartRecord, UploadRecord
+from tiering.layout import BucketRecord, ObjectRecord, PartRecord, UploadRecord
 from tiering.listing import common_prefix
 from tiering.orders import Orders
 from tiering.pool import Pool
 from tiering.writer import BodyWriter, FlashBody
-
-_combine: Final = checksums.combine_crc64nvme
 
 
 async def begin(
@@ -119,20 +116,14 @@ async def complete(
     ukey: bytes,
     claims: Sequence[PartClaim],
     options: CompleteOptions,
-) -> ObjectInfo:
+) -> ObjectRecord:
     """Completes; when parts had to leave the tier, first has the keeper demote the others. Raises ColdUnavailable too."""
-    _, key, upload_id = layout.split_upload_key(ukey)
-    with pool.index.view() as view:
-        crc64 = 0
-        for claim in claims:
-            part = view.part(layout.part_key(upload_id, claim.number)) if 0 < claim.number < 65536 else None
-            if part is not None:
-                crc64 = _combine(crc64, part.crc64, part.size)
+    _, key, _ = layout.split_upload_key(ukey)
     manifest = cold.name(bucket.name, key) if cold is not None else ""
     while True:
         outcome = await pool.committer.submit(
             lambda batch: mutations.complete_upload(
-                batch, pool, bucket, ukey, claims, options, crc64, manifest, pool.clock.now_ms()
+                batch, pool, bucket, ukey, claims, options, manifest, pool.clock.now_ms()
             )
         )
         if not isinstance(outcome, list):
@@ -226,10 +217,15 @@ class StreamedWriter:
             conditions=self._upload.options.conditions,
         )
         try:
-            return await complete(self._pool, self._cold, self._orders, self._bucket, self._ukey, self._claims, options)
+            stored = await complete(
+                self._pool, self._cold, self._orders, self._bucket, self._ukey, self._claims, options
+            )
         except BaseException:
             self.abort()
             raise
+        okey = layout.object_key(self._bucket.number, self._upload.key)
+        await self._orders.backed(self._pool, okey, stored)
+        return stored
 
     def abort(self) -> None:
         if self._part is not None:

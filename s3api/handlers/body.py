@@ -111,6 +111,10 @@ async def pieces(reading: Reading) -> AsyncGenerator[Buffer, None]:
             yield piece
 
 
+def _changed() -> PreconditionFailed:
+    return PreconditionFailed(condition="x-amz-copy-source-If-Match")
+
+
 async def source_pieces(store: Objects, source: tuple[str, str], opened: Reading) -> AsyncGenerator[Buffer, None]:
     """The bytes of `opened`'s range (a reading of (bucket, key) `source`, of which no body is taken), for a writer.
 
@@ -122,12 +126,17 @@ async def source_pieces(store: Objects, source: tuple[str, str], opened: Reading
     for start in range(opened.start, opened.stop, COPY_PIECE_BYTES):
         stop = min(start + COPY_PIECE_BYTES, opened.stop)
         options = ReadOptions(range=ByteRange(start, stop), conditions=unchanged)
-        reading = await arrived(store.open(*source, options))
         try:
-            if reading.info.generation != info.generation:  # the same ETag is not enough: the sizes may differ
-                raise PreconditionFailed(condition="If-Match")
+            reading = await arrived(store.open(*source, options))
+        except PreconditionFailed:
+            raise _changed() from None
+        held = bytearray()
+        try:
+            if reading.info.generation != info.generation:  # written again, with the same bytes so far
+                raise _changed()
             async with aclosing(pieces(reading)) as parts:
-                held = b"".join([bytes(part) async for part in parts])
+                async for part in parts:
+                    held += part
         finally:
             reading.close()
         if len(held) != stop - start:

@@ -6,6 +6,7 @@ Spec: AWS ListBuckets, CreateBucket, HeadBucket, DeleteBucket, GetBucketLocation
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from s3api import xml
@@ -24,6 +25,7 @@ from tiering.contract import BucketExists, BucketInfo, ReadOptions
 
 HOME_REGION: Final = "us-east-1"
 """The region whose location constraint is empty, and where making one's own bucket again succeeds."""
+_REGION: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z", re.ASCII)
 _OLD_NAMES: Final = {"EU": "eu-west-1"}
 
 
@@ -43,7 +45,7 @@ def list_buckets(call: Call) -> Response:
     found = [
         bucket
         for bucket in call.store.buckets()
-        if bucket.name.startswith(prefix) and bucket.name > after and region in ("", call.config.region)
+        if bucket.name.startswith(prefix) and bucket.name > after and region in ("", _region(bucket, call))
     ]
     page = found[:limit]
     writer = xml.XmlWriter("ListAllMyBucketsResult")
@@ -54,7 +56,7 @@ def list_buckets(call: Call) -> Response:
                 writer.leaf("Name", bucket.name)
                 writer.leaf("CreationDate", iso_date(bucket.created_ms))
                 if query:
-                    writer.leaf("BucketRegion", call.config.region)
+                    writer.leaf("BucketRegion", _region(bucket, call))
     if len(found) > limit:
         writer.leaf("ContinuationToken", encode_token(page[-1].name))
     writer.leaf("Prefix", prefix or None)
@@ -92,9 +94,10 @@ async def create_bucket(call: Call) -> Response:
 
 
 def _location(body: bytes, region: str) -> str:
-    """The location a CreateBucket document names, which must be where this gateway is.
+    """The location a CreateBucket document names, else this gateway's region. Raises InvalidLocationConstraint.
 
-    # differs from AWS: outside us-east-1 a missing constraint means here, instead of being refused.
+    # differs from AWS: any region is taken and remembered, as signatures of any region are; the bytes are here all the
+    # same. A missing constraint means here, instead of being refused outside us-east-1.
     """
     if not body.strip():
         return region
@@ -103,19 +106,22 @@ def _location(body: bytes, region: str) -> str:
         if child.name != "LocationConstraint":
             raise S3Error("NotImplemented", f"CreateBucketConfiguration/{child.name} is not served.")
     named = root.text("LocationConstraint").strip()
-    if _OLD_NAMES.get(named, named) not in ("", region):
-        raise S3Error(
-            "InvalidLocationConstraint",
-            f"The specified location constraint is not valid: this gateway's region is {region}.",
-            LocationConstraint=named[:64],
-        )
-    return region
+    if not named:
+        return region
+    if named not in _OLD_NAMES and not _REGION.match(named):
+        raise S3Error("InvalidLocationConstraint", LocationConstraint=named[:64])
+    return _OLD_NAMES.get(named, named)
+
+
+def _region(bucket: BucketInfo, call: Call) -> str:
+    """Where the bucket says it is."""
+    return bucket.location or call.config.region
 
 
 def head_bucket(call: Call) -> Response:
     """200 with region and pool."""
     bucket = bucket_of(call)
-    lines = f"x-amz-bucket-region: {call.config.region}\r\nx-amz-access-point-alias: false\r\n"
+    lines = f"x-amz-bucket-region: {_region(bucket, call)}\r\nx-amz-access-point-alias: false\r\n"
     return Response(200, f"{lines}{POOL_HEADER}: {bucket.pool}\r\n".encode())
 
 
@@ -126,9 +132,9 @@ async def delete_bucket(call: Call) -> Response:
 
 
 def get_bucket_location(call: Call) -> Response:
-    """The region; empty for us-east-1."""
-    bucket_of(call)
-    region = "" if call.config.region == HOME_REGION else xml.escape(call.config.region)
+    """The region the bucket was made in; empty for us-east-1."""
+    named = _region(bucket_of(call), call)
+    region = "" if named == HOME_REGION else xml.escape(named)
     element = f'<LocationConstraint xmlns="{xml.NAMESPACE}">{region}</LocationConstraint>'
     return Response(200, xml.CONTENT_TYPE, (xml.HEAD + element).encode())
 

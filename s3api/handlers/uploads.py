@@ -155,11 +155,6 @@ async def upload_part(call: Call) -> Response:
     return Response(200, lines.encode())
 
 
-def _changed(failed: PreconditionFailed) -> S3Error:
-    """The source of a copy is not the one that is meant."""
-    return S3Error("PreconditionFailed", Condition=f"x-amz-copy-source-{failed.facts['condition']}")
-
-
 async def _open_source(call: Call, source: tuple[str, str]) -> Reading:
     """What is to become a part, without a body. Raises InvalidArgument for a range beyond it, PreconditionFailed."""
     headers = call.request.headers
@@ -171,7 +166,7 @@ async def _open_source(call: Call, source: tuple[str, str]) -> Reading:
     except NotModified:
         raise S3Error("PreconditionFailed", Condition="x-amz-copy-source-If-None-Match") from None
     except PreconditionFailed as failed:
-        raise _changed(failed) from None
+        raise S3Error("PreconditionFailed", Condition=f"x-amz-copy-source-{failed.facts['condition']}") from None
     size = reading.stop - reading.start
     if wanted is not None and reading.stop != wanted.stop:
         raise S3Error(
@@ -198,9 +193,6 @@ async def upload_part_copy(call: Call) -> Response:
             async for piece in found:
                 await intake.take(piece)
         part = await writer.commit(_part_result(upload, writer, intake.conclude()))
-    except PreconditionFailed as failed:
-        writer.abort()
-        raise _changed(failed) from None
     except BaseException:
         writer.abort()
         raise
@@ -306,6 +298,19 @@ def _kept_algorithm(claim: PartClaim, stored: PartInfo | None) -> PartClaim:
     return PartClaim(claim.number, claim.etag)
 
 
+def _check_complete(upload: UploadInfo, claims: Sequence[PartClaim]) -> None:
+    """A checksum of checksums is only as good as those the client vouches for. Raises InvalidRequest."""
+    if upload.checksum_kind != "COMPOSITE":
+        return
+    for claim in claims:
+        if claim.checksum is None:
+            raise S3Error(
+                "InvalidRequest",
+                f"The upload was created using a {upload.checksum_algorithm.lower()} checksum. The complete request "
+                f"must include the checksum for each part. It was missing for part {claim.number} in the request.",
+            )
+
+
 async def complete_multipart_upload(call: Call) -> Response:
     """Makes the object. Order, sizes, ETags and preconditions are judged by the store, all at once."""
     headers = call.request.headers
@@ -324,6 +329,7 @@ async def complete_multipart_upload(call: Call) -> Response:
     else:
         if not upload.checksum_algorithm:
             claims = [_kept_algorithm(claim, stored.get(claim.number)) for claim in claims]
+        _check_complete(upload, claims)
         chosen = [stored[claim.number] for claim in claims if claim.number in stored]
         if len(chosen) == len(claims):  # else the store refuses it, with the part's number
             whole = _whole_checksum(upload, chosen)

@@ -12,9 +12,19 @@ import pytest
 from awscrt import checksums
 
 from s3api import xml
-from s3api.handlers.body import pieces
+from s3api.handlers.body import COPY_PIECE_BYTES, pieces, source_pieces
+from tests.support.clock import ManualClock
 from tests.unit.handler_harness import Body, Harness, Reply
-from tiering.contract import PART_BYTES_MIN, FileSpans, ObjectInfo, Reading
+from tiering.contract import (
+    PART_BYTES_MIN,
+    ByteRange,
+    FileSpans,
+    ObjectInfo,
+    PutOptions,
+    Reading,
+    ReadOptions,
+)
+from tiering.memory import MemoryStore
 
 BIG = hashlib.shake_128(b"first part").digest(PART_BYTES_MIN)
 SMALL = b"the last part"
@@ -305,6 +315,91 @@ def test_bad_upload_part_copies(s3: Harness) -> None:
     sent = {"x-amz-copy-source": "bucket/source"}
     assert s3("PUT", "/bucket/k?partNumber=1&uploadId=unknown", sent).code == "NoSuchUpload"
     assert s3.store.parts("bucket", "k", upload_id) == []
+
+
+class Watched(MemoryStore):
+    """Serves files in windows as a tiered pool does, and runs `before[n]` ahead of the n-th open of a body."""
+
+    def __init__(self) -> None:
+        super().__init__(ManualClock())
+        self.opened: list[tuple[int, int]] = []
+        self.held = 0  # readings that are open now
+        self.before: dict[int, bytes] = {}
+
+    def open(self, bucket: str, key: str, options: ReadOptions) -> Reading:
+        if not options.head and (data := self.before.get(len(self.opened))) is not None:
+            self.overwrite(data)
+        reading = super().open(bucket, key, options)
+        if options.head:
+            return reading
+        self.opened.append((reading.start, reading.stop))
+        self.held += 1
+        fd = os.memfd_create("flash")
+        os.write(fd, self._find(bucket, key).data[reading.start : reading.stop])
+        length = reading.stop - reading.start
+
+        def release() -> None:
+            os.close(fd)
+            self.held -= 1
+
+        return Reading(reading.info, reading.start, reading.stop, FileSpans(((fd, 0, length),), length, release), "hot")
+
+    def overwrite(self, data: bytes) -> None:
+        self._store("bucket", "source", data, 0, PutOptions(), etag="same")
+
+
+def watched() -> tuple[Harness, Watched]:
+    store = Watched()
+    s3 = Harness(store=store)
+    s3("PUT", "/bucket")
+    return s3, store
+
+
+def test_upload_part_copy_holds_no_reading_while_it_writes() -> None:
+    s3, store = watched()
+    store.overwrite(WHOLE)
+    first, last = 10, len(WHOLE) - 5
+    reading = store.open("bucket", "source", ReadOptions(head=True, range=ByteRange(first, last)))
+
+    async def run() -> bytes:
+        data = b""
+        async for piece in source_pieces(store, ("bucket", "source"), reading):
+            assert store.held == 0
+            assert len(piece) <= COPY_PIECE_BYTES
+            data += piece
+        return data
+
+    assert asyncio.run(run()) == WHOLE[first:last]
+    assert store.opened[0] == (first, first + COPY_PIECE_BYTES)
+    assert store.opened[-1][1] == last
+    assert len(store.opened) == 5
+    upload_id = begin(s3)
+    reply = s3("PUT", f"/bucket/k?partNumber=1&uploadId={upload_id}", {"x-amz-copy-source": "bucket/source"})
+    assert reply.xml("CopyPartResult").text("ETag") == f'"{hashlib.md5(WHOLE).hexdigest()}"'
+    assert store.held == 0
+
+
+@pytest.mark.parametrize(("window", "data"), [(0, WHOLE), (2, WHOLE), (2, BIG[::-1]), (4, WHOLE)])
+def test_upload_part_copy_of_a_source_overwritten_meanwhile(window: int, data: bytes) -> None:
+    """Also where the new bytes have the ETag of the old: another generation is another object."""
+    s3, store = watched()
+    store.overwrite(WHOLE)
+    store.before[window] = data
+    upload_id = begin(s3)
+    reply = s3("PUT", f"/bucket/k?partNumber=1&uploadId={upload_id}", {"x-amz-copy-source": "bucket/source"})
+    assert (reply.status, reply.code) == (412, "PreconditionFailed")
+    assert reply.fields["Condition"] == "x-amz-copy-source-If-Match"
+    assert store.held == 0
+    assert store.parts("bucket", "k", upload_id) == []
+
+
+def test_upload_part_copy_of_an_empty_source() -> None:
+    s3, store = watched()
+    store.overwrite(b"")
+    upload_id = begin(s3)
+    reply = s3("PUT", f"/bucket/k?partNumber=1&uploadId={upload_id}", {"x-amz-copy-source": "bucket/source"})
+    assert reply.xml("CopyPartResult").text("ETag") == f'"{hashlib.md5(b"").hexdigest()}"'
+    assert store.opened == []
 
 
 def test_pieces_reads_file_spans(tmp_path: Path) -> None:

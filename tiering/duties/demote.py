@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -24,10 +24,9 @@ from tiering.backing.coldobject import Content
 from tiering.buckets import Buckets
 from tiering.cold import ColdSide, object_meta
 from tiering.contract import Buffer, Corrupt, Residency
-from tiering.epochs import Epoch
 from tiering.flash import READ_CHUNK
 from tiering.index import Batch
-from tiering.layout import BucketRecord, ColdPiece, Extent, ObjectRecord, Order, PartRecord
+from tiering.layout import BucketRecord, ColdPiece, ObjectRecord, Order, PartRecord
 from tiering.pool import Pool
 from tiering.ports import Meter
 
@@ -40,6 +39,13 @@ DAMAGED_MAX: Final = 1 << 16
 """Damaged generations remembered; beyond it they are read, and fail, again each time."""
 
 _log = logging.getLogger("recall.demote")
+
+
+_Find = Callable[[], ObjectRecord | PartRecord | None]
+
+
+class _Superseded(Exception):
+    """The object was overwritten, deleted or evicted while its copy was being made."""
 
 
 class Demoter:
@@ -89,8 +95,11 @@ class Demoter:
                 return False
             if record.residency != Residency.HOT_ONLY or record.cache:
                 return not record.cache
-            piece = await self._store(pool, name, object_meta(bucket, key, record), record)
+            meta = object_meta(bucket, key, record)
+            piece = await self._store(pool, name, meta, record, lambda: pool.index.get_object(okey))
             if piece is None:
+                if pool.config.durability == "relaxed" and self.damaged(pool, generation):
+                    await pool.committer.submit(lambda batch: mutations.lost(batch, okey, generation))
                 return False
             self._count(events.DEMOTED, pool.config.name, 1)
             self._count(events.DEMOTED_BYTES, pool.config.name, record.size)
@@ -117,12 +126,11 @@ class Demoter:
         upload_id, number = layout.split_part_key(pkey)
         name = self._cold.piece_name(upload_id, number)
         async with self._alone(name):
-            with pool.index.view() as view:
-                part = view.part(pkey)
+            part = _part(pool, pkey)
             if part is None or part.cold is not None:
                 return part is not None
             meta = {"upload_id": upload_id, "number": number, "crc64": part.crc64}
-            piece = await self._store(pool, name, meta, part)
+            piece = await self._store(pool, name, meta, part, lambda: _part(pool, pkey))
             if piece is None:
                 return False
             return await pool.committer.submit(
@@ -179,29 +187,28 @@ class Demoter:
                 await self._cold.backing.delete(name)
             else:
                 await self._cold.backing.put(name, _Bytes(bucket_json(found[1])))
-            return await pool.committer.submit(lambda batch: batch.delete("stale_buckets", bucket_name.encode()))
+            written = None if found is None or found[0] is not pool else bucket_json(found[1])
+            return await pool.committer.submit(lambda batch: _bucket_written(batch, bucket_name, written))
 
     async def _store(
-        self, pool: Pool, name: str, meta: dict[str, object], record: ObjectRecord | PartRecord
+        self, pool: Pool, name: str, meta: dict[str, object], record: ObjectRecord | PartRecord, find: _Find
     ) -> ColdPiece | None:
-        """Uploads a record's bytes; None when they are damaged."""
+        """Uploads a record's bytes; None when they are damaged, or gone before all were read. `find`: the record now."""
         if self.damaged(pool, record.generation):
             return None
-        epoch = pool.epochs.current
-        epoch.acquire()
         try:
             # The tombstone first: a copy that is stored but never noted (a lost answer, a crash) must go again, or a
             # rebuild would bring its object back after it was deleted. Noting the copy takes the tombstone back.
             await pool.committer.submit(lambda batch: batch.put("tombstones", name.encode()))
-            content = _content(pool, record.extents, epoch)
+            content = _content(pool, find, record.generation)
             return await self._cold.store(name, meta, record.size, record.crc64, content)
         except Corrupt:
             _log.error("pool %s: bytes of generation %d fail their checksum", pool.config.name, record.generation)
             if len(self._damaged) < DAMAGED_MAX:
                 self._damaged.add((pool.config.name, record.generation))
             return None
-        finally:
-            epoch.release()
+        except _Superseded:
+            return None
 
 
 def _unbury(batch: Batch, pool: Pool, name: str, user: tuple[Pool, bytes] | None) -> bool:
@@ -211,6 +218,14 @@ def _unbury(batch: Batch, pool: Pool, name: str, user: tuple[Pool, bytes] | None
         if record is None or all(piece.name != name for piece in record.cold):
             return False  # a younger tombstone: the object was deleted since
     return batch.delete("tombstones", name.encode())
+
+
+def _bucket_written(batch: Batch, name: str, written: bytes | None) -> bool:
+    """Takes the mark of a bucket whose record is up to date, unless the bucket changed while that was written."""
+    now = batch.bucket(name)
+    if (None if now is None else bucket_json(now)) != written:
+        return False
+    return batch.delete("stale_buckets", name.encode())
 
 
 def bucket_json(bucket: BucketRecord) -> bytes:
@@ -230,13 +245,24 @@ class _Bytes:
         yield self._data
 
 
-def _content(pool: Pool, extents: tuple[Extent, ...], epoch: Epoch) -> Content:
-    async def read(start: int, stop: int) -> AsyncIterator[Buffer]:
-        for extent, first, last in layout.slices(extents, start, stop):
-            for at in range(first, last, READ_CHUNK):
-                yield await asyncio.to_thread(pool.flash.read, extent, at, min(last, at + READ_CHUNK))
+def _part(pool: Pool, pkey: bytes) -> PartRecord | None:
+    with pool.index.view() as view:
+        return view.part(pkey)
 
-    assert not epoch.idle
+
+def _content(pool: Pool, find: _Find, generation: int) -> Content:
+    """Reads where the record says its bytes are at that moment: no epoch is held while the network is waited for."""
+
+    async def read(start: int, stop: int) -> AsyncIterator[Buffer]:
+        at = start
+        while at < stop:
+            record = find()
+            if record is None or record.generation != generation or not record.extents:
+                raise _Superseded
+            extent, first, last = layout.slices(record.extents, at, min(stop, at + READ_CHUNK))[0]
+            yield pool.flash.read(extent, first, last)
+            at += last - first
+
     return read
 
 
@@ -272,6 +298,8 @@ class OrderDuty:
         pool = self._pool
         if order.verb == "part":
             await self._demoter.demote_part(pool, order.okey)
+        elif order.verb == "manifest":
+            await self._demoter.write_manifest(pool, order.okey)
         elif order.verb == "evict":
             await self._demoter.drop(pool, order.okey, order.generation)
         else:
@@ -312,7 +340,12 @@ class DemoteDuty:
                 if self._demoter.damaged(pool, record.generation):
                     continue
                 due.append((okey, layout.unpack_u64(key)))
-            parts = [pkey for _, pkey in _first(view.rows("dirty_parts"), STEP_MAX)] if pressed else []
+            parts: list[bytes] = []
+            for key, pkey in view.rows("dirty_parts") if pressed else ():
+                if len(parts) == STEP_MAX:
+                    break
+                if not self._demoter.damaged(pool, layout.unpack_u64(key)):
+                    parts.append(pkey)
         return due, parts
 
 

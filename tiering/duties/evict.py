@@ -69,8 +69,9 @@ class EvictDuty:
         with self._pool.index.view() as view:
             if view.count("free") + view.count("freed") >= self.low:
                 return done
-            queue = [layout.unpack_region(value) for _, value in itertools.islice(view.rows("queue"), LOOK_AHEAD)]
             out_of_room, recycling = not view.count("free"), view.count("freed") > 0
+            look_ahead = None if out_of_room else LOOK_AHEAD
+            queue = [layout.unpack_region(value) for _, value in itertools.islice(view.rows("queue"), look_ahead)]
         if not queue or (out_of_room and recycling):
             # Survivors need room, and only this duty makes it: what was freed must be recycled first.
             return done
@@ -211,10 +212,12 @@ class EvictDuty:
 
     async def _give_up(self, occupant: _Occupant) -> None:
         """A survivor whose bytes are damaged: the cold copy stands in; without one, readers are told when they ask."""
-        record = occupant.record
-        if isinstance(record, ObjectRecord) and record.residency == Residency.BOTH:
+        pool, record = self._pool, occupant.record
+        if isinstance(record, ObjectRecord) and (
+            record.residency == Residency.BOTH or pool.config.durability == "relaxed"
+        ):
             key, generation = occupant.key, record.generation
-            await self._pool.committer.submit(lambda batch: mutations.evicted(batch, key, generation))
+            await pool.committer.submit(lambda batch: mutations.lost(batch, key, generation))
 
 
 def _requeue(batch: Batch, region: int) -> int:
