@@ -280,9 +280,7 @@ def _rebuild(options: argparse.Namespace) -> int:
 
     settings = _settings(options)
     if not Path(settings.data_dir).is_dir():
-        raise StartError(
-            f"there is no data directory {settings.data_dir}; to rebuild into a new one, make it first"
-        )
+        raise StartError(f"there is no data directory {settings.data_dir}; to rebuild into a new one, make it first")
     log.start("rebuild", settings.log_level)
     data_dir = DataDir(settings)
     try:

@@ -41,6 +41,8 @@ def check(settings: Settings, output: IO[str], *, backing: bool = True) -> int:
     """
     try:
         return asyncio.run(_check(settings, output, backing))
+    except BrokenPipeError:
+        raise
     except _REFUSALS as error:
         raise MaintenanceError(_line(error)) from error
 
@@ -52,8 +54,6 @@ async def _check(settings: Settings, output: IO[str], backing: bool) -> int:
         for config in engine.pool_configs(settings):
             try:
                 report = await _check_pool(config, cold)
-            except BrokenPipeError:
-                raise
             except Exception as error:  # a damaged file fails in many ways, and each of them is what an audit is for
                 faults += 1
                 output.write(f"pool {config.name}: cannot be read: 1 faults\n  {_line(error)}\n")

@@ -117,9 +117,13 @@ def boto3_name_check() -> Any:
     return validate_bucket_name
 
 
-def test_bucket_in_another_region_is_refused(s3: Any) -> None:
+def test_bucket_remembers_the_region_it_was_made_in(s3: Any) -> None:
+    s3.create_bucket(Bucket="far", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+    assert s3.get_bucket_location(Bucket="far")["LocationConstraint"] == "eu-central-1"
+    s3.put_object(Bucket="far", Key="k", Body=b"here all the same")
+    assert s3.get_object(Bucket="far", Key="k")["Body"].read() == b"here all the same"
     with refused("InvalidLocationConstraint", 400):
-        s3.create_bucket(Bucket="far", CreateBucketConfiguration={"LocationConstraint": "eu-central-1"})
+        s3.create_bucket(Bucket="farther", CreateBucketConfiguration={"LocationConstraint": "no region"})
 
 
 @pytest.mark.parametrize(

@@ -142,6 +142,78 @@ def test_check_of_an_unused_directory_says_so(tmp_path: Path) -> None:
     assert "nothing to check" in done.stderr
 
 
+def test_commands_for_the_gateway_need_no_backing_settings(gateway: Gateway, tmp_path: Path) -> None:
+    env = {
+        "RECALL_ROOT_USER": ACCESS_KEY,
+        "RECALL_ROOT_PASSWORD": "whatever-it-is",
+        "RECALL_BACKING": "s3://cold?endpoint=http://127.0.0.1:9",  # without its credentials
+    }
+    assert "no credentials for the backing" in refused(["check", "--data-dir", str(tmp_path)], env).stderr
+    for command in (["stats"], ["pin", "b/k"]):
+        done = refused([command[0], "--data-dir", str(tmp_path), *command[1:]], env)
+        assert f"no gateway runs on {tmp_path}" in done.stderr
+    assert refused(["metrics-token", "--data-dir", str(tmp_path)], env).returncode == 0
+
+
+def test_rebuild_makes_no_data_directory(tmp_path: Path) -> None:
+    done = refused(["rebuild", "--data-dir", str(tmp_path / "typo")], {})
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert f"there is no data directory {tmp_path / 'typo'}" in done.stderr
+    assert not (tmp_path / "typo").exists()
+
+
+def test_rebuild_without_a_backing_store_is_one_line(tmp_path: Path) -> None:
+    small = [f"--set={name}={size}" for name, size in SMALL.items()]
+    done = refused(["rebuild", "--data-dir", str(tmp_path), "--backing", f"file://{tmp_path}/none", *small], {})
+    assert done.returncode == 1
+    assert "recall: rebuild: the backing store does not answer" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_check_names_an_index_that_cannot_be_read(tmp_path: Path) -> None:
+    for pool, content in (("standard", b"\xff" * 8192), ("kv", b"")):
+        folder = tmp_path / "pools" / pool / "index"
+        folder.mkdir(parents=True)
+        (folder / "data.mdb").write_bytes(content)
+    done = refused(["check", "--data-dir", str(tmp_path)], {})
+    assert done.returncode == 1
+    assert "pool standard: cannot be read" in done.stdout
+    assert "pool kv: cannot be read" in done.stdout
+    assert done.stderr == ""
+
+
+def test_stats_into_a_closed_pipe_ends_quietly(gateway: Gateway) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", "gateway", "stats", "--json", "--data-dir", str(gateway.data_dir)],
+            cwd=ROOT,
+            env={
+                "PATH": os.environ["PATH"],
+                "RECALL_ROOT_USER": gateway.access_key,
+                "RECALL_ROOT_PASSWORD": gateway.secret_key,
+            },
+            stdout=closed,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_unavailable_backing_is_said_at_the_start_and_hot_work_goes_on(tmp_path: Path) -> None:
+    env = {"RECALL_BACKING": f"file://{tmp_path}/none"}
+    with Gateway(settings=SMALL, env=env) as gateway:
+        wait_for(lambda: f"the backing store file://{tmp_path}/none is unavailable" in gateway.log, "the warning")
+        client = gateway.boto3_client()
+        client.create_bucket(Bucket="hot")
+        client.put_object(Bucket="hot", Key="k", Body=b"x")
+        assert client.get_object(Bucket="hot", Key="k")["Body"].read() == b"x"
+        assert gateway.log.count("is unavailable") == 1
+
+
 def test_bad_settings_are_all_listed(tmp_path: Path) -> None:
     done = refused(
         ["serve", "--data-dir", str(tmp_path / "data"), "--workers", "none", "--set", "pools.kv.etag=x"],
@@ -155,7 +227,8 @@ def test_bad_settings_are_all_listed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [[], ["fly"], ["serve", "--worker", "2"], ["pin"], ["pin", "nokey"], ["ttl", "b/k"]]
+    "arguments",
+    [[], ["fly"], ["serve", "--worker", "2"], ["pin"], ["pin", "nokey"], ["ttl", "b/k"], ["pin", "--for", "0", "b/k"]],
 )
 def test_bad_arguments_end_with_status_2(arguments: list[str]) -> None:
     done = refused(arguments, {})

@@ -56,7 +56,15 @@ def test_location_constraint() -> None:
     s3 = Harness(ApiConfig(region="eu-west-1"))
     for number, name in enumerate(("eu-west-1", "EU", "")):
         assert s3("PUT", f"/bucket{number}", {}, location(name)).status == 200
-    assert s3("PUT", "/other", {}, location("us-west-2")).code == "InvalidLocationConstraint"
+    for bad in ("US West", "-x", "a" * 64, "x\ny"):
+        assert s3("PUT", "/other", {}, location(bad)).code == "InvalidLocationConstraint"
+    assert s3("PUT", "/elsewhere", {}, location("us-west-2")).status == 200
+    assert s3("GET", "/elsewhere?location").xml("LocationConstraint").own == "us-west-2"
+    assert s3("HEAD", "/elsewhere").headers["x-amz-bucket-region"] == "us-west-2"
+    listed = s3("GET", "/?bucket-region=us-west-2").xml("ListAllMyBucketsResult").all("Buckets")[0].all("Bucket")
+    assert [(one.text("Name"), one.text("BucketRegion")) for one in listed] == [("elsewhere", "us-west-2")]
+    assert s3("PUT", "/home", {}, location("us-east-1")).status == 200
+    assert s3("GET", "/home?location").xml("LocationConstraint").own == ""
     assert s3("PUT", "/other", {}, b"<CreateBucketConfiguration><Bucket/></CreateBucketConfiguration>").status == 501
     assert s3("PUT", "/other", {}, b"not xml").code == "MalformedXML"
     assert s3("GET", "/bucket0?location").xml("LocationConstraint").own == "eu-west-1"

@@ -140,6 +140,8 @@ def test_composite_checksums(s3: Harness, algorithm: str) -> None:
     claims = [(1, sent.headers["etag"], algorithm, one), (2, unsent.headers["etag"], algorithm, two)]
     wrong = document(claims[0], (2, unsent.headers["etag"], algorithm, one))
     assert complete(s3, upload_id, wrong).code == "InvalidPart"
+    lacking = complete(s3, upload_id, document(claims[0], (2, unsent.headers["etag"])))
+    assert (lacking.code, b"It was missing for part 2 in the request" in lacking.body) == ("InvalidRequest", True)
     whole = digest(algorithm, base64.b64decode(one) + base64.b64decode(two))
     assert complete(s3, upload_id, document(*claims), **{name: one}).code == "BadDigest"
     assert complete(s3, upload_id, document(*claims), x_amz_checksum_type="FULL_OBJECT").code == "InvalidRequest"

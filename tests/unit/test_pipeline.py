@@ -364,6 +364,60 @@ def test_unsatisfiable_range_states_the_size() -> None:
     assert lines(response)["content-range"] == "bytes */7"
 
 
+@pytest.mark.parametrize(
+    ("failure", "query", "elements"),
+    [
+        (contract.NoSuchKey(condition="If-Match"), b"", {"Key": "a&b"}),
+        (contract.NoSuchKey(key="source"), b"", {"Key": "source"}),
+        (contract.NoSuchBucket(), b"", {"BucketName": "b"}),
+        (contract.NoSuchUpload(), b"uploadId=u%2F1", {"UploadId": "u/1"}),
+        (contract.InvalidPart(number=3, etag="e"), b"uploadId=u", {"UploadId": "u", "PartNumber": "3", "ETag": "e"}),
+        (contract.InvalidRange(size=7), b"", {"RangeRequested": "bytes=9-", "ActualObjectSize": "7"}),
+    ],
+)
+def test_error_document_names_its_subject(failure: Exception, query: bytes, elements: dict[str, str]) -> None:
+    handlers = dict.fromkeys(("GetObject", "ListParts"), raising(failure))
+    document = error(Edge(handlers)("GET", b"/b/a%26b", query, {b"range": b"bytes=9-"}))
+    assert {name: document.text(name) for name in elements} == elements
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "query", "header"),
+    [
+        ("PUT", b"/b/k", b"", b"x-recall-pinn"),
+        ("PUT", b"/b/k", b"", b"x-recall-tier"),
+        ("PUT", b"/b/k", b"", b"x-recall-pool"),
+        ("PUT", b"/b", b"", b"x-recall-pin"),
+        ("POST", b"/b/k", b"recall", b"x-recall-pool"),
+        ("POST", b"/b/k", b"uploads", b"x-recall-tier"),
+        ("DELETE", b"/b/k", b"", b"x-recall-pin"),
+    ],
+)
+def test_header_of_ours_the_operation_does_not_take_is_refused(
+    method: str, path: bytes, query: bytes, header: bytes
+) -> None:
+    edge = Edge()
+    response = edge(method, path, query, {header: b"true"})
+    assert (response.status, error(response).text("Code")) == (400, "InvalidArgument")
+    assert error(response).text("ArgumentName") == header.decode()
+    assert header.decode() in error(response).text("Message")
+    assert edge.seen == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "query", "header"),
+    [
+        ("PUT", b"/b/k", b"", b"x-recall-pin"),
+        ("PUT", b"/b", b"", b"x-recall-pool"),
+        ("POST", b"/b/k", b"uploads", b"x-recall-ttl"),
+        ("POST", b"/b/k", b"recall", b"x-recall-tier"),
+        ("PUT", b"/b/k", b"", b"x-amz-meta-x-recall-pinn"),
+    ],
+)
+def test_header_of_ours_the_operation_takes_reaches_it(method: str, path: bytes, query: bytes, header: bytes) -> None:
+    assert Edge()(method, path, query, {header: b"true"}).status == 200
+
+
 def test_our_own_fault_is_logged_with_the_request_id_and_told_nobody(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR, logger="recall.s3api"):
         response = Edge({"PutObject": raising(RuntimeError("/secret/path"))})("PUT", b"/b/k")

@@ -234,6 +234,7 @@ def test_banner_shows_the_secret_only_when_it_was_made_now() -> None:
     settings = load({"RECALL_BACKING": "file:///cold?create=true"})
     assert "wonderland" in banner(settings, Credentials("alice", "wonderland", generated=True))
     assert "wonderland" not in banner(settings, Credentials("alice", "wonderland"))
+    assert "AWS_REGION=us-east-1 AWS_DEFAULT_REGION=us-east-1" in banner(settings, Credentials("alice", "wonderland"))
 
 
 # the log
