@@ -211,7 +211,7 @@ def test_unavailable_backing_is_said_at_the_start_and_hot_work_goes_on(tmp_path:
         client.create_bucket(Bucket="hot")
         client.put_object(Bucket="hot", Key="k", Body=b"x")
         assert client.get_object(Bucket="hot", Key="k")["Body"].read() == b"x"
-        assert gateway.log.count("is unavailable") == 1
+        assert gateway.log.count(f"the backing store file://{tmp_path}/none is unavailable: ") == 1
 
 
 def test_bad_settings_are_all_listed(tmp_path: Path) -> None:

@@ -455,8 +455,12 @@ def test_attributes_of_a_whole_object(s3: Harness) -> None:
 
 
 def test_attributes_of_parts(s3: Harness) -> None:
-    upload_id, body = two_parts(s3, x_amz_checksum_algorithm="SHA256")
-    complete(s3, upload_id, body)
+    upload_id = begin(s3, x_amz_checksum_algorithm="SHA256")
+    claims = [
+        (number, part(s3, upload_id, number, data).headers["etag"], "SHA256", digest("SHA256", data))
+        for number, data in ((1, BIG), (2, SMALL))
+    ]
+    complete(s3, upload_id, document(*claims))
     parts = attributes(s3, "ObjectParts").xml("GetObjectAttributesResponse").find("ObjectParts")
     assert parts is not None
     assert (parts.text("PartsCount"), parts.text("IsTruncated")) == ("2", "false")

@@ -1,0 +1,528 @@
+"""Faults found by a review of the storage engine: what happens between a look and its act, and in crowds. One test a fault.
+
+Kind: tests. Spec: docs/SEMANTICS.md; docs/ARCHITECTURE.md, "Recall", "Eviction", "Orders".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import resource
+import shutil
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conformance import steps
+from tests.crash.hooked import Hooked
+from tests.model.world import pattern
+from tests.support.clock import ManualClock
+from tests.support.engine import REGION, Engine, pool_config
+from tiering import layout, mutations
+from tiering import recall as recall_module
+from tiering.backing import keys
+from tiering.backing.memory import MemoryBacking
+from tiering.contract import (
+    BucketInfo,
+    CompleteOptions,
+    DiskFull,
+    NoSuchKey,
+    ObjectChange,
+    ObjectInfo,
+    PartClaim,
+    PutOptions,
+    PutResult,
+    Residency,
+    Ttl,
+)
+from tiering.duties.demote import DemoteDuty
+from tiering.duties.evict import EvictDuty
+from tiering.flash import crc64
+from tiering.index import Batch
+from tiering.layout import ObjectRecord, RecallRecord
+from tiering.pool import Pool, PoolConfig, open_pool
+from tiering.ports import Backing, Resident
+from tiering.rebuild import rebuild
+from tiering.recall import LANDINGS_MAX, Board, Recalls
+from tiering.space import Space
+from tiering.writer import FlashBody
+
+DEADLINE_S = 8.0
+RELAXED: dict[str, Any] = {"durability": "relaxed", "opaque_etag": True, "demote": "pressure"}
+
+
+def run(body: Coroutine[Any, Any, None]) -> None:
+    """Runs a test's coroutine, which fails when it is not done in time."""
+    asyncio.run(asyncio.wait_for(body, DEADLINE_S))
+
+
+async def until(condition: Callable[[], object], within_s: float = 3.0) -> None:
+    deadline_s = asyncio.get_running_loop().time() + within_s
+    while not condition():
+        assert asyncio.get_running_loop().time() < deadline_s, "it did not come to pass in time"
+        await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def engine(
+    path: Path, backing: Backing | None = None, configs: Sequence[PoolConfig] = (), **fields: Any
+) -> AsyncIterator[Engine]:
+    """An engine of one pool, `p`, with a bucket `b`, unless `configs` names others."""
+    each = list(configs) or [pool_config(path, "p", **fields)]
+    opened = await Engine.open(path, ManualClock(), backing or MemoryBacking(), each)
+    try:
+        if not configs:
+            await opened.store.create_bucket(bucket("b"))
+        yield opened
+    finally:
+        await opened.close()
+
+
+def bucket(name: str, pool: str = "") -> BucketInfo:
+    return BucketInfo(name=name, created_ms=1, pool=pool)
+
+
+def okey_of(e: Engine, key: str, name: str = "b") -> bytes:
+    found = e.buckets.find(name)
+    assert found is not None
+    return layout.object_key(found[1].number, key)
+
+
+def record_of(e: Engine, key: str, name: str = "b") -> ObjectRecord | None:
+    found = e.buckets.find(name)
+    assert found is not None
+    return found[0].index.get_object(okey_of(e, key, name))
+
+
+async def make_cold(e: Engine, key: str) -> ObjectRecord:
+    record = record_of(e, key)
+    assert record is not None
+    assert await e.demoter.drop(e.pools["p"], okey_of(e, key), record.generation)
+    record = record_of(e, key)
+    assert record is not None
+    assert record.residency == Residency.COLD_ONLY
+    return record
+
+
+def damage(pool: Pool, at: int, length: int) -> None:
+    """Overwrites bytes of the flash file with zeros, as pages lost at a power failure are."""
+    with open(pool.config.path / "flash", "r+b") as stream:
+        stream.seek(at)
+        stream.write(bytes(length))
+
+
+def rows(pool: Pool, database: str) -> list[bytes]:
+    with pool.index.view() as view:
+        return [key for key, _ in view.rows(database)]
+
+
+# -- recalls -----------------------------------------------------------------------------------------------------
+
+
+def test_more_recalls_at_once_than_there_are_slots_all_finish(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with engine(tmp_path) as e:
+            objects = {f"k{each}": pattern(4000, each) for each in range(LANDINGS_MAX + 16)}
+            for key, data in objects.items():
+                await steps.put(e.store, key, data)
+            for key in objects:
+                await make_cold(e, key)
+            e.start_keeper()
+            found = await asyncio.gather(*(steps.get(e.store, key) for key in objects))
+            assert found == list(objects.values())
+            recalls = e.store.recalls["p"]
+            await until(lambda: not recalls._landings)
+            assert len(recalls._free_slots) == LANDINGS_MAX
+            assert not rows(e.pools["p"], "recalls")
+
+    run(body())
+
+
+def test_follower_does_not_take_a_newer_landings_progress_for_its_own(tmp_path: Path) -> None:
+    # The slot it watched was used again, for the same generation at another place: it read what was never written there.
+    async def body() -> None:
+        async with engine(tmp_path) as e:
+            data = pattern(20_000, 1)
+            await steps.put(e.store, "k", data)
+            record = await make_cold(e, "k")
+            served, okey, slot = e.served["p"], okey_of(e, "k"), 5
+            place = FlashBody(served, record.size)  # the other process's landing, which never gets beyond 5000 bytes
+            await place.begin_whole()
+            await steps.settled(place.write(data[:5000]))
+            board = Board(served.config.path / "recalls")
+            board.post(slot, 111, 5000, recall_module._LANDING)
+            claim = RecallRecord(record.generation, 3, slot, 111, place.places)
+            served.committer.run(lambda batch: batch.put("recalls", okey, layout.RECALL.encode(claim)))
+
+            space = Space(served.committer, served.flash, 2, e.wake, 1.0)
+            pool = Pool(served.config, served.index, served.flash, served.heat, served.committer, space, served.clock)
+            follower = Recalls(pool, e.cold, 2)
+            reading = await follower.read(okey, record, 0, record.size)
+            assert [landing.remote for landing in follower._landings.values()] == [111]
+            board.post(slot, 222, record.size - 1, recall_module._LANDING)
+            assert board.landed(slot, 111) is None
+            assert await steps.content(reading) == data
+            await follower.close()
+            board.close()
+            place.settle()
+            space.close()
+
+    run(body())
+
+
+def test_stale_claim_of_ones_own_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A landing that could not even take its claim back left it behind; the next in its slot waited for itself.
+    def full(*_: object) -> None:
+        raise DiskFull("the index has no room")
+
+    async def body() -> None:
+        async with engine(tmp_path) as e:
+            data = pattern(50_000, 1)
+            await steps.put(e.store, "k", data)
+            await make_cold(e, "k")
+            with monkeypatch.context() as patch:
+                patch.setattr(mutations, "recalled", full)
+                patch.setattr(recall_module, "_unclaim", full)
+                assert await steps.get(e.store, "k") == data
+                await until(lambda: not e.store.recalls["p"]._landings)
+                await e.served["p"].committer.submit(lambda batch: None)  # behind the refused taking back
+            assert rows(e.pools["p"], "recalls")
+            assert await asyncio.wait_for(steps.get(e.store, "k"), 3) == data
+            await until(lambda: not e.store.recalls["p"]._landings)
+            assert not rows(e.pools["p"], "recalls")
+
+    run(body())
+
+
+def test_evicted_empty_object_comes_back(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with engine(tmp_path) as e:
+            e.start_keeper()
+            await steps.put(e.store, "k", b"")
+            assert (await e.store.change("b", "k", ObjectChange(tier="cold"))).residency == Residency.COLD_ONLY
+            assert (await e.store.change("b", "k", ObjectChange(tier="hot"))).residency == Residency.BOTH
+            assert await steps.get(e.store, "k") == b""
+
+    run(body())
+
+
+# -- rebuild -----------------------------------------------------------------------------------------------------
+
+
+def test_rebuild_does_not_bring_back_what_the_index_has_deleted(tmp_path: Path) -> None:
+    # A tombstone and a stale bucket row are deletions that the backing store has not been told of yet.
+    async def body() -> None:
+        async with engine(tmp_path) as e:
+            await e.store.create_bucket(bucket("gone"))
+            await steps.put(e.store, "k", pattern(10_000, 1))
+            await e.settle()
+            assert await e.store.delete("b", "k")
+            await e.store.delete_bucket("gone")
+            found = await rebuild(e.pools, e.buckets, e.cold)
+            assert (found.buckets, found.objects) == (0, 0)
+            with pytest.raises(NoSuchKey):
+                await steps.head(e.store, "k")
+            assert [info.name for info in e.store.buckets()] == ["b"]
+
+    run(body())
+
+
+def test_rebuild_of_some_pools_leaves_the_others_as_they_are(tmp_path: Path) -> None:
+    async def body() -> None:
+        backing = MemoryBacking()
+        configs = [pool_config(tmp_path, name) for name in ("lost", "whole")]
+        async with engine(tmp_path, backing, configs) as e:
+            for name in ("lost", "whole"):
+                await e.store.create_bucket(bucket(f"in-{name}", name))
+                await steps.put(e.store, "k", pattern(1000, 1), bucket=f"in-{name}")
+            await e.settle()
+            okey, pool = okey_of(e, "k", "in-whole"), e.pools["whole"]
+
+            def forget(batch: Batch) -> None:
+                batch.replace_object(okey, batch.object(okey), None)
+                for name, _ in list(batch.rows("tombstones")):
+                    batch.delete("tombstones", name)
+
+            pool.committer.run(forget)
+        shutil.rmtree(tmp_path / "pools" / "lost")
+        async with engine(tmp_path, backing, configs) as e:
+            found = await rebuild(e.pools, e.buckets, e.cold, only={"lost"})
+            assert (found.buckets, found.objects, found.kept) == (1, 1, 1)
+            assert await steps.get(e.store, "k", bucket="in-lost") == pattern(1000, 1)
+            assert record_of(e, "k", "in-whole") is None
+
+    run(body())
+
+
+# -- buckets -----------------------------------------------------------------------------------------------------
+
+
+def test_cancelled_bucket_creation_leaves_the_lock_free(tmp_path: Path) -> None:
+    # The thread had the lock's only descriptor in hand when nobody waited for it any more.
+    async def body() -> None:
+        async with engine(tmp_path) as e:
+            lock = os.open(e.store._buckets._lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            creation = asyncio.ensure_future(e.store.create_bucket(bucket("a")))
+            for _ in range(3):
+                await asyncio.sleep(0)  # its thread waits for the lock
+            creation.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await creation
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            await until(lambda: e.buckets.find("a") is not None)
+
+            def free() -> bool:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return False
+                return True
+
+            await until(free)
+            os.close(lock)
+
+    run(body())
+
+
+def test_bucket_changed_while_its_record_is_written_keeps_its_mark(tmp_path: Path) -> None:
+    async def body() -> None:
+        inner = MemoryBacking()
+        changes = ["second"]
+
+        async def hook(verb: str, name: str) -> None:
+            if verb == "put" and changes:
+                await e.store.change_bucket("b", {"cors": changes.pop()})
+
+        async with engine(tmp_path, inner) as e:
+            await e.settle()
+            await e.store.change_bucket("b", {"cors": "first"})
+            e.cold.backing = Hooked(inner, hook)
+            assert not await e.demoter.write_bucket(e.pools["p"], "b")
+            assert rows(e.pools["p"], "stale_buckets") == [b"b"]
+            assert await e.demoter.write_bucket(e.pools["p"], "b")
+            assert rows(e.pools["p"], "stale_buckets") == []
+            stored = inner._objects[keys.bucket_record_key(e.cold.prefix, "b")]
+            assert json.loads(stored)["documents"] == {"cors": "second"}
+
+    run(body())
+
+
+def test_bucket_deleted_while_its_record_is_written_leaves_the_backing_store(tmp_path: Path) -> None:
+    async def body() -> None:
+        inner = MemoryBacking()
+        deletions = ["b"]
+
+        async def hook(verb: str, name: str) -> None:
+            if verb == "put" and deletions:
+                await e.store.delete_bucket(deletions.pop())
+
+        async with engine(tmp_path, inner) as e:
+            e.cold.backing = Hooked(inner, hook)
+            await e.settle()
+            assert not deletions
+            assert inner._objects == {}
+
+    run(body())
+
+
+# -- durability `backing` ----------------------------------------------------------------------------------------
+
+
+async def _ordered(e: Engine, write: asyncio.Future[ObjectInfo]) -> list[str]:
+    """Waits until the write asks the keeper for something, and says what; the write must not be acknowledged before."""
+    pool = e.pools["p"]
+    await until(lambda: write.done() or rows(pool, "orders"))
+    assert not write.done(), "acknowledged before the backing store had it"
+    with pool.index.view() as view:
+        return [layout.ORDER.decode(value).verb for _, value in view.rows("orders")]
+
+
+def test_long_put_of_a_backing_pool_waits_for_its_copy(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with engine(tmp_path, durability="backing") as e:
+            data = pattern(e.served["p"].stream_bytes + 1, 1)
+            write = asyncio.ensure_future(steps.put(e.store, "long", data, piece=60_000))
+            assert await _ordered(e, write) == ["demote"]
+            e.start_keeper()
+            await write
+            record = record_of(e, "long")
+            assert record is not None
+            assert record.residency == Residency.BOTH
+            assert record.cold
+
+    run(body())
+
+
+def test_object_in_pieces_of_a_backing_pool_waits_for_its_manifest(tmp_path: Path) -> None:
+    # Its bytes were in the backing store, but nothing there said whose they were.
+    async def body() -> None:
+        async with engine(tmp_path, durability="backing") as e:
+            data = pattern(50_000, 1)
+            upload = await e.store.begin_upload("b", "k", PutOptions())
+            part = await steps.put_part(e.store, "k", upload.upload_id, 1, data)
+            assert await e.demoter.demote_part(e.pools["p"], layout.part_key(upload.upload_id, 1))
+            claims = [PartClaim(1, part.etag)]
+            completion = e.store.complete_upload("b", "k", upload.upload_id, claims, CompleteOptions(etag="x-1"))
+            write = asyncio.ensure_future(completion)
+            assert await _ordered(e, write) == ["manifest"]
+            e.start_keeper()
+            await write
+            record = record_of(e, "k")
+            assert record is not None
+            assert not record.unlisted
+            assert e.cold.name("b", "k") in [stat.key async for stat in e.backing.list("")]
+
+    run(body())
+
+
+# -- uploads -----------------------------------------------------------------------------------------------------
+
+
+def test_parts_of_an_unfinished_upload_do_not_block_writes(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with engine(tmp_path, space_wait_s=2.0) as e:
+            e.start_keeper()
+            upload = await e.store.begin_upload("b", "long", PutOptions())
+            for number in range(1, 41):  # 2.4 MB into a pool of 2 MiB
+                await steps.put_part(e.store, "long", upload.upload_id, number, pattern(60_000, number))
+            await steps.put(e.store, "small", pattern(1000, 1))
+            assert await steps.get(e.store, "small") == pattern(1000, 1)
+
+    run(body())
+
+
+def test_part_replaced_before_completion_gives_the_right_crc64(tmp_path: Path) -> None:
+    # The checksum was put together from a look before the transaction that took the parts.
+    async def body() -> None:
+        async with engine(tmp_path) as e:
+            first, second = pattern(1000, 1), pattern(1000, 2)
+            upload = await e.store.begin_upload("b", "k", PutOptions())
+            await steps.put_part(e.store, "k", upload.upload_id, 1, first)
+            writer = await steps.settled(e.store.put_part("b", "k", upload.upload_id, 1, len(second)))
+            await steps.settled(writer.write(second))
+            replacing = asyncio.ensure_future(writer.commit(PutResult(steps.md5(second))))
+            await asyncio.sleep(0)  # queued, and not committed
+            claims = [PartClaim(1, steps.md5(second))]
+            info = await e.store.complete_upload("b", "k", upload.upload_id, claims, CompleteOptions(etag="x-1"))
+            await replacing
+            assert info.crc64 == crc64(second)
+            await e.settle()
+            record = record_of(e, "k")
+            assert record is not None
+            assert record.residency == Residency.BOTH, "its copy failed the check"
+
+    run(body())
+
+
+def test_damaged_parts_are_not_tried_again_and_again(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with engine(tmp_path) as e:
+            pool = e.pools["p"]
+            upload = await e.store.begin_upload("b", "k", PutOptions())
+            for number in range(1, 16):
+                await steps.put_part(e.store, "k", upload.upload_id, number, pattern(60_000, number))
+            damage(pool, 0, 15 * REGION)
+            duty = e.duty("p", DemoteDuty)
+            assert await duty.step(), "nothing pressed: the test shows nothing"
+            for _ in range(15):
+                if not await duty.step():
+                    break
+            assert not await duty.step()
+            assert len(rows(pool, "dirty_parts")) == 15
+
+    run(body())
+
+
+# -- eviction ----------------------------------------------------------------------------------------------------
+
+
+class _KeepAll:
+    """A policy for which everything survives."""
+
+    def keep(self, residents: Sequence[Resident], region_bytes: int) -> list[bool]:
+        return [True] * len(residents)
+
+
+@pytest.mark.parametrize("way", ["demotion", "eviction"])
+def test_damaged_block_of_a_relaxed_pool_leaves_it(tmp_path: Path, way: str) -> None:
+    # It could neither be copied nor moved: it stayed, and with it its region, until writers found no room.
+    async def body() -> None:
+        async with engine(tmp_path, **RELAXED) as e:
+            pool = e.pools["p"]
+            for each in range(3):
+                await steps.put(e.store, f"k{each}", pattern(60_000, each))
+            record = record_of(e, "k0")
+            assert record is not None
+            damage(pool, record.extents[0].region * REGION + record.extents[0].offset, 64)
+            if way == "demotion":
+                assert not await e.demoter.demote(pool, okey_of(e, "k0"), record.generation)
+            else:
+                duty = EvictDuty(pool, e.demoter, _KeepAll())
+                duty.low = pool.flash.regions
+                assert await duty.step()
+                with pool.index.view() as view:
+                    assert not view.region_refs(record.extents[0].region)
+            assert record_of(e, "k0") is None
+            with pytest.raises(NoSuchKey):
+                await steps.head(e.store, "k0")
+            assert await steps.get(e.store, "k1") == pattern(60_000, 1)
+
+    run(body())
+
+
+def test_pool_full_of_damaged_blocks_takes_writes_again(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with engine(tmp_path, space_wait_s=2.0, **RELAXED) as e:
+            for each in range(24):
+                await steps.put(e.store, f"k{each}", pattern(60_000, each))
+            damage(e.pools["p"], 0, 32 * REGION)
+            e.start_keeper()
+            for each in range(30):
+                await steps.put(e.store, f"n{each}", pattern(60_000, each))
+            assert await steps.get(e.store, "n29") == pattern(60_000, 29)
+
+    run(body())
+
+
+def test_ttl_extended_after_the_verdict_keeps_the_object(tmp_path: Path) -> None:
+    # Eviction had found it expired; the change that was acknowledged meanwhile took its deadline away.
+    async def body() -> None:
+        async with engine(tmp_path) as e:
+            pool, okey = e.pools["p"], okey_of(e, "k")
+            await steps.put(e.store, "k", b"data", PutOptions(ttl=Ttl(1000)))
+            judged = record_of(e, "k")
+            assert judged is not None
+            now_ms = e.clock.now_ms() + 1000
+            assert pool.expired(judged, now_ms)
+            await e.store.change("b", "k", ObjectChange(ttl=Ttl(0)))
+            assert not pool.committer.run(lambda batch: mutations.dropped(batch, pool, okey, judged.generation, now_ms))
+            assert await steps.get(e.store, "k") == b"data"
+
+    run(body())
+
+
+# -- the pool's files --------------------------------------------------------------------------------------------
+
+
+def test_growing_beyond_the_disk_leaves_the_pool_openable(tmp_path: Path) -> None:
+    # The new shape was committed before its file had the room: from then on the old capacity was refused too.
+    small = pool_config(tmp_path, "p")
+    pool = open_pool(small, 0, ManualClock())
+    regions = pool.flash.regions
+    pool.close()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (32 << 20, before[1]))  # the interpreter ignores SIGXFSZ
+    try:
+        with pytest.raises(DiskFull):
+            open_pool(pool_config(tmp_path, "p", capacity_bytes=64 << 20), 0, ManualClock())
+        pool = open_pool(small, 0, ManualClock())
+        assert pool.flash.regions == regions
+        pool.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
