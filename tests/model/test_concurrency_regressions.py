@@ -397,6 +397,19 @@ def test_parts_of_an_unfinished_upload_do_not_block_writes(tmp_path: Path) -> No
     run(body())
 
 
+def test_put_longer_than_what_may_wait_for_demotion_is_taken(tmp_path: Path) -> None:
+    # Its own first parts filled what may wait, and no duty demoted parts before the upload was complete.
+    async def body() -> None:
+        async with engine(tmp_path, space_wait_s=2.0) as e:
+            e.start_keeper()
+            data = pattern(2_500_000, 1)
+            assert len(data) > e.served["p"].dirty_bytes_max
+            await steps.put(e.store, "long", data, piece=60_000)
+            assert await steps.get(e.store, "long") == data
+
+    run(body())
+
+
 def test_part_replaced_before_completion_gives_the_right_crc64(tmp_path: Path) -> None:
     # The checksum was put together from a look before the transaction that took the parts.
     async def body() -> None:
