@@ -9,7 +9,6 @@ Spec: docs/OPERATIONS.md, "recall check"; the invariants are those of docs/FORMA
 
 from __future__ import annotations
 
-import logging
 from typing import Final
 
 import msgspec
@@ -24,8 +23,6 @@ from tiering.ports import NotFound
 
 FAULTS_MAX: Final = 1000
 """Faults named in a report; the rest are counted."""
-
-_log = logging.getLogger("recall.check")
 
 
 class Report(msgspec.Struct):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from tiering.contract import (
     PART_BYTES_MIN,
@@ -28,6 +29,8 @@ from tiering.contract import (
     PartTooSmall,
     PreconditionFailed,
 )
+
+_Part = TypeVar("_Part", bound=PartInfo)
 
 
 def _named(etags: tuple[str, ...], etag: str) -> bool:
@@ -129,7 +132,9 @@ def resolve(info: ObjectInfo, wanted: ByteRange | None, part_number: int | None)
     return clip(wanted, info.size) if part_number is None else clip_part(part_number, info)
 
 
-def judge_claims(stored: Mapping[int, PartInfo], claims: Sequence[PartClaim]) -> list[PartInfo]:
+def judge_claims(
+    stored: Mapping[int, _Part], claims: Sequence[PartClaim], part_bytes_min: int = PART_BYTES_MIN
+) -> list[_Part]:
     """The stored parts (by number) that a completion names, in order.
 
     Raises InvalidPartOrder, InvalidPart (none, unknown, or another ETag or checksum), PartTooSmall for any but the last.
@@ -142,11 +147,11 @@ def judge_claims(stored: Mapping[int, PartInfo], claims: Sequence[PartClaim]) ->
     for claim in claims:
         part = stored.get(claim.number)
         if part is None or part.etag != claim.etag:
-            raise InvalidPart(number=claim.number)
+            raise InvalidPart(number=claim.number, etag=claim.etag)
         if claim.checksum is not None and (part.checksum is None or part.checksum.value != claim.checksum.value):
-            raise InvalidPart(number=claim.number)
+            raise InvalidPart(number=claim.number, etag=claim.etag)
         chosen.append(part)
     for part in chosen[:-1]:
-        if part.size < PART_BYTES_MIN:
+        if part.size < part_bytes_min:
             raise PartTooSmall(number=part.number, size=part.size)
     return chosen

@@ -175,10 +175,6 @@ class Index:
                 oldest = txn_id if oldest is None else min(oldest, txn_id)
         return oldest
 
-    def used_bytes(self) -> int:
-        """Bytes the index takes on disk."""
-        return os.stat(self.path / "data.mdb").st_blocks * 512
-
 
 def storage_error(error: BaseException) -> BaseException:
     """DiskFull for what LMDB says when a page cannot be written for want of room; any other error unchanged."""

@@ -22,15 +22,12 @@ from tiering.contract import (
     BucketNotEmpty,
     CompleteOptions,
     Conditions,
-    InvalidPart,
-    InvalidPartOrder,
     NoSuchBucket,
     NoSuchKey,
     NoSuchUpload,
     ObjectChange,
     PartClaim,
     PartInfo,
-    PartTooSmall,
     PutOptions,
     Residency,
     SizeMismatch,
@@ -405,22 +402,12 @@ def judge_parts(
     view: View, upload: UploadRecord, claims: Sequence[PartClaim], options: CompleteOptions
 ) -> list[PartRecord]:
     """The stored parts that the client named, in order. Raises InvalidPart, InvalidPartOrder, PartTooSmall, SizeMismatch."""
-    if not claims:
-        raise InvalidPart("no parts named")
-    chosen: list[PartRecord] = []
+    stored: dict[int, PartRecord] = {}
     for claim in claims:
-        if chosen and claim.number <= chosen[-1].number:
-            raise InvalidPartOrder(number=claim.number)
         part = view.part(layout.part_key(upload.upload_id, claim.number)) if 0 < claim.number < 65536 else None
-        if part is None or part.etag != claim.etag:
-            raise InvalidPart(number=claim.number, etag=claim.etag)
-        if claim.checksum is not None and (part.checksum is None or claim.checksum.value != part.checksum.value):
-            raise InvalidPart(number=claim.number, etag=claim.etag)
-        chosen.append(part)
-    if not upload.internal:
-        for part in chosen[:-1]:
-            if part.size < PART_BYTES_MIN:
-                raise PartTooSmall(number=part.number, size=part.size)
+        if part is not None:
+            stored[claim.number] = part
+    chosen = conditions.judge_claims(stored, claims, 0 if upload.internal else PART_BYTES_MIN)
     total = sum(part.size for part in chosen)
     if options.object_size is not None and options.object_size != total:
         raise SizeMismatch(f"the parts hold {total} bytes, not {options.object_size}")

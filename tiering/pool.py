@@ -200,7 +200,7 @@ def open_pool(
     space = Space(committer, flash, slot, wake_keeper, config.space_wait_s)
     committer.run(lambda batch: _adopt_shape(batch, shape))
     pool = Pool(config, index, flash, heat, committer, space, clock)
-    committer.run(lambda batch: reclaim_slot(batch, slot))
+    committer.run(lambda batch: reclaim(batch, slot))
     return pool
 
 
@@ -243,23 +243,23 @@ def _adopt_shape(batch: Batch, shape: PoolShape) -> None:
     batch.put("meta", b"shape", msgspec.json.encode(shape))
 
 
-def reclaim_slot(batch: Batch, slot: int) -> int:
-    """Ends what a dead process of this slot left open: its regions are sealed, its recalls and long PUTs dropped.
+def reclaim(batch: Batch, slot: int | None) -> int:
+    """Ends what a dead process of `slot` (None: of any) left open: its regions are sealed, its recalls and long PUTs dropped.
 
     Returns how many regions were sealed.
     """
     sealed = 0
     for key, value in list(batch.rows("regions")):
         record = layout.REGION.decode(value)
-        if record.state == RegionState.OPEN and record.slot == slot:
+        if record.state == RegionState.OPEN and slot in (None, record.slot):
             batch.seal_region(layout.unpack_region(key))
             sealed += 1
     for okey, value in list(batch.rows("recalls")):
-        if layout.RECALL.decode(value).slot == slot:
+        if slot in (None, layout.RECALL.decode(value).slot):
             batch.delete("recalls", okey)
     for ukey, value in list(batch.rows("uploads")):
         upload = layout.UPLOAD.decode(value)
-        if upload.internal and upload.slot == slot:
+        if upload.internal and slot in (None, upload.slot):  # its one writer is gone
             batch.drop_upload(ukey, upload)
     return sealed
 
@@ -267,21 +267,6 @@ def reclaim_slot(batch: Batch, slot: int) -> int:
 def recover(pool: Pool) -> None:
     """Run by the keeper before any other process opens the pool: nobody else is inside, whatever the rows say."""
     pool.heat.adopt()
-
-    def mutation(batch: Batch) -> int:
-        sealed = 0
-        for key, value in list(batch.rows("regions")):
-            if layout.REGION.decode(value).state == RegionState.OPEN:
-                batch.seal_region(layout.unpack_region(key))
-                sealed += 1
-        for okey, _ in list(batch.rows("recalls")):
-            batch.delete("recalls", okey)
-        for ukey, value in list(batch.rows("uploads")):
-            upload = layout.UPLOAD.decode(value)
-            if upload.internal:  # its one writer is gone
-                batch.drop_upload(ukey, upload)
-        return sealed
-
-    sealed = pool.committer.run(mutation)
+    sealed = pool.committer.run(lambda batch: reclaim(batch, None))
     if sealed:
         _log.info("pool %s: sealed %d regions left open", pool.config.name, sealed)

@@ -24,7 +24,7 @@ from tiering.contract import FOREVER_MS, ByteRange, Corrupt, NoSuchKey, PutOptio
 from tiering.duties.evict import EvictDuty
 from tiering.index import Batch
 from tiering.layout import RegionState
-from tiering.pool import reclaim_slot
+from tiering.pool import reclaim
 from tiering.ports import BackingUnavailable, Resident
 
 T = TypeVar("T")
@@ -258,7 +258,7 @@ def test_long_put_of_a_dead_worker_gives_its_room_back() -> None:
             await steps.settled(writer.write(data[:300_000]))
 
         w.do(begin())
-        pool.committer.run(lambda batch: reclaim_slot(batch, WORKER_SLOT))
+        pool.committer.run(lambda batch: reclaim(batch, WORKER_SLOT))
         with pool.index.view() as view:
             assert view.count("uploads") == view.count("parts") == view.counters().dirty_bytes == 0
         w.crash()
