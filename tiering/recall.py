@@ -25,6 +25,7 @@ from tiering import events, layout, mutations
 from tiering.cold import ColdSide
 from tiering.coldstream import FRAME_BYTES
 from tiering.contract import Buffer, Busy, ColdUnavailable, Corrupt, Reading, Residency, StoreError
+from tiering.flash import crc64
 from tiering.index import Batch
 from tiering.layout import Extent, ObjectRecord, RecallRecord
 from tiering.pool import Pool
@@ -249,7 +250,7 @@ class Recalls:
         itself be what the landing, or the reader's own writer, waits for room for.
         """
         whole = stop - start == record.size
-        at = start
+        at, found = start, 0
         while at < stop:
             piece = self._landed(landing, okey, record, at, stop, whole)
             if piece is None and landing.over:
@@ -259,12 +260,21 @@ class Recalls:
             else:
                 yield piece
                 at += len(piece)
+                found = crc64(piece, found) if whole else 0
         if at < stop:
             if isinstance(landing.failed, (ColdUnavailable, Corrupt)):
                 raise landing.failed
+            last: Buffer = b""
             async with aclosing(self._through(record, at, stop)) as rest:
                 async for chunk in rest:
-                    yield chunk
+                    if len(last):
+                        yield last
+                    last = bytes(chunk)
+                    found = crc64(last, found)
+            # The frames were checked as they came; what had landed before was not, and only the whole tells.
+            if whole and found != record.crc64:
+                raise Corrupt("what had landed is not this object's")
+            yield last
 
     def _landed(
         self, landing: _Landing, okey: bytes, record: ObjectRecord, at: int, stop: int, whole: bool

@@ -30,6 +30,7 @@ from tiering.backing.memory import MemoryBacking
 from tiering.contract import (
     BucketInfo,
     CompleteOptions,
+    Corrupt,
     DiskFull,
     NoSuchKey,
     ObjectChange,
@@ -167,6 +168,37 @@ def test_follower_does_not_take_a_newer_landings_progress_for_its_own(tmp_path: 
             board.post(slot, 222, record.size - 1, recall_module._LANDING)
             assert board.landed(slot, 111) is None
             assert await steps.content(reading) == data
+            await follower.close()
+            board.close()
+            place.settle()
+            space.close()
+
+    run(body())
+
+
+def test_bytes_of_a_landing_that_failed_are_checked_before_the_last_is_given(tmp_path: Path) -> None:
+    # The reader went on from the backing store, whose frames are checked; what it had been given before never was.
+    async def body() -> None:
+        async with engine(tmp_path) as e:
+            data = pattern(20_000, 1)
+            await steps.put(e.store, "k", data)
+            record = await make_cold(e, "k")
+            served, okey, slot = e.served["p"], okey_of(e, "k"), 5
+            place = FlashBody(served, record.size)
+            await place.begin_whole()
+            await steps.settled(place.write(bytes(5000)))  # not what the object holds
+            board = Board(served.config.path / "recalls")
+            board.post(slot, 111, 5000, recall_module._LANDING)
+            claim = RecallRecord(record.generation, 3, slot, 111, place.places)
+            served.committer.run(lambda batch: batch.put("recalls", okey, layout.RECALL.encode(claim)))
+
+            space = Space(served.committer, served.flash, 2, e.wake, 1.0)
+            pool = Pool(served.config, served.index, served.flash, served.heat, served.committer, space, served.clock)
+            follower = Recalls(pool, e.cold, 2)
+            reading = await follower.read(okey, record, 0, record.size)
+            board.post(slot, 111, 5000, recall_module._FAILED)
+            with pytest.raises(Corrupt):
+                await steps.content(reading)
             await follower.close()
             board.close()
             place.settle()
