@@ -279,7 +279,7 @@ class Reading:
         self.tier = tier
 
     def close(self) -> None:
-        """Gives an unsent body back."""
+        """Gives an unsent body back; an iterator nobody has begun holds nothing and is only let go."""
         if isinstance(self.body, FileSpans):
             self.body.release()
         self.body = None

@@ -1,7 +1,8 @@
 """What readers leave behind without a lock or a transaction: heat, the checked mark, and the time of the last read.
 
-Promise: bumping costs well under a microsecond and is seen by every process at once; nothing here is needed to be right
-— a lost or mixed-up byte changes which block is evicted, never which bytes are served.
+Promise: bumping costs well under a microsecond and is seen by every process at once; a lost or
+mixed-up byte of heat only changes which block is evicted. The checked mark only spares a long object its checksum: short ones
+are checked at every read. Of objects a table's length apart, one's mark may stand for the other's.
 Owns one mapped file a pool. Does not know records: everything is indexed by generation modulo the table's size, so
 two objects a table's length apart share a byte.
 Kind: owner; any thread, any process, unlocked single-byte and 16-byte writes.
