@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 import msgspec
 
+from s3api.errors import S3Error
 from s3api.message import Request, Response
-from tiering.contract import BucketInfo, Checksum, Store
+from tiering.contract import BucketInfo, Checksum, Origin, Store
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -22,6 +23,25 @@ class Identity(msgspec.Struct, frozen=True):
     secret_key: str = ""
     owner_id: str = ""
     display_name: str = ""
+
+
+class Access(Protocol):
+    """Who may do what, beyond the operation itself, which the pipeline has already judged."""
+
+    def allows(
+        self, call: Call, action: str, bucket: str, key: str = "", version: str | None = None, **context: str
+    ) -> bool:
+        """Whether the caller may do `action` (`s3:GetObject`, …) to an object or, with `key` "", a bucket.
+
+        `context`: further condition keys, with `_` for `-` and without `s3:`, as `RequestObjectTag/…` cannot be; see
+        `s3api.access`.
+        """
+
+    def display_name(self, owner_id: str) -> str:
+        """The name shown for a canonical id; "" is the root account's."""
+
+    def canonical_id(self, owner_id: str) -> str:
+        """The id shown for one kept in the store, where "" is the root account."""
 
 
 class KeyRule(msgspec.Struct, frozen=True):
@@ -71,6 +91,7 @@ class Call:
     """A resolved request: operation name, target, query, caller, payload. `query` values are percent-decoded text."""
 
     __slots__ = (
+        "access",
         "bucket",
         "bucket_info",
         "config",
@@ -99,7 +120,9 @@ class Call:
         store: Store,
         config: ApiConfig,
         now_ms: int,
+        access: Access,
     ) -> None:
+        self.access = access
         self.request = request
         self.request_id = request_id
         self.operation = operation
@@ -112,6 +135,20 @@ class Call:
         self.config = config
         self.now_ms = now_ms
         self.bucket_info: BucketInfo | None = None
+
+    def require(self, action: str, bucket: str = "", key: str = "", version: str | None = None) -> None:
+        """Raises AccessDenied unless the caller may also do `action`; `bucket` "" is the call's own, with its key."""
+        if not bucket:
+            bucket, key = self.bucket, self.key
+        if not self.access.allows(self, action, bucket, key, version):
+            raise S3Error("AccessDenied")
+
+    def origin(self, event: str) -> Origin | None:
+        """What to record of this call with the change it makes; None where the bucket notifies nobody."""
+        bucket = self.store.bucket(self.bucket)
+        if "notification" not in bucket.documents:
+            return None
+        return Origin(event, self.identity.owner_id, self.request.peer, self.request_id)
 
     def header(self, name: bytes) -> str:
         """A request header as text, stripped; "" when absent. `name` in lower case."""

@@ -112,6 +112,7 @@ _ROWS: Final = (
     ErrorSpec("PreconditionFailed", 412, "At least one of the preconditions you specified did not hold."),
     ErrorSpec("NotModified", 304, "Not Modified."),
     ErrorSpec("InvalidRange", 416, "The requested range is not satisfiable."),
+    ErrorSpec("InvalidWriteOffset", 400, "The write offset value that you specified does not match the current object size."),
     ErrorSpec("InvalidPartNumber", 416, "The requested part number is not satisfiable."),
     ErrorSpec("ConditionalRequestConflict", 409, "A conflicting operation occurred while this request was running. Try again."),
     ErrorSpec("OperationAborted", 409, "A conflicting conditional operation is currently in progress against this resource. Try again."),
@@ -138,6 +139,12 @@ STORE_ERRORS: Final[dict[type[contract.StoreError], str]] = {
     contract.BucketNotEmpty: "BucketNotEmpty",
     contract.UnknownPool: "InvalidArgument",
     contract.NoSuchKey: "NoSuchKey",
+    contract.NoSuchVersion: "NoSuchVersion",
+    contract.IsMarker: "MethodNotAllowed",
+    contract.Locked: "AccessDenied",
+    contract.NoVersioning: "InvalidBucketState",
+    contract.NotRenamable: "InvalidRequest",
+    contract.WrongOffset: "InvalidWriteOffset",
     contract.NoSuchUpload: "NoSuchUpload",
     contract.InvalidPart: "InvalidPart",
     contract.InvalidPartOrder: "InvalidPartOrder",
@@ -156,6 +163,9 @@ STORE_ERRORS: Final[dict[type[contract.StoreError], str]] = {
 }
 
 _MESSAGES: Final[dict[type[contract.StoreError], str]] = {
+    contract.Locked: "Access Denied because object protected by object lock.",
+    contract.NoVersioning: "The pool of this bucket keeps one version of each key: versioning cannot be enabled in it.",
+    contract.NotRenamable: "Objects of a bucket with versions cannot be renamed.",
     contract.UnknownPool: "x-recall-pool names a pool this gateway does not have.",
     contract.SizeMismatch: "The size of the completed object does not match x-amz-mp-object-size.",
     contract.ColdUnavailable: "The object's bytes are in the backing store, which does not answer now. Please try again.",

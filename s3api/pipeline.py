@@ -19,6 +19,7 @@ from email.utils import formatdate
 from typing import Any, Final
 
 from s3api import sigv2, xml
+from s3api.access import OneAccount
 from s3api.call import ApiConfig, Call, Handler, Identity
 from s3api.errors import ERRORS, S3Error, from_store
 from s3api.extensions import check_headers
@@ -161,6 +162,7 @@ class Pipeline:
                 store=self._store,
                 config=self._config,
                 now_ms=now_ms,
+                access=OneAccount(identity),
             )
         )
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tiering import layout, mutations
-from tiering.contract import BucketExists, BucketInfo, NoSuchBucket, UnknownPool
+from tiering.contract import BucketChange, BucketExists, BucketInfo, NoSuchBucket, UnknownPool
 from tiering.layout import BucketRecord
 from tiering.pool import Pool
 
@@ -118,6 +118,9 @@ class Buckets:
             cache=bucket.cache or pool.config.demote == "never",
             location=bucket.location,
             documents=dict(bucket.documents),
+            owner=bucket.owner,
+            versioning=bucket.versioning,
+            object_lock=bucket.object_lock,
         )
         # Shielded: a client that leaves must not take the lock's only descriptor with it.
         return await asyncio.shield(asyncio.ensure_future(self._create_alone(pool, record)))
@@ -142,9 +145,9 @@ class Buckets:
         await pool.committer.submit(lambda batch: mutations.delete_bucket(batch, pool, name, now_ms))
         self.changed()
 
-    async def change(self, name: str, documents: Mapping[str, str | None]) -> BucketRecord:
+    async def change(self, name: str, change: BucketChange) -> BucketRecord:
         pool, _ = self.route(name)
-        changed = await pool.committer.submit(lambda batch: mutations.change_bucket(batch, name, dict(documents)))
+        changed = await pool.committer.submit(lambda batch: mutations.change_bucket(batch, name, change))
         self.changed()
         return changed
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -55,8 +55,31 @@ class PartInfo(msgspec.Struct, frozen=True, array_like=True):
     checksum: Checksum | None = None
 
 
+class Lock(msgspec.Struct, frozen=True, array_like=True):
+    """Object lock of one version (AWS S3 Object Lock): a retention `mode` with its end, and a legal hold."""
+
+    mode: Literal["", "GOVERNANCE", "COMPLIANCE"] = ""
+    until_ms: int = 0
+    legal_hold: bool = False
+
+
+class Encryption(msgspec.Struct, frozen=True, array_like=True):
+    """How the caller sealed the bytes it stored. The store keeps it and never looks inside: its `size`, `crc64` and
+    extents are those of the sealed bytes.
+
+    `mode`: `SSE-C`, `AES256` or `aws:kms`. `key_id`: of the KMS key, or the MD5 of a customer's key. `sealed_key`: the
+    object's own key, wrapped. `size`: bytes of the content before sealing.
+    """
+
+    mode: str
+    key_id: str = ""
+    sealed_key: bytes = b""
+    size: int = 0
+    context: str = ""  # the KMS encryption context, as the client sent it
+
+
 class ObjectInfo(msgspec.Struct, array_like=True, kw_only=True):
-    """What is known of one stored object. Everything but the lease fields is fixed for a generation."""
+    """What is known of one stored object. Everything but leases, tags, lock and ACL is fixed for a generation."""
 
     generation: int
     size: int
@@ -76,6 +99,17 @@ class ObjectInfo(msgspec.Struct, array_like=True, kw_only=True):
     sliding: bool = False  # the TTL starts again at each read
     expires_ms: int = 0  # the deadline as of the last write or recorded read; 0: none
     restore_until_ms: int = 0  # RestoreObject holds the object hot until then
+    version: str = ""  # version id; "" is the null version
+    marker: bool = False  # a delete marker: a version without bytes
+    noncurrent_ms: int = 0  # when a newer version took its place; 0: it is the current one
+    lock: Lock | None = None
+    owner: str = ""  # canonical id of the account that wrote it; "" means the bucket's owner
+    acl: str = ""  # the caller's own text; "" is private
+    encryption: Encryption | None = None
+
+
+Versioning = Literal["", "Enabled", "Suspended"]
+"""Of a bucket; "" is one in which versioning was never enabled."""
 
 
 class BucketInfo(msgspec.Struct, array_like=True, kw_only=True):
@@ -88,6 +122,46 @@ class BucketInfo(msgspec.Struct, array_like=True, kw_only=True):
     cache: bool = False
     location: str = ""
     documents: dict[str, str] = {}  # sub-resource name → its stored document
+    owner: str = ""  # canonical id of the account that owns it; "" is the root account
+    versioning: Versioning = ""
+    object_lock: bool = False  # enabled for good; needs versioning
+
+
+class BucketChange(msgspec.Struct, frozen=True):
+    """`documents`: sub-resource → text, None removes one. `versioning`, `object_lock`: None leaves them as they are."""
+
+    documents: Mapping[str, str | None] = {}
+    versioning: Literal["Enabled", "Suspended"] | None = None
+    object_lock: Literal[True] | None = None
+
+
+class Origin(msgspec.Struct, frozen=True, array_like=True):
+    """Who caused a change, for the event that is recorded with it. `event`: S3's name without `s3:`, as
+    `ObjectCreated:Put`."""
+
+    event: str
+    principal: str = ""
+    source_ip: str = ""
+    request_id: str = ""
+
+
+class EventRecord(msgspec.Struct, array_like=True, kw_only=True):
+    """One change in a bucket that has a notification document, recorded in the transaction that made it.
+
+    `event`: as Origin's, also the engine's own: `ObjectRecall:Pin|Demote|Evict|Recall`, `LifecycleExpiration:Delete`, …
+    """
+
+    event: str
+    bucket: str
+    key: str
+    at_ms: int
+    size: int = 0
+    etag: str = ""
+    version: str = ""
+    generation: int = 0
+    principal: str = ""
+    source_ip: str = ""
+    request_id: str = ""
 
 
 class Conditions(msgspec.Struct, frozen=True):
@@ -126,10 +200,15 @@ class ReadOptions(msgspec.Struct, frozen=True):
     range: ByteRange | None = None
     part_number: int | None = None
     conditions: Conditions | None = None
+    version: str | None = None  # "" the null version; None the current one
 
 
 class PutOptions(msgspec.Struct, frozen=True):
-    """What is stored with the bytes. `pin_ms`: lease length, FOREVER_MS for ever, 0 none."""
+    """What is stored with the bytes. `pin_ms`: lease length, FOREVER_MS for ever, 0 none.
+
+    `append_at`: the bytes are added to the object that stands there, which must be this long (S3 Express
+    `x-amz-write-offset-bytes`); what is said of the object then stays, and `0` makes a new one if there is none.
+    """
 
     content_type: str = ""
     headers: Mapping[str, str] = {}
@@ -139,6 +218,12 @@ class PutOptions(msgspec.Struct, frozen=True):
     pin_ms: int = 0
     ttl: Ttl | None = None
     conditions: Conditions | None = None
+    lock: Lock | None = None
+    owner: str = ""
+    acl: str = ""
+    encryption: Encryption | None = None
+    append_at: int | None = None
+    origin: Origin | None = None
 
 
 class PutResult(msgspec.Struct, frozen=True):
@@ -162,6 +247,11 @@ class CopyOptions(msgspec.Struct, frozen=True):
     pin_ms: int = 0
     ttl: Ttl | None = None
     checksum_algorithm: str | None = None  # the copy keeps a checksum of this kind instead of the source's
+    source_version: str | None = None  # as ReadOptions.version
+    lock: Lock | None = None  # of the copy: a source's lock is never copied
+    owner: str = ""
+    acl: str = ""
+    origin: Origin | None = None
 
 
 class ObjectChange(msgspec.Struct, frozen=True):
@@ -177,6 +267,39 @@ class ObjectChange(msgspec.Struct, frozen=True):
     restore_ms: int | None = None
     tier: Literal["hot", "cold", "both"] | None = None
     conditions: Conditions | None = None
+    version: str | None = None  # as ReadOptions.version
+    lock: Lock | None = None  # the whole lock from now on; judged against the one that stands: raises Locked
+    bypass_governance: bool = False
+    acl: str | None = None
+    origin: Origin | None = None
+
+
+class DeleteOptions(msgspec.Struct, frozen=True):
+    """`version` None deletes as the bucket's versioning says: enabled adds a delete marker, suspended puts one in the
+    place of the null version, else the object goes. A named version ("" the null one) goes for good."""
+
+    conditions: Conditions | None = None
+    version: str | None = None
+    bypass_governance: bool = False
+    origin: Origin | None = None
+
+
+class Deleted(msgspec.Struct, frozen=True):
+    """`found`: there was something. `version`: of the marker that was made, or of the version that went; None in a
+    bucket without versions. `marker`: that version is a delete marker."""
+
+    found: bool
+    version: str | None = None
+    marker: bool = False
+
+
+class RenameOptions(msgspec.Struct, frozen=True):
+    source_conditions: Conditions | None = None
+    conditions: Conditions | None = None
+    origin: Origin | None = None
+
+
+DELETE: Final = DeleteOptions()
 
 
 class ListOptions(msgspec.Struct, frozen=True):
@@ -195,6 +318,35 @@ class Listing(msgspec.Struct, frozen=True):
     prefixes: Sequence[str]
     truncated: bool
     next_after: str = ""
+
+
+class ListVersionsOptions(msgspec.Struct, frozen=True):
+    """One page of all versions: keys in UTF-8 order, the versions of a key from the newest to the oldest.
+
+    `key_after` is exclusive, unless `version_after` is given: then that key's versions older than it are listed first.
+    """
+
+    prefix: str = ""
+    delimiter: str = ""
+    key_after: str = ""
+    version_after: str | None = None  # "" is the null version
+    limit: int = 1000
+
+
+class Version(NamedTuple):
+    key: str
+    info: ObjectInfo
+    latest: bool
+
+
+class VersionListing(msgspec.Struct, frozen=True):
+    """`versions` (delete markers among them) and `prefixes` number at most `limit`. `next_version` None: after a prefix."""
+
+    versions: Sequence[Version]
+    prefixes: Sequence[str]
+    truncated: bool
+    next_key: str = ""
+    next_version: str | None = None
 
 
 class UploadInfo(msgspec.Struct, array_like=True, kw_only=True):
@@ -242,6 +394,8 @@ class CompleteOptions(msgspec.Struct, frozen=True):
     checksum: Checksum | None = None
     object_size: int | None = None  # x-amz-mp-object-size: must equal the sum when given
     conditions: Conditions | None = None
+    encryption: Encryption | None = None  # of the whole; None: that of the upload's options
+    origin: Origin | None = None
 
 
 class FileSpans:
@@ -316,22 +470,32 @@ class Objects(Protocol):
     """Objects of buckets. Every call raises NoSuchBucket; sync results are preferred, awaitables mean a real wait."""
 
     def open(self, bucket: str, key: str, options: ReadOptions) -> Reading | Awaitable[Reading]:
-        """One open for GET, HEAD, ranges and preconditions. Raises NoSuchKey, PreconditionFailed, NotModified,
-        InvalidRange, InvalidPartNumber, ColdUnavailable, Corrupt."""
+        """One open for GET, HEAD, ranges and preconditions. Raises NoSuchKey (facts `marker`, `version` where a delete
+        marker is the newest version), NoSuchVersion, IsMarker, PreconditionFailed, NotModified, InvalidRange,
+        InvalidPartNumber, ColdUnavailable, Corrupt."""
 
     def put(self, bucket: str, key: str, size: int, options: PutOptions) -> Writer | Awaitable[Writer]:
-        """Judges the preconditions a first time and reserves room for `size` bytes, before any byte is read."""
+        """Judges the preconditions a first time and reserves room for `size` bytes, before any byte is read. Raises
+        PreconditionFailed, WrongOffset, TierFull, DiskFull, Busy."""
 
     async def copy(self, source: tuple[str, str], target: tuple[str, str], options: CopyOptions) -> ObjectInfo:
         """Copies (bucket, key) to (bucket, key); no bytes move when both are in one pool and the source is hot."""
 
     async def change(self, bucket: str, key: str, change: ObjectChange) -> ObjectInfo:
-        """Pins, TTLs, tags, tiers. Raises NoSuchKey, PinLimit, PreconditionFailed, ColdUnavailable."""
+        """Pins, TTLs, tags, tiers, locks, ACLs. Raises NoSuchKey, NoSuchVersion, IsMarker, PinLimit, PreconditionFailed,
+        Locked, ColdUnavailable."""
 
-    async def delete(self, bucket: str, key: str, conditions: Conditions | None = None) -> bool:
-        """True when there was something to delete. Raises PreconditionFailed; NoSuchKey only under `if_match`."""
+    async def delete(self, bucket: str, key: str, options: DeleteOptions = DELETE) -> Deleted:
+        """Deletes, or adds a delete marker: a version that is not there is success. Raises PreconditionFailed, Locked;
+        NoSuchKey only under `if_match`."""
+
+    async def rename(self, bucket: str, source: str, target: str, options: RenameOptions) -> ObjectInfo:
+        """Moves an object to another key of its bucket, at once and for all readers. Raises NoSuchKey,
+        PreconditionFailed, NotRenamable (a bucket with versions)."""
 
     def list(self, bucket: str, options: ListOptions) -> Listing: ...
+
+    def list_versions(self, bucket: str, options: ListVersionsOptions) -> VersionListing: ...
 
 
 class Buckets(Protocol):
@@ -347,8 +511,8 @@ class Buckets(Protocol):
     def buckets(self) -> Sequence[BucketInfo]:
         """All, in name order."""
 
-    async def change_bucket(self, name: str, documents: Mapping[str, str | None]) -> BucketInfo:
-        """Sets (text) or removes (None) sub-resource documents."""
+    async def change_bucket(self, name: str, change: BucketChange) -> BucketInfo:
+        """Raises NoSuchBucket; NoVersioning where the bucket's pool keeps one version a key."""
 
 
 class Uploads(Protocol):
@@ -417,6 +581,29 @@ class UnknownPool(StoreError): ...
 
 
 class NoSuchKey(StoreError): ...
+
+
+class NoSuchVersion(StoreError):
+    """Facts: key, version."""
+
+
+class IsMarker(StoreError):
+    """The version that was named is a delete marker. Facts: version, modified_ms."""
+
+
+class Locked(StoreError):
+    """Object lock forbids it. Facts: mode, until_ms, legal_hold."""
+
+
+class NoVersioning(StoreError):
+    """The pool of the bucket keeps one version a key."""
+
+
+class NotRenamable(StoreError): ...
+
+
+class WrongOffset(StoreError):
+    """`append_at` is not the object's length. Facts: size."""
 
 
 class NoSuchUpload(StoreError): ...

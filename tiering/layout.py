@@ -16,7 +16,7 @@ import msgspec
 
 from tiering.contract import FOREVER_MS, BucketInfo, ObjectInfo, PartInfo, Residency, UploadInfo
 
-FORMAT_VERSION: Final = 1
+FORMAT_VERSION: Final = 2
 EXTENT_ALIGN: Final = 64
 PAGE_ALIGN: Final = 4096
 PAGE_ALIGN_FROM: Final = 64 << 10

@@ -123,10 +123,13 @@ class MemoryStore:
     def buckets(self) -> Sequence[c.BucketInfo]:
         return [self._buckets[name] for name in sorted(self._buckets)]
 
-    async def change_bucket(self, name: str, documents: Mapping[str, str | None]) -> c.BucketInfo:
-        merged = {**self.bucket(name).documents, **documents}
+    async def change_bucket(self, name: str, change: c.BucketChange) -> c.BucketInfo:
+        merged = {**self.bucket(name).documents, **change.documents}
         kept = {key: text for key, text in merged.items() if text is not None}
-        self._buckets[name] = msgspec.structs.replace(self._buckets[name], documents=kept)
+        changed = msgspec.structs.replace(self._buckets[name], documents=kept)
+        changed.versioning = change.versioning or changed.versioning
+        changed.object_lock = change.object_lock or changed.object_lock
+        self._buckets[name] = changed
         return self._buckets[name]
 
     # -- objects
@@ -263,9 +266,15 @@ class MemoryStore:
             fields["residency"] = c.Residency.BOTH
         return self._keep(bucket, key, stored, **fields)
 
-    async def delete(self, bucket: str, key: str, conditions: c.Conditions | None = None) -> bool:
-        self._judged(bucket, key, conditions)
-        return self._objects[bucket].pop(key, None) is not None
+    async def delete(self, bucket: str, key: str, options: c.DeleteOptions = c.DELETE) -> c.Deleted:
+        self._judged(bucket, key, options.conditions)
+        return c.Deleted(self._objects[bucket].pop(key, None) is not None)
+
+    async def rename(self, bucket: str, source: str, target: str, options: c.RenameOptions) -> c.ObjectInfo:
+        raise NotImplementedError
+
+    def list_versions(self, bucket: str, options: c.ListVersionsOptions) -> c.VersionListing:
+        raise NotImplementedError
 
     def list(self, bucket: str, options: c.ListOptions) -> c.Listing:
         self.bucket(bucket)

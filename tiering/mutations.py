@@ -18,10 +18,13 @@ from tiering import conditions, layout
 from tiering.contract import (
     FOREVER_MS,
     PART_BYTES_MIN,
+    BucketChange,
     BucketExists,
     BucketNotEmpty,
     CompleteOptions,
     Conditions,
+    Deleted,
+    DeleteOptions,
     NoSuchBucket,
     NoSuchKey,
     NoSuchUpload,
@@ -116,15 +119,15 @@ def put_object(
 
 
 def delete_object(
-    batch: Batch, pool: Pool, bucket: BucketRecord, okey: bytes, wanted: Conditions | None, now_ms: int
-) -> bool:
+    batch: Batch, pool: Pool, bucket: BucketRecord, okey: bytes, options: DeleteOptions, now_ms: int
+) -> Deleted:
     alive(batch, bucket)
     old = batch.object(okey)
     shown = None if old is None or pool.expired(old, now_ms) else old
-    conditions.judge_delete(wanted, shown)
+    conditions.judge_delete(options.conditions, shown)
     if old is not None:
         batch.replace_object(okey, old, None)
-    return shown is not None
+    return Deleted(shown is not None)
 
 
 def change_object(
@@ -338,15 +341,19 @@ def delete_bucket(batch: Batch, pool: Pool, name: str, now_ms: int) -> None:
     batch.put("stale_buckets", name.encode())
 
 
-def change_bucket(batch: Batch, name: str, documents: dict[str, str | None]) -> BucketRecord:
+def change_bucket(batch: Batch, name: str, change: BucketChange) -> BucketRecord:
     record = batch.bucket(name)
     if record is None:
         raise NoSuchBucket(bucket=name)
-    for document, text in documents.items():
+    for document, text in change.documents.items():
         if text is None:
             record.documents.pop(document, None)
         else:
             record.documents[document] = text
+    if change.versioning is not None:
+        record.versioning = change.versioning
+    if change.object_lock is not None:
+        record.object_lock = change.object_lock
     batch.put("buckets", name.encode(), layout.BUCKET.encode(record))
     batch.put("stale_buckets", name.encode())
     return record

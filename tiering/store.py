@@ -22,7 +22,9 @@ from tiering.buckets import Buckets
 from tiering.checksum import Summer
 from tiering.cold import ColdSide
 from tiering.contract import (
+    DELETE,
     PARTS_MAX,
+    BucketChange,
     BucketInfo,
     Busy,
     Checksum,
@@ -32,9 +34,12 @@ from tiering.contract import (
     Conditions,
     CopyOptions,
     Corrupt,
+    Deleted,
+    DeleteOptions,
     FileSpans,
     Listing,
     ListOptions,
+    ListVersionsOptions,
     NoSuchKey,
     NoSuchUpload,
     ObjectChange,
@@ -48,8 +53,10 @@ from tiering.contract import (
     PutResult,
     Reading,
     ReadOptions,
+    RenameOptions,
     Residency,
     UploadInfo,
+    VersionListing,
     Writer,
 )
 from tiering.epochs import Epoch
@@ -275,12 +282,12 @@ class TieredStore:
         await self._orders.backed(pool, okey, stored)
         return stored
 
-    async def delete(self, bucket: str, key: str, conditions: Conditions | None = None) -> bool:
+    async def delete(self, bucket: str, key: str, options: DeleteOptions = DELETE) -> Deleted:
         pool, owner = self._buckets.route(bucket)
         okey = layout.object_key(owner.number, key)
         now_ms = self._clock.now_ms()
         return await pool.committer.submit_short(
-            lambda batch: mutations.delete_object(batch, pool, owner, okey, conditions, now_ms)
+            lambda batch: mutations.delete_object(batch, pool, owner, okey, options, now_ms)
         )
 
     def list(self, bucket: str, options: ListOptions) -> Listing:
@@ -288,6 +295,12 @@ class TieredStore:
         now_ms = self._clock.now_ms()
         with pool.index.view() as view:
             return listing.list_objects(view, owner.number, options, lambda record: not pool.expired(record, now_ms))
+
+    def list_versions(self, bucket: str, options: ListVersionsOptions) -> VersionListing:
+        raise NotImplementedError
+
+    async def rename(self, bucket: str, source: str, target: str, options: RenameOptions) -> ObjectInfo:
+        raise NotImplementedError
 
     # -- objects: copy and change --------------------------------------------------------------------------------
 
@@ -434,8 +447,8 @@ class TieredStore:
     def buckets(self) -> Sequence[BucketInfo]:
         return self._buckets.all()
 
-    async def change_bucket(self, name: str, documents: Mapping[str, str | None]) -> BucketInfo:
-        return await self._buckets.change(name, documents)
+    async def change_bucket(self, name: str, change: BucketChange) -> BucketInfo:
+        return await self._buckets.change(name, change)
 
     # -- uploads -------------------------------------------------------------------------------------------------
 

@@ -38,6 +38,7 @@ from tiering.contract import (
     PARTS_MAX,
     BucketInfo,
     Conditions,
+    DeleteOptions,
     FileSpans,
     NotModified,
     ObjectInfo,
@@ -228,7 +229,7 @@ async def put_object(call: Call) -> Response:
 
 async def delete_object(call: Call) -> Response:
     """204, whether or not there was anything."""
-    await call.store.delete(call.bucket, call.key, delete_conditions(call.request.headers))
+    await call.store.delete(call.bucket, call.key, DeleteOptions(delete_conditions(call.request.headers)))
     return Response(204)
 
 
@@ -278,7 +279,7 @@ async def _delete_one(call: Call, key: str, version: str, conditions: Conditions
         check_key(key)
         if version not in ("", "null"):
             raise S3Error("NoSuchVersion")
-        await call.store.delete(call.bucket, key, conditions)
+        await call.store.delete(call.bucket, key, DeleteOptions(conditions))
     except S3Error as error:
         return error
     except StoreError as error:

@@ -8,7 +8,7 @@ import pytest
 
 from tests.conformance.steps import put
 from tiering import contract as c
-from tiering.contract import BucketInfo, ListOptions, Store
+from tiering.contract import BucketChange, BucketInfo, ListOptions, Store
 
 
 def bucket(name: str, pool: str = "") -> BucketInfo:
@@ -55,12 +55,12 @@ async def test_bucket_with_objects_stays(store: Store) -> None:
 
 
 async def test_documents_are_set_and_removed(store: Store) -> None:
-    info = await store.change_bucket("b", {"policy": "{}", "cors": "<x/>"})
+    info = await store.change_bucket("b", BucketChange({"policy": "{}", "cors": "<x/>"}))
     assert info.documents == {"policy": "{}", "cors": "<x/>"}
-    info = await store.change_bucket("b", {"policy": None})
+    info = await store.change_bucket("b", BucketChange({"policy": None}))
     assert info.documents == store.bucket("b").documents == {"cors": "<x/>"}
     with pytest.raises(c.NoSuchBucket):
-        await store.change_bucket("none", {})
+        await store.change_bucket("none", BucketChange())
 
 
 # -- listings

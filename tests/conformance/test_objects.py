@@ -12,7 +12,17 @@ from awscrt.checksums import crc64nvme
 from tests.conformance.steps import HEAD, content, get, head, md5, put, settled
 from tests.support.clock import ManualClock
 from tiering import contract as c
-from tiering.contract import ByteRange, Conditions, CopyOptions, ObjectChange, PutOptions, PutResult, ReadOptions, Store
+from tiering.contract import (
+    ByteRange,
+    Conditions,
+    CopyOptions,
+    DeleteOptions,
+    ObjectChange,
+    PutOptions,
+    PutResult,
+    ReadOptions,
+    Store,
+)
 
 DATA = bytes(range(256)) * 40
 
@@ -207,13 +217,13 @@ async def test_match_on_nothing_is_a_missing_key(store: Store) -> None:
     with pytest.raises(c.NoSuchKey):
         await settled(store.put("b", "k", 1, PutOptions(conditions=Conditions(if_match=("x",)))))
     with pytest.raises(c.NoSuchKey):
-        await store.delete("b", "k", Conditions(if_match=("x",)))
+        await store.delete("b", "k", DeleteOptions(Conditions(if_match=("x",))))
 
 
 async def test_delete_says_whether_there_was_something(store: Store) -> None:
     await put(store, "k")
-    assert await store.delete("b", "k") is True
-    assert await store.delete("b", "k") is False
+    assert (await store.delete("b", "k")).found is True
+    assert (await store.delete("b", "k")).found is False
     with pytest.raises(c.NoSuchKey):
         await head(store, "k")
 
@@ -226,9 +236,9 @@ async def test_delete_conditions_are_judged(store: Store) -> None:
         Conditions(if_match_modified_s=info.modified_ms // 1000 + 1),
     ):
         with pytest.raises(c.PreconditionFailed):
-            await store.delete("b", "k", wrong)
+            await store.delete("b", "k", DeleteOptions(wrong))
     right = Conditions(if_match=(info.etag,), if_match_size=4, if_match_modified_s=info.modified_ms // 1000)
-    assert await store.delete("b", "k", right) is True
+    assert (await store.delete("b", "k", DeleteOptions(right))).found is True
 
 
 # -- copies
@@ -330,7 +340,7 @@ async def test_expired_object_is_gone_at_its_deadline_exactly(store: Store, cloc
     with pytest.raises(c.NoSuchKey):
         await get(store, "k")
     assert store.list("b", c.ListOptions()).objects == []
-    assert await store.delete("b", "k") is False
+    assert (await store.delete("b", "k")).found is False
     await put(store, "k", b"again", PutOptions(conditions=Conditions(if_none_match=("*",))))
 
 
@@ -416,7 +426,7 @@ async def test_overwriting_and_deleting_a_cold_object(store: Store) -> None:
     await put(store, "k", b"new")
     assert await get(store, "k") == b"new"
     await store.change("b", "k", ObjectChange(tier="cold"))
-    assert await store.delete("b", "k") is True
+    assert (await store.delete("b", "k")).found is True
     with pytest.raises(c.NoSuchKey):
         await head(store, "k")
 

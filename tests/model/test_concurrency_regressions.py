@@ -28,6 +28,7 @@ from tiering import recall as recall_module
 from tiering.backing import keys
 from tiering.backing.memory import MemoryBacking
 from tiering.contract import (
+    BucketChange,
     BucketInfo,
     CompleteOptions,
     Corrupt,
@@ -253,7 +254,7 @@ def test_rebuild_does_not_bring_back_what_the_index_has_deleted(tmp_path: Path) 
             await e.store.create_bucket(bucket("gone"))
             await steps.put(e.store, "k", pattern(10_000, 1))
             await e.settle()
-            assert await e.store.delete("b", "k")
+            assert (await e.store.delete("b", "k")).found
             await e.store.delete_bucket("gone")
             found = await rebuild(e.pools, e.buckets, e.cold)
             assert (found.buckets, found.objects) == (0, 0)
@@ -329,11 +330,11 @@ def test_bucket_changed_while_its_record_is_written_keeps_its_mark(tmp_path: Pat
 
         async def hook(verb: str, name: str) -> None:
             if verb == "put" and changes:
-                await e.store.change_bucket("b", {"cors": changes.pop()})
+                await e.store.change_bucket("b", BucketChange({"cors": changes.pop()}))
 
         async with engine(tmp_path, inner) as e:
             await e.settle()
-            await e.store.change_bucket("b", {"cors": "first"})
+            await e.store.change_bucket("b", BucketChange({"cors": "first"}))
             e.cold.backing = Hooked(inner, hook)
             assert not await e.demoter.write_bucket(e.pools["p"], "b")
             assert rows(e.pools["p"], "stale_buckets") == [b"b"]

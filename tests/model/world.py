@@ -402,7 +402,7 @@ class World:
 
     def delete(self, bucket: str, key: str) -> None:
         thing = self.thing(bucket, key)
-        there = self.do(self.engine.store.delete(bucket, key))
+        there = self.do(self.engine.store.delete(bucket, key)).found
         assert there == (thing is not None) or (self.kind == "cache" and not there and not thing.pinned(self.now))
         self.things.pop((bucket, key), None)
 

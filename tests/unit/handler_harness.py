@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from s3api import xml
+from s3api.access import OneAccount
 from s3api.call import ApiConfig, Call, Identity, Payload
 from s3api.errors import S3Error, from_store
 from s3api.handlers import HANDLERS
@@ -139,6 +140,7 @@ class Harness:
             store=self.store,
             config=self.config,
             now_ms=self.clock.now_ms(),
+            access=OneAccount(ROOT),
         )
 
 
