@@ -2,7 +2,7 @@
 
 `make docs` writes them between their marker lines again; a test fails when they are stale.
 
-Owns DIFFERENCES, the one sentence a served operation may have on how it departs from AWS. Does not know what other rows
+Owns DIFFERENCES, the one short text an operation may have on how it departs from AWS. Does not know what other rows
 mean. Kind: pure, but for reading the source's own first lines, and for `main`, which rewrites the files it is given.
 Invariant: a difference belongs to an operation. Spec: docs/OPERATIONS.md, docs/S3.md, docs/ARCHITECTURE.md.
 """
@@ -51,10 +51,14 @@ DIFFERENCES: Final[Mapping[str, str]] = {
     "UploadPartCopy": "Copies the bytes.",
     "CompleteMultipartUpload": "Repeating a completion that has won answers the object again, while it still is that object.",
     "ListMultipartUploads": "All uploads are the one account's.",
+    "SelectObjectContent": "S3 Select, which AWS has closed to new customers.",
+    "GetObjectTorrent": "AWS has ended it.",
+    "WriteGetObjectResponse": "Of Object Lambda, which AWS has closed to new customers.",
+    "CreateSession": "Of directory buckets, which there are none of: requests are signed one by one.",
 }
 """By operation, for docs/S3.md. Constants come from the code that obeys them."""
 
-assert all(BY_NAME[name].served for name in DIFFERENCES)
+assert DIFFERENCES.keys() <= BY_NAME.keys(), "a difference of no operation"
 
 
 def settings_tables() -> str:
@@ -92,30 +96,10 @@ def _cells(known: Known) -> tuple[str, ...]:
 
 
 def operations_tables() -> str:
-    """Three tables: what a handler serves, what the table answers as unset, what is refused."""
-    served = [row for row in TABLE if row.handler]
-    unset = [row for row in TABLE if row.served and not row.handler]
-    refused = [row for row in TABLE if not row.served]
-    lines = [
-        "### Served",
-        "",
-        "| operation | request | access action | differs from AWS |",
-        "|---|---|---|---|",
-        *(_line(row.name, _request(row), f"`{row.action}`", DIFFERENCES.get(row.name, "-")) for row in served),
-        "",
-        "### Answered as unset",
-        "",
-        "Nothing of the kind can be configured, so the true answer is that it is not.",
-        "",
-        "| operation | request | access action | answer |",
-        "|---|---|---|---|",
-        *(_line(row.name, _request(row), f"`{row.action}`", _unset_answer(row)) for row in unset),
-        "",
-        "### Refused with 501 NotImplemented",
-        "",
-        "| operation | request |",
-        "|---|---|",
-        *(_line(row.name, _request(row)) for row in refused),
+    """One table: each operation, how a request of it is answered, the right it needs, and how it departs from AWS."""
+    lines = ["| operation | request | answer | access action | differs from AWS |", "|---|---|---|---|---|"]
+    lines += [
+        _line(row.name, _request(row), _answer(row), f"`{row.action}`", DIFFERENCES.get(row.name, "-")) for row in TABLE
     ]
     return "\n".join(lines)
 
@@ -129,11 +113,18 @@ def _request(row: Operation) -> str:
     path = {"service": "/", "bucket": "/BUCKET", "object": "/BUCKET/KEY"}[row.scope]
     query = "&".join(f"{name}={row.values[name]}" if name in row.values else name for name in row.query)
     shown = f"`{row.method} {path}{'?' + query if query else ''}`"
-    return f"{shown} with `x-amz-copy-source`" if row.copy else shown
+    header = "x-amz-copy-source" if row.copy else row.header.decode()
+    return f"{shown} with `{header}`" if header else shown
 
 
-def _unset_answer(row: Operation) -> str:
-    return f"200, an empty `{row.document}`" if row.document else f"{ERRORS[row.unset].status} {row.unset}"
+def _answer(row: Operation) -> str:
+    if row.handler:
+        return "served"
+    if row.document:
+        return f"200, an empty `{row.document}`: nothing of the kind can be configured"
+    if row.unset:
+        return f"{ERRORS[row.unset].status} {row.unset}: nothing of the kind can be configured"
+    return "refused: 501 NotImplemented"
 
 
 def errors_table() -> str:

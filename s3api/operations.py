@@ -22,6 +22,8 @@ from s3api.errors import ERRORS, S3Error
 Body = Literal["none", "document", "stream"]
 
 COPY_SOURCE: Final = b"x-amz-copy-source"
+REQUEST_ROUTE: Final = b"x-amz-request-route"
+"""What alone tells WriteGetObjectResponse, a POST to the path of that name, from a POST to a bucket."""
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,7 +31,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
     `query`: names required; `values`: the value a required name must have; `without`: names that make it another row.
     `allow`: discriminators that may also be given. `copy`: whether x-amz-copy-source is required (else forbidden).
-    `action`: the IAM right. `handler`: key of the handler mapping; None with neither `unset` nor `document`: refused 501.
+    `header`: one that makes any request of this method this operation, whatever else is in it. `action`: the IAM right. `handler`: key of the handler mapping; None with neither `unset` nor `document`: refused 501.
     `unset`: the error code that is the true answer where nothing of the kind can have been configured.
     `document`: the reply body that is the true answer then, where AWS answers 200.
     """
@@ -43,6 +45,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     without: tuple[str, ...] = ()
     allow: tuple[str, ...] = ()
     copy: bool = False
+    header: bytes = b""
     body: Body = "none"
     handler: str | None = None
     unset: str = ""
@@ -115,12 +118,14 @@ def _refused(
     without: tuple[str, ...] = (),
     values: Mapping[str, str] | None = None,
     allow: tuple[str, ...] = (),
+    header: bytes = b"",
 ) -> Operation:
     return Operation(
         name=name,
         method=method,
         scope=scope,
         action=f"s3:{name}",
+        header=header,
         query=query,
         without=without,
         values=values or {},
@@ -134,7 +139,7 @@ _NO_LOCK: Final = "Bucket is missing Object Lock Configuration."
 TABLE: Final[tuple[Operation, ...]] = (
     # service
     _served("ListBuckets", "GET", "service", action="ListAllMyBuckets"),
-    _refused("POST", "object", "WriteGetObjectResponse", "WriteGetObjectResponse"),
+    _refused("POST", "bucket", "WriteGetObjectResponse", header=REQUEST_ROUTE),
     # buckets
     _served("CreateBucket", "PUT", "bucket", body="document"),
     _served("HeadBucket", "HEAD", "bucket", action="ListBucket"),
@@ -171,6 +176,10 @@ TABLE: Final[tuple[Operation, ...]] = (
     _refused("PUT", "object", "UpdateObjectEncryption", "encryption", allow=_V),
     _refused("GET", "object", "GetObjectTorrent", "torrent"),
     _refused("POST", "object", "SelectObjectContent", "select", "select-type"),
+    _refused("GET", "object", "ListObjectAnnotations", "annotation", without=("annotationName",), allow=_V),
+    _refused("GET", "object", "GetObjectAnnotation", "annotation", "annotationName", allow=_V),
+    _refused("PUT", "object", "PutObjectAnnotation", "annotation", "annotationName", allow=_V),
+    _refused("DELETE", "object", "DeleteObjectAnnotation", "annotation", "annotationName", allow=_V),
     # multipart uploads
     _served("CreateMultipartUpload", "POST", "object", "uploads", action="PutObject"),
     _served("UploadPart", "PUT", "object", "partNumber", "uploadId", action="PutObject", body="stream"),
@@ -251,7 +260,7 @@ TABLE: Final[tuple[Operation, ...]] = (
 
 BY_NAME: Final[dict[str, Operation]] = {row.name: row for row in TABLE}
 
-_CONTEXTUAL: Final = frozenset({"id", "select-type"})
+_CONTEXTUAL: Final = frozenset({"annotationName", "id", "select-type"})
 """Names that say something only beside another: alone they select nothing and are ignored."""
 
 DISCRIMINATORS: Final[frozenset[str]] = frozenset(
@@ -294,6 +303,8 @@ def resolve(method: str, scope: str, query: Mapping[str, str], headers: Headers)
         for header in UNSERVED_HEADERS:
             if header in headers:
                 raise S3Error("NotImplemented", Header=header.decode())
+        if REQUEST_ROUTE in headers and method == "POST":
+            return BY_NAME["WriteGetObjectResponse"]
     row: Operation | None
     if not query or DISCRIMINATORS.isdisjoint(query):
         row = _PLAIN.get((method, scope, copy))
@@ -350,6 +361,8 @@ def _checked() -> Iterator[str]:
     """Builds the look-ups, and yields every fault of the table."""
     assert len(BY_NAME) == len(TABLE), "an operation has two rows"
     for row in TABLE:
+        if row.header:
+            continue
         place = (row.method, row.scope, row.copy)
         rows = _ROWS.setdefault(place, [])
         for other in rows:
@@ -361,7 +374,7 @@ def _checked() -> Iterator[str]:
             _PLAIN[place] = row
     for row in TABLE:
         query = {name: row.values.get(name, "1") for name in row.query}
-        headers = {COPY_SOURCE: b"/b/k"} if row.copy else {}
+        headers = {COPY_SOURCE: b"/b/k"} if row.copy else {row.header: b"1"} if row.header else {}
         if resolve(row.method, row.scope, query, headers) is not row:
             yield f"{row.name} cannot be reached"
 
