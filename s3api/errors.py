@@ -143,7 +143,9 @@ STORE_ERRORS: Final[dict[type[contract.StoreError], str]] = {
     contract.IsMarker: "MethodNotAllowed",
     contract.Locked: "AccessDenied",
     contract.NoVersioning: "InvalidBucketState",
+    contract.LockNeedsVersions: "InvalidBucketState",
     contract.NotRenamable: "InvalidRequest",
+    contract.NotAppendable: "InvalidRequest",
     contract.WrongOffset: "InvalidWriteOffset",
     contract.NoSuchUpload: "NoSuchUpload",
     contract.InvalidPart: "InvalidPart",
@@ -165,6 +167,8 @@ STORE_ERRORS: Final[dict[type[contract.StoreError], str]] = {
 _MESSAGES: Final[dict[type[contract.StoreError], str]] = {
     contract.Locked: "Access Denied because object protected by object lock.",
     contract.NoVersioning: "The pool of this bucket keeps one version of each key: versioning cannot be enabled in it.",
+    contract.LockNeedsVersions: "An Object Lock configuration is present on this bucket, so the versioning state cannot be changed.",
+    contract.NotAppendable: "Nothing can be appended to this object: its bucket has versions, or it is encrypted.",
     contract.NotRenamable: "Objects of a bucket with versions cannot be renamed.",
     contract.UnknownPool: "x-recall-pool names a pool this gateway does not have.",
     contract.SizeMismatch: "The size of the completed object does not match x-amz-mp-object-size.",

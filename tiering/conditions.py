@@ -1,10 +1,12 @@
-"""Judges preconditions, ranges and completions against stored records; every store calls these, inside its transaction.
+"""Judges preconditions, ranges, locks and completions against stored records; every store calls these, inside its
+transaction.
 
 The promise: two stores given the same `Conditions` and the same record answer alike, in the order RFC 9110 prescribes.
 
 Owns nothing. Does not know HTTP headers, S3 codes, transactions or where a record came from.
 Kind: pure. Invariants: dates compare in whole seconds, because HTTP dates have no fraction; ranges are half-open.
-Spec: RFC 9110 §13.2.2 (precedence), §14.1.2 (byte ranges); AWS "Conditional requests", "CopyObject".
+Spec: RFC 9110 §13.2.2 (precedence), §14.1.2 (byte ranges); AWS "Conditional requests", "CopyObject", "Object Lock",
+"RenameObject".
 """
 
 from __future__ import annotations
@@ -13,21 +15,33 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
+import msgspec
+
 from tiering.contract import (
     PART_BYTES_MIN,
+    BucketChange,
+    BucketInfo,
     ByteRange,
     Conditions,
     InvalidPart,
     InvalidPartNumber,
     InvalidPartOrder,
     InvalidRange,
+    Lock,
+    Locked,
+    LockNeedsVersions,
     NoSuchKey,
+    NotAppendable,
     NotModified,
+    NotRenamable,
+    NoVersioning,
+    ObjectChange,
     ObjectInfo,
     PartClaim,
     PartInfo,
     PartTooSmall,
     PreconditionFailed,
+    WrongOffset,
 )
 
 _Part = TypeVar("_Part", bound=PartInfo)
@@ -54,16 +68,17 @@ def judge_read(conditions: Conditions | None, info: ObjectInfo) -> None:
         raise NotModified(info=info)
 
 
-def judge_source(conditions: Conditions | None, info: ObjectInfo) -> None:
-    """Judges the source of a copy: as a read, but "not modified" is a failed precondition. Raises PreconditionFailed."""
+def judge_source(conditions: Conditions | None, info: ObjectInfo, prefix: str = "x-amz-copy-source-") -> None:
+    """Judges the source of a copy or rename: as a read, but "not modified" is a failed precondition. `prefix`: of the
+    headers the conditions came in. Raises PreconditionFailed."""
     try:
         judge_read(conditions, info)
     except NotModified:
         assert conditions is not None
         name = "If-None-Match" if conditions.if_none_match is not None else "If-Modified-Since"
-        raise PreconditionFailed(condition="x-amz-copy-source-" + name) from None
+        raise PreconditionFailed(condition=prefix + name) from None
     except PreconditionFailed as failed:
-        raise PreconditionFailed(condition="x-amz-copy-source-" + failed.facts["condition"]) from None
+        raise PreconditionFailed(condition=prefix + failed.facts["condition"]) from None
 
 
 def judge_write(conditions: Conditions | None, info: ObjectInfo | None) -> None:
@@ -90,11 +105,81 @@ def judge_write(conditions: Conditions | None, info: ObjectInfo | None) -> None:
             raise NoSuchKey(condition="x-amz-if-match-last-modified-time")
         if info.modified_ms // 1000 != conditions.if_match_modified_s:
             raise PreconditionFailed(condition="x-amz-if-match-last-modified-time")
+    if info is None:
+        return
+    unmodified_s, modified_s = conditions.if_unmodified_since_s, conditions.if_modified_since_s
+    if unmodified_s is not None and conditions.if_match is None and info.modified_ms // 1000 > unmodified_s:
+        raise PreconditionFailed(condition="If-Unmodified-Since")
+    if modified_s is not None and conditions.if_none_match is None and info.modified_ms // 1000 <= modified_s:
+        raise PreconditionFailed(condition="If-Modified-Since")
 
 
 def judge_delete(conditions: Conditions | None, info: ObjectInfo | None) -> None:
     """Judges a delete. Raises as `judge_write`."""
     judge_write(conditions, info)
+
+
+def _locked(lock: Lock) -> Locked:
+    return Locked(mode=lock.mode, until_ms=lock.until_ms, legal_hold=lock.legal_hold)
+
+
+def judge_locked(lock: Lock | None, bypass_governance: bool, now_ms: int) -> None:
+    """Judges the removal of a version. Raises Locked under a legal hold, or a retention that has not ended; the caller
+    may bypass one of mode GOVERNANCE."""
+    if lock is None:
+        return
+    retained = lock.until_ms > now_ms and not (bypass_governance and lock.mode == "GOVERNANCE")
+    if lock.legal_hold or retained:
+        raise _locked(lock)
+
+
+def changed_lock(standing: Lock | None, change: ObjectChange, now_ms: int) -> Lock | None:
+    """The lock of a version after `change`, None for none at all. Raises Locked.
+
+    A retention that has not ended may only be made longer in its own mode; who may bypass GOVERNANCE may do anything to
+    one of that mode. A legal hold comes and goes by itself.
+    """
+    old = standing or Lock()
+    new = old
+    if change.lock is not None:
+        shorter = change.lock.mode != old.mode or change.lock.until_ms < old.until_ms
+        bypassed = change.bypass_governance and old.mode == "GOVERNANCE"
+        if shorter and old.until_ms > now_ms and not bypassed:
+            raise _locked(old)
+        new = Lock(change.lock.mode, change.lock.until_ms, old.legal_hold)
+    if change.legal_hold is not None:
+        new = Lock(new.mode, new.until_ms, change.legal_hold)
+    return None if new == Lock() else new
+
+
+def changed_bucket(info: BucketInfo, change: BucketChange, versions_kept: bool) -> BucketInfo:
+    """A bucket after `change`. `versions_kept`: its pool keeps versions. Raises NoVersioning, LockNeedsVersions."""
+    documents = {name: text for name, text in {**info.documents, **change.documents}.items() if text is not None}
+    versioning = change.versioning or info.versioning
+    object_lock = change.object_lock or info.object_lock
+    if (versioning or object_lock) and not versions_kept:
+        raise NoVersioning(pool=info.pool)
+    if object_lock and versioning != "Enabled":
+        raise LockNeedsVersions()
+    return msgspec.structs.replace(info, documents=documents, versioning=versioning, object_lock=object_lock)
+
+
+def judge_append(bucket: BucketInfo, info: ObjectInfo | None, append_at: int) -> None:
+    """Judges bytes to be added at `append_at`; `info` is what stands there, None for nothing: only 0 then begins one.
+
+    Raises NotAppendable, WrongOffset (fact: size).
+    """
+    if bucket.versioning or (info is not None and info.encryption is not None):
+        raise NotAppendable()
+    size = info.size if info is not None else 0
+    if append_at != size:
+        raise WrongOffset(size=size)
+
+
+def judge_renamable(bucket: BucketInfo) -> None:
+    """Raises NotRenamable in a bucket that has, or had, versions."""
+    if bucket.versioning:
+        raise NotRenamable(bucket=bucket.name)
 
 
 def clip(wanted: ByteRange | None, size: int) -> tuple[int, int]:

@@ -268,7 +268,8 @@ class ObjectChange(msgspec.Struct, frozen=True):
     tier: Literal["hot", "cold", "both"] | None = None
     conditions: Conditions | None = None
     version: str | None = None  # as ReadOptions.version
-    lock: Lock | None = None  # the whole lock from now on; judged against the one that stands: raises Locked
+    lock: Lock | None = None  # the retention from now on (mode "" ends it); its legal_hold is not looked at
+    legal_hold: bool | None = None
     bypass_governance: bool = False
     acl: str | None = None
     origin: Origin | None = None
@@ -476,7 +477,7 @@ class Objects(Protocol):
 
     def put(self, bucket: str, key: str, size: int, options: PutOptions) -> Writer | Awaitable[Writer]:
         """Judges the preconditions a first time and reserves room for `size` bytes, before any byte is read. Raises
-        PreconditionFailed, WrongOffset, TierFull, DiskFull, Busy."""
+        PreconditionFailed, WrongOffset, NotAppendable, TierFull, DiskFull, Busy."""
 
     async def copy(self, source: tuple[str, str], target: tuple[str, str], options: CopyOptions) -> ObjectInfo:
         """Copies (bucket, key) to (bucket, key); no bytes move when both are in one pool and the source is hot."""
@@ -500,7 +501,8 @@ class Objects(Protocol):
 
 class Buckets(Protocol):
     async def create_bucket(self, bucket: BucketInfo) -> None:
-        """Raises BucketExists, UnknownPool. `pool` "" takes the first pool whose rule matches, else the default."""
+        """Raises BucketExists, UnknownPool; NoVersioning for a bucket with versions in a pool that keeps one a key. `pool`
+        "" takes the first pool whose rule matches, else the default."""
 
     async def delete_bucket(self, name: str) -> None:
         """Raises NoSuchBucket, BucketNotEmpty."""
@@ -512,7 +514,7 @@ class Buckets(Protocol):
         """All, in name order."""
 
     async def change_bucket(self, name: str, change: BucketChange) -> BucketInfo:
-        """Raises NoSuchBucket; NoVersioning where the bucket's pool keeps one version a key."""
+        """Raises NoSuchBucket; NoVersioning where the bucket's pool keeps one version a key; LockNeedsVersions."""
 
 
 class Uploads(Protocol):
@@ -599,7 +601,15 @@ class NoVersioning(StoreError):
     """The pool of the bucket keeps one version a key."""
 
 
+class LockNeedsVersions(StoreError):
+    """A bucket with object lock has versioning enabled, and keeps it so."""
+
+
 class NotRenamable(StoreError): ...
+
+
+class NotAppendable(StoreError):
+    """Bytes cannot be added: the bucket has versions, or the object that stands is sealed."""
 
 
 class WrongOffset(StoreError):

@@ -76,9 +76,11 @@ def _opaque_etag(crc64: int, size: int) -> str:
 
 
 class MemoryStore:
-    """`tiering.contract.Store` over dictionaries. `pools`: name → whether its buckets have opaque ETags; first is default.
+    """`tiering.contract.Store` over dictionaries. `pools`: name → whether its buckets have opaque ETags, and one version a
+    key; the first is the default.
 
     `capacity_bytes` bounds all objects (TierFull above it), `pin_bytes_max` the pinned ones (PinLimit).
+    `events`: what changes that named an Origin would have recorded, oldest first.
     """
 
     def __init__(
@@ -88,11 +90,12 @@ class MemoryStore:
         capacity_bytes: int = 1 << 60,
         pin_bytes_max: int = 1 << 60,
     ) -> None:
+        self.events: list[c.EventRecord] = []
         self._clock = clock
         self._pools = pools or {"standard": False, "kv": True}
         self._capacity_bytes, self._pin_bytes_max = capacity_bytes, pin_bytes_max
         self._buckets: dict[str, c.BucketInfo] = {}
-        self._objects: dict[str, dict[str, _Stored]] = {}
+        self._objects: dict[str, dict[str, list[_Stored]]] = {}  # the versions of a key from the newest to the oldest
         self._uploads: dict[str, _Pending] = {}
         self._last = 0
 
@@ -105,11 +108,12 @@ class MemoryStore:
         if bucket.name in self._buckets:
             raise c.BucketExists(bucket=bucket.name)
         opaque = bucket.opaque_etag or self._pools[pool]
-        self._buckets[bucket.name] = msgspec.structs.replace(bucket, pool=pool, opaque_etag=opaque)
+        made = msgspec.structs.replace(bucket, pool=pool, opaque_etag=opaque)
+        self._buckets[bucket.name] = conditions.changed_bucket(made, c.BucketChange(), not self._pools[pool])
         self._objects[bucket.name] = {}
 
     async def delete_bucket(self, name: str) -> None:
-        if self.list(name, c.ListOptions(limit=1)).objects:
+        if self.list_versions(name, c.ListVersionsOptions(limit=1)).versions:
             raise c.BucketNotEmpty(bucket=name)
         del self._buckets[name], self._objects[name]
         self._uploads = {i: up for i, up in self._uploads.items() if up.info.bucket != name}
@@ -124,51 +128,118 @@ class MemoryStore:
         return [self._buckets[name] for name in sorted(self._buckets)]
 
     async def change_bucket(self, name: str, change: c.BucketChange) -> c.BucketInfo:
-        merged = {**self.bucket(name).documents, **change.documents}
-        kept = {key: text for key, text in merged.items() if text is not None}
-        changed = msgspec.structs.replace(self._buckets[name], documents=kept)
-        changed.versioning = change.versioning or changed.versioning
-        changed.object_lock = change.object_lock or changed.object_lock
-        self._buckets[name] = changed
+        info = self.bucket(name)
+        self._buckets[name] = conditions.changed_bucket(info, change, not self._pools[info.pool])
         return self._buckets[name]
+
+    # -- versions of a key
+
+    def _versions(self, bucket: str, key: str) -> list[_Stored]:
+        """All that stand at a key, newest first; one that has expired is gone at its deadline, unless it is locked."""
+        self.bucket(bucket)
+        versions = self._objects[bucket].get(key, [])
+        for stored in [each for each in versions if 0 < each.info.expires_ms <= self._clock.now_ms()]:
+            try:
+                self._remove(bucket, key, stored, bypass_governance=False)
+            except c.Locked:
+                continue
+        return self._objects[bucket].get(key, [])
+
+    def _look(self, bucket: str, key: str) -> _Stored | None:
+        """The object that stands at a key now: its newest version, unless that is a delete marker."""
+        versions = self._versions(bucket, key)
+        return versions[0] if versions and not versions[0].info.marker else None
+
+    def _find(self, bucket: str, key: str, version: str | None = None) -> _Stored:
+        """The current object, or the version that is named. Raises NoSuchKey, NoSuchVersion, IsMarker."""
+        versions = self._versions(bucket, key)
+        if version is None:
+            if not versions:
+                raise c.NoSuchKey(key=key)
+            info = versions[0].info
+            if info.marker:
+                raise c.NoSuchKey(key=key, marker=True, version=info.version, modified_ms=info.modified_ms)
+            return versions[0]
+        for stored in versions:
+            if stored.info.version == version:
+                if stored.info.marker:
+                    raise c.IsMarker(key=key, version=version, modified_ms=stored.info.modified_ms)
+                return stored
+        raise c.NoSuchVersion(key=key, version=version)
+
+    def _remove(self, bucket: str, key: str, stored: _Stored, bypass_governance: bool) -> None:
+        """Takes one version away for good; the next older one becomes current if it was. Raises Locked."""
+        conditions.judge_locked(stored.info.lock, bypass_governance, self._clock.now_ms())
+        rest = [each for each in self._objects[bucket][key] if each.info.generation != stored.info.generation]
+        if rest:
+            rest[0] = rest[0]._replace(info=msgspec.structs.replace(rest[0].info, noncurrent_ms=0))
+            self._objects[bucket][key] = rest
+        else:
+            del self._objects[bucket][key]
+
+    def _add(self, bucket: str, key: str, stored: _Stored) -> None:
+        """Makes `stored` the newest version; without versioning, or while it is suspended, in the null version's place."""
+        versions = self._objects[bucket].get(key, [])
+        if not stored.info.version:
+            for old in [each for each in versions if not each.info.version]:
+                conditions.judge_locked(old.info.lock, False, self._clock.now_ms())
+            versions = [each for each in versions if each.info.version]
+        if versions and not versions[0].info.noncurrent_ms:
+            left = msgspec.structs.replace(versions[0].info, noncurrent_ms=self._clock.now_ms())
+            versions = [versions[0]._replace(info=left), *versions[1:]]
+        self._objects[bucket][key] = [stored, *versions]
+
+    def _new_version(self, bucket: str, generation: int) -> str:
+        return f"{generation:032x}" if self._buckets[bucket].versioning == "Enabled" else ""
+
+    def _record(self, origin: c.Origin | None, bucket: str, key: str, info: c.ObjectInfo) -> None:
+        if origin is not None:
+            event = c.EventRecord(
+                event=origin.event,
+                bucket=bucket,
+                key=key,
+                at_ms=self._clock.now_ms(),
+                size=info.size,
+                etag=info.etag,
+                version=info.version,
+                generation=info.generation,
+                principal=origin.principal,
+                source_ip=origin.source_ip,
+                request_id=origin.request_id,
+            )
+            self.events.append(event)
 
     # -- objects
 
-    def _look(self, bucket: str, key: str) -> _Stored | None:
-        """What stands at a key now; an expired object is gone at its deadline."""
-        self.bucket(bucket)
-        stored = self._objects[bucket].get(key)
-        if stored is not None and 0 < stored.info.expires_ms <= self._clock.now_ms():
-            del self._objects[bucket][key]
-            return None
-        return stored
-
-    def _find(self, bucket: str, key: str) -> _Stored:
+    def _judged(self, bucket: str, key: str, wanted: c.Conditions | None) -> c.ObjectInfo | None:
         stored = self._look(bucket, key)
-        if stored is None:
-            raise c.NoSuchKey(key=key)
-        return stored
+        info = stored.info if stored else None
+        conditions.judge_write(wanted, info)
+        return info
 
-    def _judged(self, bucket: str, key: str, wanted: c.Conditions | None) -> _Stored | None:
-        stored = self._look(bucket, key)
-        conditions.judge_write(wanted, stored.info if stored else None)
-        return stored
-
-    def _keep(self, bucket: str, key: str, stored: _Stored, **leases: Any) -> c.ObjectInfo:
-        """Stores a record with changed fields, unless its pin does not fit."""
-        info = msgspec.structs.replace(stored.info, **leases)
+    def _fitting(self, info: c.ObjectInfo) -> c.ObjectInfo:
+        """`info`, unless its pin does not fit beside the others'. Raises PinLimit."""
         now_ms = self._clock.now_ms()
-        if info.pin_until_ms > now_ms and leases.get("pin_until_ms"):
-            others = (s for b in self._objects for k, s in self._objects[b].items() if (b, k) != (bucket, key))
-            pinned = sum(s.info.size for s in others if s.info.pin_until_ms > now_ms)
+        if info.pin_until_ms > now_ms:
+            all_ = (each.info for keys in self._objects.values() for versions in keys.values() for each in versions)
+            pinned = sum(o.size for o in all_ if o.pin_until_ms > now_ms and o.generation != info.generation)
             if pinned + info.size > self._pin_bytes_max:
                 raise c.PinLimit(limit_bytes=self._pin_bytes_max)
-        self._objects[bucket][key] = stored._replace(info=info)
+        return info
+
+    def _keep(self, bucket: str, key: str, stored: _Stored, **fields: Any) -> c.ObjectInfo:
+        """Changes fields of one version, in its place."""
+        info = msgspec.structs.replace(stored.info, **fields)
+        if fields.get("pin_until_ms"):
+            self._fitting(info)
+        versions = self._objects[bucket][key]
+        at = next(i for i, each in enumerate(versions) if each.info.generation == info.generation)
+        versions[at] = stored._replace(info=info)
         return info
 
     def _room(self, size: int) -> None:
-        used = sum(len(s.data) for b in self._objects.values() for s in b.values())
-        if used + size > self._capacity_bytes:
+        every = (each for keys in self._objects.values() for versions in keys.values() for each in versions)
+        if sum(len(each.data) for each in every) + size > self._capacity_bytes:
             raise c.TierFull(capacity_bytes=self._capacity_bytes)
 
     def _leases(self, pin_ms: int | None, ttl: c.Ttl | None) -> dict[str, Any]:
@@ -185,12 +256,14 @@ class MemoryStore:
         return self._last
 
     def _store(self, bucket: str, key: str, data: bytes, crc64: int, put: c.PutOptions, **fields: Any) -> c.ObjectInfo:
-        """Makes a new generation. `fields`: etag, checksum, parts, upload_id."""
-        upload_id = fields.pop("upload_id", "")
+        """Makes a new generation. `fields`: etag, checksum, parts, encryption, upload_id, origin."""
+        upload_id, origin = fields.pop("upload_id", ""), fields.pop("origin", put.origin)
         if fields.get("etag") is None:
             fields["etag"] = _opaque_etag(crc64, len(data))
+        generation = self._next()
         info = c.ObjectInfo(
-            generation=self._next(),
+            generation=generation,
+            version=self._new_version(bucket, generation),
             size=len(data),
             modified_ms=self._clock.now_ms(),
             crc64=crc64,
@@ -199,37 +272,74 @@ class MemoryStore:
             metadata=dict(put.metadata),
             tags=dict(put.tags),
             storage_class=put.storage_class,
-            **fields,
+            lock=put.lock,
+            owner=put.owner,
+            acl=put.acl,
+            **{"encryption": put.encryption} | fields | self._leases(put.pin_ms, put.ttl),
         )
-        return self._keep(bucket, key, _Stored(info, data, upload_id), **self._leases(put.pin_ms, put.ttl))
+        self._add(bucket, key, _Stored(self._fitting(info), data, upload_id))
+        self._record(origin, bucket, key, info)
+        return info
 
     def open(self, bucket: str, key: str, options: c.ReadOptions) -> c.Reading:
-        stored = self._find(bucket, key)
+        stored = self._find(bucket, key, options.version)
         info, cold = stored.info, stored.info.residency is c.Residency.COLD_ONLY
         conditions.judge_read(options.conditions, info)
         start, stop = conditions.resolve(info, options.range, options.part_number)
         tier: Literal["hot", "cold"] = "cold" if cold else "hot"
         if options.head:
             return c.Reading(info, start, stop, None, tier)
+        fields = dict[str, Any]()
         if cold:
-            info = self._keep(bucket, key, stored, residency=c.Residency.BOTH)
+            fields["residency"] = c.Residency.BOTH
         if info.sliding:
-            info = self._keep(bucket, key, self._find(bucket, key), expires_ms=self._clock.now_ms() + info.ttl_ms)
+            fields["expires_ms"] = self._clock.now_ms() + info.ttl_ms
+        if fields:
+            info = self._keep(bucket, key, stored, **fields)
         return c.Reading(info, start, stop, _chunks(stored.data, start, stop), tier)
 
     def put(self, bucket: str, key: str, size: int, options: c.PutOptions) -> c.Writer:
-        self._judged(bucket, key, options.conditions)
+        self._judged_put(bucket, key, options)
         self._room(size)
 
         def finish(data: bytes, crc64: int, result: c.PutResult) -> c.ObjectInfo:
-            self._judged(bucket, key, options.conditions)
+            standing = self._judged_put(bucket, key, options)
+            if options.append_at is not None and standing is not None:
+                return self._append(bucket, key, data, options)
             return self._store(bucket, key, data, crc64, options, etag=result.etag, checksum=result.checksum)
 
         return _Writer(size, finish)
 
+    def _judged_put(self, bucket: str, key: str, options: c.PutOptions) -> c.ObjectInfo | None:
+        standing = self._judged(bucket, key, options.conditions)
+        if options.append_at is not None:
+            conditions.judge_append(self._buckets[bucket], standing, options.append_at)
+        return standing
+
+    def _append(self, bucket: str, key: str, data: bytes, options: c.PutOptions) -> c.ObjectInfo:
+        """A new generation with the bytes of both; no checksum but its CRC64NVME is known of it."""
+        old = self._find(bucket, key)
+        whole, now_ms = old.data + data, self._clock.now_ms()
+        crc64 = checksums.crc64nvme(whole)
+        info = msgspec.structs.replace(
+            old.info,
+            generation=self._next(),
+            size=len(whole),
+            modified_ms=now_ms,
+            crc64=crc64,
+            etag=_opaque_etag(crc64, len(whole)),
+            checksum=None,
+            parts=(),
+            residency=c.Residency.HOT_ONLY,
+            expires_ms=now_ms + old.info.ttl_ms if old.info.ttl_ms else 0,
+        )
+        self._add(bucket, key, _Stored(self._fitting(info), whole))
+        self._record(options.origin, bucket, key, info)
+        return info
+
     async def copy(self, source: tuple[str, str], target: tuple[str, str], options: c.CopyOptions) -> c.ObjectInfo:
         self.bucket(target[0])
-        stored = self._find(*source)
+        stored = self._find(*source, options.source_version)
         old = stored.info
         conditions.judge_source(options.source_conditions, old)
         self._judged(*target, options.conditions)
@@ -246,13 +356,18 @@ class MemoryStore:
             storage_class=options.storage_class or kept.storage_class,
             pin_ms=options.pin_ms,
             ttl=options.ttl,
+            lock=options.lock,
+            owner=options.owner,
+            acl=options.acl,
+            encryption=old.encryption,  # the bytes are the same, sealed or not
+            origin=options.origin,
         )
         wanted = options.checksum_algorithm
         checksum = _checksum(wanted, stored.data) if wanted else old.checksum
         return self._store(*target, stored.data, old.crc64, put, etag=old.etag, checksum=checksum, parts=old.parts)
 
     async def change(self, bucket: str, key: str, change: c.ObjectChange) -> c.ObjectInfo:
-        stored = self._find(bucket, key)
+        stored = self._find(bucket, key, change.version)
         conditions.judge_write(change.conditions, stored.info)
         fields = self._leases(change.pin_ms, change.ttl)
         if change.tags is not None:
@@ -264,23 +379,89 @@ class MemoryStore:
             fields["residency"] = c.Residency.COLD_ONLY
         elif change.tier == "both" or (cold and (change.tier == "hot" or change.restore_ms is not None)):
             fields["residency"] = c.Residency.BOTH
-        return self._keep(bucket, key, stored, **fields)
+        fields["lock"] = conditions.changed_lock(stored.info.lock, change, self._clock.now_ms())
+        if change.acl is not None:
+            fields["acl"] = change.acl
+        info = self._keep(bucket, key, stored, **fields)
+        self._record(change.origin, bucket, key, info)
+        return info
 
     async def delete(self, bucket: str, key: str, options: c.DeleteOptions = c.DELETE) -> c.Deleted:
-        self._judged(bucket, key, options.conditions)
-        return c.Deleted(self._objects[bucket].pop(key, None) is not None)
+        if options.version is not None:
+            return self._delete_version(bucket, key, options.version, options)
+        standing = self._judged(bucket, key, options.conditions)
+        if not self._buckets[bucket].versioning:
+            return self._delete_version(bucket, key, "", msgspec.structs.replace(options, conditions=None))
+        generation = self._next()
+        marker = c.ObjectInfo(
+            generation=generation,
+            size=0,
+            modified_ms=self._clock.now_ms(),
+            etag="",
+            crc64=0,
+            version=self._new_version(bucket, generation),
+            marker=True,
+        )
+        self._add(bucket, key, _Stored(marker, b""))
+        self._record(options.origin, bucket, key, marker)
+        return c.Deleted(standing is not None, marker.version, marker=True)
+
+    def _delete_version(self, bucket: str, key: str, version: str, options: c.DeleteOptions) -> c.Deleted:
+        stored = next((each for each in self._versions(bucket, key) if each.info.version == version), None)
+        conditions.judge_delete(options.conditions, None if stored is None else stored.info)
+        named = version if self._buckets[bucket].versioning else None
+        if stored is None:
+            return c.Deleted(False, named)
+        self._remove(bucket, key, stored, options.bypass_governance)
+        self._record(options.origin, bucket, key, stored.info)
+        return c.Deleted(True, named, stored.info.marker)
 
     async def rename(self, bucket: str, source: str, target: str, options: c.RenameOptions) -> c.ObjectInfo:
-        raise NotImplementedError
-
-    def list_versions(self, bucket: str, options: c.ListVersionsOptions) -> c.VersionListing:
-        raise NotImplementedError
+        conditions.judge_renamable(self.bucket(bucket))
+        stored = self._find(bucket, source)
+        conditions.judge_source(options.source_conditions, stored.info, "x-amz-rename-source-")
+        self._judged(bucket, target, options.conditions)
+        info = msgspec.structs.replace(stored.info, generation=self._next())
+        self._objects[bucket].pop(source)
+        self._objects[bucket][target] = [stored._replace(info=info, upload_id="")]
+        self._record(options.origin, bucket, target, info)
+        return info
 
     def list(self, bucket: str, options: c.ListOptions) -> c.Listing:
         self.bucket(bucket)
         found = {key: s.info for key in list(self._objects[bucket]) if (s := self._look(bucket, key))}
         page = _page(found, options.prefix, options.delimiter, options.after, options.limit)
         return c.Listing([(key, found[key]) for key in page.keys], page.prefixes, page.truncated, page.last)
+
+    def list_versions(self, bucket: str, options: c.ListVersionsOptions) -> c.VersionListing:
+        self.bucket(bucket)
+        # As for uploads, "\0" sorts below every other character, and the later a version the earlier it is listed.
+        found = {
+            f"{key}\0{c.FOREVER_MS - stored.info.generation:019}": c.Version(key, stored.info, at == 0)
+            for key in list(self._objects[bucket])
+            for at, stored in enumerate(self._versions(bucket, key))
+        }
+        after = options.key_after
+        if after and options.version_after is None:
+            found = {text: each for text, each in found.items() if each.key > after}
+        elif after and options.version_after is not None:
+            after = f"{after}\0{self._place(bucket, after, options.version_after)}"
+        page = _page(found, options.prefix, options.delimiter, after, options.limit, tagged=True)
+        versions = [found[text] for text in page.keys]
+        key, last = page.last, None
+        if page.last in found:
+            key, last = found[page.last].key, found[page.last].info.version
+        return c.VersionListing(versions, page.prefixes, page.truncated, key, last)
+
+    def _place(self, bucket: str, key: str, version: str) -> str:
+        """Where a version stands, or stood, among those of its key: one deleted since it was listed still names a place."""
+        for stored in self._versions(bucket, key):
+            if stored.info.version == version:
+                return f"{c.FOREVER_MS - stored.info.generation:019}"
+        try:
+            return f"{c.FOREVER_MS - int(version, 16):019}"
+        except ValueError:  # a null version that is gone: every version is listed, rather than one forgotten
+            return ""
 
     # -- uploads
 
@@ -336,9 +517,9 @@ class MemoryStore:
     async def complete_upload(
         self, bucket: str, key: str, upload_id: str, parts: Sequence[c.PartClaim], options: c.CompleteOptions
     ) -> c.ObjectInfo:
-        standing = self._look(bucket, key)
-        if standing is not None and standing.upload_id == upload_id and standing.info.etag == options.etag:
-            return standing.info
+        for standing in self._versions(bucket, key):
+            if standing.upload_id == upload_id and standing.info.etag == options.etag:
+                return standing.info
         pending = self._upload(bucket, key, upload_id)
         chosen = conditions.judge_claims({number: part for number, (part, _) in pending.parts.items()}, parts)
         data = b"".join(pending.parts[part.number][1] for part in chosen)
@@ -355,6 +536,8 @@ class MemoryStore:
             checksum=options.checksum,
             parts=tuple(chosen),
             upload_id=upload_id,
+            encryption=options.encryption or pending.info.options.encryption,
+            origin=options.origin,
         )
         del self._uploads[upload_id]
         return info
@@ -374,9 +557,9 @@ class MemoryStore:
             after = options.key_after
         # "\0" sorts below every other character, so (key, id) pairs keep their order as one text.
         found = {f"{key}\0{i}": i for key, i in mine if not after or key > after}
-        page = _page(found, options.prefix, options.delimiter, after, options.limit)
+        page = _page(found, options.prefix, options.delimiter, after, options.limit, tagged=True)
         uploads = [self._uploads[found[text]].info for text in page.keys]
-        key, _, upload_id = page.last.rpartition("\0")
+        key, _, upload_id = page.last.rpartition("\0") if page.last in found else (page.last, "", "")
         return c.PendingListing(uploads, page.prefixes, page.truncated, key, upload_id)
 
 
@@ -387,15 +570,17 @@ class _Page(NamedTuple):
     last: str
 
 
-def _page(found: Mapping[str, Any], prefix: str, delimiter: str, after: str, limit: int) -> _Page:
-    """One page: keys in order (code point order is UTF-8 byte order), rolled up to common prefixes."""
+def _page(found: Mapping[str, Any], prefix: str, delimiter: str, after: str, limit: int, tagged: bool = False) -> _Page:
+    """One page: keys in order (code point order is UTF-8 byte order), rolled up to common prefixes. `tagged`: each key
+    is followed by "\0" and what tells it from others of its name."""
     keys, prefixes, last = list[str](), list[str](), ""
     ordered = sorted(found)
     for key in ordered[bisect_right(ordered, after) if after else 0 :]:
-        if not key.startswith(prefix):
+        name = key.rpartition("\0")[0] if tagged else key
+        if not name.startswith(prefix):
             continue
-        cut = key.find(delimiter, len(prefix)) if delimiter else -1
-        common = key[: cut + len(delimiter)] if cut >= 0 else ""
+        cut = name.find(delimiter, len(prefix)) if delimiter else -1
+        common = name[: cut + len(delimiter)] if cut >= 0 else ""
         if common and (common == after or (prefixes and prefixes[-1] == common)):
             continue
         if len(keys) + len(prefixes) == limit:

@@ -85,6 +85,10 @@ OPENERS: dict[str, Opener] = {
 }
 """Name → how to open a store with the pools `standard` (default, MD5 ETags) and `kv` (opaque ETags)."""
 
+VERSIONED = ["memory"]
+"""The stores that keep versions, locks, appends and renames: what `test_versions.py` runs over. A store that has learnt
+them is added here; when all have, this is `sorted(OPENERS)`."""
+
 
 @pytest.fixture
 def clock() -> ManualClock:
