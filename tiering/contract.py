@@ -227,10 +227,14 @@ class PutOptions(msgspec.Struct, frozen=True):
 
 
 class PutResult(msgspec.Struct, frozen=True):
-    """What the reader of the body found: the ETag (None: the store derives an opaque one) and the checksum to keep."""
+    """What the reader of the body found: the ETag (None: the store derives an opaque one) and the checksum to keep.
+
+    `short`: the announced size was only a bound, and what was written is the whole body.
+    """
 
     etag: str | None = None
     checksum: Checksum | None = None
+    short: bool = False
 
 
 class CopyOptions(msgspec.Struct, frozen=True):
@@ -451,7 +455,8 @@ class Writer(Protocol):
         """Appends; borrows `data` until it returns or the awaitable it returns is done. Raises TierFull, DiskFull, Busy."""
 
     async def commit(self, result: PutResult) -> ObjectInfo:
-        """Makes it visible under the pool's durability; raises PreconditionFailed, PinLimit, NoSuchBucket, NoSuchUpload."""
+        """Makes it visible under the pool's durability; raises PreconditionFailed, PinLimit, NoSuchBucket, NoSuchUpload,
+        SizeMismatch (bytes are missing and the result does not say `short`)."""
 
     def abort(self) -> None:
         """Frees what was written. Safe after a failed write or commit."""

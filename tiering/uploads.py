@@ -202,13 +202,15 @@ class StreamedWriter:
             if self._room == 0:
                 await self._end_part()
 
-    async def _end_part(self) -> None:
+    async def _end_part(self, short: bool = False) -> None:
         part, self._part = self._part, None
         assert part is not None
-        info = await part.commit(PutResult())
+        info = await part.commit(PutResult(short=short))
         self._claims.append(PartClaim(info.number, info.etag))
 
     async def commit(self, result: PutResult) -> ObjectInfo:
+        if result.short and self._left:
+            await self._end_short()
         etag = result.etag if result.etag is not None else mutations.opaque_etag(self.crc64, self._size)
         options = CompleteOptions(
             etag=etag,
@@ -226,6 +228,16 @@ class StreamedWriter:
         okey = layout.object_key(self._bucket.number, self._upload.key)
         await self._orders.backed(self._pool, okey, stored)
         return stored
+
+    async def _end_short(self) -> None:
+        """Ends the body where it is. One with no bytes at all gets one empty part."""
+        self._size -= self._left
+        self._left = 0
+        if self._part is None and not self._claims:
+            opened = part_writer(self._pool, self._ukey, 1, 0)
+            self._part = opened if isinstance(opened, BodyWriter) else await opened
+        if self._part is not None:
+            await self._end_part(short=True)
 
     def abort(self) -> None:
         if self._part is not None:

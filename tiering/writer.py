@@ -1,7 +1,7 @@
 """Bytes on their way into flash: one body at a time, cut into extents, checksummed as they pass.
 
 Promise: a writer that is not committed leaves nothing behind but room its region gets back when it is freed; a body
-that does not have exactly its announced size is never committed.
+that does not have exactly its announced size is never committed, unless its reader says that the size was a bound.
 Owns the reservations of one body. Does not know HTTP, hashes a client asked for, or what the record says.
 Kind: owner; one thread (the loop's). Writes go to the page cache inside the loop: measured cheaper than a thread hop.
 Spec: docs/ARCHITECTURE.md, "The way of a PUT".
@@ -128,6 +128,18 @@ class FlashBody:
         if self.written != self.size:
             raise SizeMismatch(f"{self.written} bytes of the announced {self.size}")
 
+    def end_here(self) -> None:
+        """What was written is the whole body; the room behind it in its last piece is dead space."""
+        if self.written < self.size:
+            piece = self._piece
+            if piece is not None and self._room and self._at > piece.offset:
+                self.extents = (
+                    *self.extents,
+                    Extent(piece.region, piece.offset, self._at - piece.offset, self._piece_crc),
+                )
+                self._room = 0
+            self.size = self.written
+
     def settle(self) -> None:
         """Gives the reservations back: the regions may be sealed. Safe to repeat."""
         pieces, self._pieces = self._pieces, []
@@ -154,6 +166,8 @@ class BodyWriter(Generic[_T]):
 
     async def commit(self, result: PutResult) -> _T:
         try:
+            if result.short:
+                self._body.end_here()
             self._body.judge_complete()
             return await self._commit(self._body, result)
         finally:

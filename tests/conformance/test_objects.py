@@ -51,6 +51,34 @@ async def test_sizes_come_back_whole(store: Store, size: int) -> None:
     assert await get(store, "k") == data
 
 
+@pytest.mark.parametrize(
+    ("size", "bound"),
+    [
+        (0, 1),
+        (0, 20_000_000),
+        (5, 100),
+        (5, 20_000_000),
+        (262_144, 20_000_000),
+        (3_000_001, 3_500_000),
+        (3_000_001, 20_000_000),
+    ],
+)
+async def test_body_shorter_than_its_announced_bound_is_whole_when_its_writer_says_so(
+    store: Store, size: int, bound: int
+) -> None:
+    data = hashlib.shake_128(b"short").digest(size)
+    writer = await settled(store.put("b", "k", bound, PutOptions()))
+    for at in range(0, size, 70_001):
+        waiting = writer.write(data[at : at + 70_001])
+        if waiting is not None:
+            await waiting
+    info = await writer.commit(PutResult(md5(data), short=True))
+    assert (info.size, info.etag, info.crc64) == (size, md5(data), crc64nvme(data))
+    await put(store, "after", DATA)
+    assert await get(store, "k") == data
+    assert await get(store, "after") == DATA
+
+
 async def test_empty_object_has_an_empty_body(store: Store) -> None:
     await put(store, "empty", b"")
     reading = await settled(store.open("b", "empty", c.ReadOptions()))
