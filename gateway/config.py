@@ -192,6 +192,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     key_rules: Annotated[tuple[KeyRule, ...], Row("S3", v.parse_key_rules, "[[key_rules]]",
         "intent for clients that cannot send headers: tables with patterns `bucket` and `key` that give `pin`, `ttl` or "
         "`pool` (JSON in the environment)")] = ()
+    lifecycle_day_s: Annotated[float, Row("S3", v.parse_positive_duration, "DURATION",
+        "what lifecycle rules and RestoreObject count as a day; any other length than 24 h is for tests, and then nothing is "
+        "rounded to midnight",
+        "a day")] = 86_400.0
     backing: Annotated[str, Row("Backing store", v.parse_backing_url, "URL",
         "file:///dir or s3://bucket/prefix?endpoint=http://host:9000&region=…",
         "a directory, so that one command starts everything")] = ""

@@ -16,6 +16,7 @@ from s3api.errors import S3Error
 from s3api.extensions import PIN_HEADER, TTL_HEADER, write_intent
 from s3api.handlers.body import arrived
 from s3api.handlers.fields import iso_date, kept_checksum, lease_lines
+from s3api.handlers.lifecycle import expiry_of
 from s3api.handlers.objects import bucket_of
 from s3api.handlers.options import (
     SINGLE_PUT_BYTES_MAX,
@@ -136,4 +137,6 @@ async def copy_object(call: Call) -> Response:
     writer.leaf("LastModified", iso_date(info.modified_ms))
     writer.leaf("ETag", f'"{info.etag}"')
     checksum_leaves(writer, kept_checksum(info))
-    return Response(200, xml.CONTENT_TYPE + lease_lines(info, call.now_ms).encode(), writer.finish())
+    return Response(
+        200, xml.CONTENT_TYPE + lease_lines(info, call.now_ms, expiry_of(call, info)).encode(), writer.finish()
+    )

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from s3api.checksums import ALGORITHMS
+from s3api.lifecycle import Due, header_id
 from tiering.contract import FOREVER_MS, Checksum, ObjectInfo, Residency
 
 _DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
@@ -79,16 +80,18 @@ def storage_class(info: ObjectInfo) -> str:
     return EVICTED_CLASS if info.residency is Residency.COLD_ONLY else STANDARD
 
 
-def lease_lines(info: ObjectInfo, now_ms: int) -> str:
-    """Pin, deadline and restore, as far as there are any."""
+def lease_lines(info: ObjectInfo, now_ms: int, rule: Due | None = None) -> str:
+    """Pin, deadline and restore, as far as there are any. `rule`: of the bucket's lifecycle, the one that ends the object."""
     lines = ""
     if info.pin_until_ms > now_ms:
         until = "forever" if info.pin_until_ms == FOREVER_MS else iso_moment(info.pin_until_ms)
         lines += f"x-recall-pinned-until: {until}\r\n"
     if info.expires_ms:
-        date = http_date(info.expires_ms)
         lines += f"x-recall-expires: {iso_moment(info.expires_ms)}\r\n"
-        lines += f'x-amz-expiration: expiry-date="{date}", rule-id="x-recall-ttl"\r\n'
+        if rule is None or info.expires_ms < rule.at_ms:
+            rule = Due(info.expires_ms, "x-recall-ttl")
+    if rule is not None:
+        lines += f'x-amz-expiration: expiry-date="{http_date(rule.at_ms)}", rule-id="{header_id(rule.rule_id)}"\r\n'
     if info.restore_until_ms > now_ms:
         date = http_date(info.restore_until_ms)
         lines += f'x-amz-restore: ongoing-request="false", expiry-date="{date}"\r\n'
@@ -100,7 +103,13 @@ def _meta(value: str) -> str:
     return value if value.isascii() else f"=?UTF-8?B?{base64.b64encode(value.encode()).decode()}?="
 
 
-def object_lines(info: ObjectInfo, tier: str, now_ms: int, overrides: Mapping[str, str] | None = None) -> str:
+def object_lines(
+    info: ObjectInfo,
+    tier: str,
+    now_ms: int,
+    overrides: Mapping[str, str] | None = None,
+    rule: Due | None = None,
+) -> str:
     """The lines GET and HEAD share, without lengths, ranges and checksums. `overrides`: response-* by header name."""
     content_type, headers = info.content_type, info.headers
     if overrides:
@@ -119,8 +128,8 @@ def object_lines(info: ObjectInfo, tier: str, now_ms: int, overrides: Mapping[st
     named = storage_class(info)
     if named != STANDARD:
         lines += f"x-amz-storage-class: {named}\r\n"
-    if info.pin_until_ms or info.expires_ms or info.restore_until_ms:
-        lines += lease_lines(info, now_ms)
+    if info.pin_until_ms or info.expires_ms or info.restore_until_ms or rule is not None:
+        lines += lease_lines(info, now_ms, rule)
     return lines
 
 

@@ -27,6 +27,7 @@ from s3api.handlers.fields import (
     object_lines,
     unchanged_lines,
 )
+from s3api.handlers.lifecycle import expiry_of
 from s3api.handlers.options import SINGLE_PUT_BYTES_MAX, checked, put_options
 from s3api.message import Response, StreamBody
 from s3api.params import date, etags, http_date, integer
@@ -158,7 +159,7 @@ def _unchanged(unchanged: NotModified) -> Response:
 def _reply(call: Call, reading: Reading, options: ReadOptions, overrides: Mapping[str, str] | None) -> Response:
     try:
         info, start, stop = reading.info, reading.start, reading.stop
-        lines = object_lines(info, reading.tier, call.now_ms, overrides)
+        lines = object_lines(info, reading.tier, call.now_ms, overrides, expiry_of(call, info))
         status = 200
         if options.range is not None or (options.part_number is not None and info.size):
             status = 206
@@ -223,7 +224,7 @@ async def put_object(call: Call) -> Response:
     except BaseException:  # cancellation too: the room it holds must come back
         writer.abort()
         raise
-    lines = f'etag: "{info.etag}"\r\n{checksum_lines(kept_checksum(info))}{lease_lines(info, call.now_ms)}'
+    lines = f'etag: "{info.etag}"\r\n{checksum_lines(kept_checksum(info))}{lease_lines(info, call.now_ms, expiry_of(call, info))}'
     return Response(200, lines.encode())
 
 

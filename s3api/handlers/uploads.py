@@ -42,6 +42,7 @@ from s3api.handlers.fields import (
     kept_checksum,
     lease_lines,
 )
+from s3api.handlers.lifecycle import abort_lines, expiry_of
 from s3api.handlers.objects import bucket_of, check_length
 from s3api.handlers.options import SINGLE_PUT_BYTES_MAX, put_options
 from s3api.message import Response
@@ -100,6 +101,7 @@ async def create_multipart_upload(call: Call) -> Response:
     writer.leaf("Key", call.key)
     writer.leaf("UploadId", upload.upload_id)
     lines = f"x-amz-checksum-algorithm: {algorithm}\r\nx-amz-checksum-type: {kind}\r\n" if algorithm else ""
+    lines += abort_lines(call, upload.initiated_ms)
     return Response(200, xml.CONTENT_TYPE + lines.encode(), writer.finish())
 
 
@@ -233,7 +235,8 @@ def list_parts(call: Call) -> Response:
             writer.leaf("Size", part.size)
             if part.checksum is not None:
                 checksum_leaves(writer, part.checksum, with_type=False)
-    return Response(200, xml.CONTENT_TYPE, writer.finish())
+    lines = abort_lines(call, upload.initiated_ms)
+    return Response(200, xml.CONTENT_TYPE + lines.encode(), writer.finish())
 
 
 def _claims(body: bytes) -> list[PartClaim]:
@@ -346,7 +349,8 @@ async def complete_multipart_upload(call: Call) -> Response:
     writer.leaf("Key", call.key)
     writer.leaf("ETag", f'"{info.etag}"')
     checksum_leaves(writer, kept_checksum(info))
-    return Response(200, xml.CONTENT_TYPE + lease_lines(info, call.now_ms).encode(), writer.finish())
+    lines = lease_lines(info, call.now_ms, expiry_of(call, info))
+    return Response(200, xml.CONTENT_TYPE + lines.encode(), writer.finish())
 
 
 async def abort_multipart_upload(call: Call) -> Response:

@@ -114,7 +114,6 @@ def test_half_matches_are_refused(method: str, scope: str, query: str, headers: 
     ("method", "scope", "query", "name"),
     [
         ("PUT", "bucket", "versioning", "PutBucketVersioning"),
-        ("PUT", "bucket", "lifecycle", "PutBucketLifecycleConfiguration"),
         ("PUT", "object", "acl", "PutObjectAcl"),
         ("POST", "object", "select&select-type=2", "SelectObjectContent"),
         ("GET", "bucket", "analytics", "ListBucketAnalyticsConfigurations"),
