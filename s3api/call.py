@@ -6,6 +6,7 @@ Owns nothing. Does not know sockets. Kind: value types and protocols.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Coroutine, Mapping
 from typing import Any, Protocol
 
@@ -150,6 +151,12 @@ class Call:
         if "notification" not in bucket.documents:
             return None
         return Origin(event, self.identity.owner_id, self.request.peer, self.request_id)
+
+    def at(self, key: str) -> Call:
+        """The same call about another key of its bucket, for requests that name many."""
+        other = copy.copy(self)
+        other.key = key
+        return other
 
     def header(self, name: bytes) -> str:
         """A request header as text, stripped; "" when absent. `name` in lower case."""

@@ -110,6 +110,11 @@ def _unset(
     )
 
 
+def _batch(name: str, verb: str, *, action: str, body: Body = "document") -> Operation:
+    """One of ours that names many keys in its body."""
+    return _served(name, "POST", "bucket", "recall", values={"recall": verb}, action=action, body=body)
+
+
 def _refused(
     method: str,
     scope: Literal["service", "bucket", "object"],
@@ -153,7 +158,14 @@ TABLE: Final[tuple[Operation, ...]] = (
     _refused("GET", "bucket", "ListObjectVersions", "versions"),
     _refused("GET", "bucket", "CreateSession", "session"),
     _refused("POST", "bucket", "PostObject"),
-    _refused("POST", "bucket", "BatchObjects", "recall"),
+    # many keys at once: ours
+    _batch("BatchLookup", "lookup", action="GetObject"),
+    _batch("BatchGet", "get", action="GetObject"),
+    _batch("BatchPut", "put", action="PutObject", body="stream"),
+    _batch("BatchPin", "pin", action="PutObject"),
+    _batch("BatchUnpin", "unpin", action="PutObject"),
+    _batch("BatchTouch", "touch", action="GetObject"),
+    _batch("BatchDelete", "delete", action="DeleteObject"),
     # objects
     _served("GetObject", "GET", "object", allow=("versionId", "partNumber")),
     _served("HeadObject", "HEAD", "object", allow=("versionId", "partNumber"), action="GetObject"),
@@ -319,18 +331,28 @@ def resolve(method: str, scope: str, query: Mapping[str, str], headers: Headers)
             return row
         raise _refusal(method, scope, frozenset(), copy)
     selected = DISCRIMINATORS.intersection(query)
+    other: list[Operation] = []
     for row in _ROWS.get((method, scope, copy), ()):
         if _fits(row, selected):
             for name, value in row.values.items():
                 if query[name] != value:
-                    raise S3Error(
-                        "InvalidArgument",
-                        f"The value of {name} is not valid: it must be {value}.",
-                        ArgumentName=name,
-                        ArgumentValue=query[name][:256],
-                    )
-            return row
-    raise _refusal(method, scope, selected, copy)
+                    other.append(row)
+                    break
+            else:
+                return row
+    raise _wrong_value(other, query) if other else _refusal(method, scope, selected, copy)
+
+
+def _wrong_value(rows: list[Operation], query: Mapping[str, str]) -> S3Error:
+    """Why none of `rows`, which but for a value would all answer, does."""
+    name = next(name for name, value in rows[0].values.items() if query[name] != value)
+    known = ", ".join(row.values[name] for row in rows)
+    return S3Error(
+        "InvalidArgument",
+        f"The value of {name} is not valid: it must be {'one of ' if len(rows) > 1 else ''}{known}.",
+        ArgumentName=name,
+        ArgumentValue=query[name][:256],
+    )
 
 
 def _refusal(method: str, scope: str, selected: frozenset[str], copy: bool) -> S3Error:
@@ -374,7 +396,8 @@ def _checked() -> Iterator[str]:
         rows = _ROWS.setdefault(place, [])
         for other in rows:
             both = frozenset((*row.query, *other.query))
-            if _fits(row, both) and _fits(other, both):
+            apart = any(other.values.get(name, value) != value for name, value in row.values.items())
+            if not apart and _fits(row, both) and _fits(other, both):
                 yield f"{row.name} and {other.name} answer one request"
         rows.append(row)
         if not row.query:

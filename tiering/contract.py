@@ -480,6 +480,10 @@ class Objects(Protocol):
         marker is the newest version), NoSuchVersion, IsMarker, PreconditionFailed, NotModified, InvalidRange,
         InvalidPartNumber, ColdUnavailable, Corrupt."""
 
+    def look(self, bucket: str, keys: Sequence[str]) -> Sequence[ObjectInfo | None]:
+        """What stands at each key, None for nothing, all of one moment. Counts neither as a read nor as a miss. Never
+        waits: about a microsecond a key."""
+
     def put(self, bucket: str, key: str, size: int, options: PutOptions) -> Writer | Awaitable[Writer]:
         """Judges the preconditions a first time and reserves room for `size` bytes, before any byte is read. Raises
         PreconditionFailed, WrongOffset, NotAppendable, TierFull, DiskFull, Busy."""

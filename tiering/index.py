@@ -13,7 +13,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -113,6 +113,17 @@ class Index:
             # The race `view` guards against, here without its price: it shows as an error, never as wrong data.
             with self.view() as view:
                 return view.object(okey)
+
+    def get_objects(self, okeys: Sequence[bytes]) -> list[ObjectRecord | None]:
+        """As `get_object`, for many keys, all of one snapshot."""
+        decode = layout.OBJECT.decode
+        try:
+            with self._env.begin(buffers=True) as txn:
+                get, db = txn.get, self.objects_db
+                return [None if (data := get(okey, db=db)) is None else decode(data) for okey in okeys]
+        except _RACES:
+            with self.view() as view:
+                return [view.object(okey) for okey in okeys]
 
     def counters(self) -> Counters:
         """The sums as of now, like `get_object`."""

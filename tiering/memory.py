@@ -298,6 +298,10 @@ class MemoryStore:
             info = self._keep(bucket, key, stored, **fields)
         return c.Reading(info, start, stop, _chunks(stored.data, start, stop), tier)
 
+    def look(self, bucket: str, keys: Sequence[str]) -> Sequence[c.ObjectInfo | None]:
+        found = [self._look(bucket, key) for key in keys]
+        return [None if stored is None or stored.info.marker else stored.info for stored in found]
+
     def put(self, bucket: str, key: str, size: int, options: c.PutOptions) -> c.Writer:
         self._judged_put(bucket, key, options)
         self._room(size)

@@ -213,6 +213,16 @@ class TieredStore:
             raise ColdUnavailable("no backing store is configured", retry_s=60)
         return await recalls.read(okey, record, start, stop)
 
+    def look(self, bucket: str, keys: Sequence[str]) -> Sequence[ObjectInfo | None]:
+        pool, owner = self._buckets.route(bucket)
+        now_ms = self._clock.now_ms()
+        number = owner.number
+        records = pool.index.get_objects([layout.object_key(number, key) for key in keys])
+        return [
+            None if record is None or record.marker or (record.expires_ms and pool.expired(record, now_ms)) else record
+            for record in records
+        ]
+
     # -- objects: writing ----------------------------------------------------------------------------------------
 
     def put(self, bucket: str, key: str, size: int, options: PutOptions) -> Writer | Awaitable[Writer]:

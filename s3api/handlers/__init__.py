@@ -14,6 +14,7 @@ from typing import Final
 from s3api.call import Handler
 from s3api.handlers import (
     attributes,
+    batch,
     buckets,
     context_memory,
     copy,
@@ -26,6 +27,13 @@ from s3api.handlers import (
 
 HANDLERS: Final[dict[str, Handler]] = {
     "AbortMultipartUpload": uploads.abort_multipart_upload,
+    "BatchDelete": batch.batch_delete,
+    "BatchGet": batch.batch_get,
+    "BatchLookup": batch.batch_lookup,
+    "BatchPin": batch.batch_pin,
+    "BatchPut": batch.batch_put,
+    "BatchTouch": batch.batch_touch,
+    "BatchUnpin": batch.batch_unpin,
     "ChangeObject": context_memory.change_object,
     "CompleteMultipartUpload": uploads.complete_multipart_upload,
     "CopyObject": copy.copy_object,

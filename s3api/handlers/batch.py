@@ -1,0 +1,569 @@
+"""Many keys in one request: `POST /bucket?recall=lookup|get|put|pin|unpin|touch|delete`.
+
+Made for engines that ask for a run of blocks: one signature, one head and one round trip for all of them. Each key has
+its own outcome; only what concerns the whole request (its document, its signature, the bucket) is an error of the reply.
+
+Owns nothing between calls. Does not know storage or sockets: a hot `get` is handed to the transport as places in files,
+heads of frames included, so that its bytes are never copied here.
+Kind: shell (the loop). Invariants: an opened object is sent or closed; a writer is committed or aborted; at most AHEAD
+objects that must be waited for are open at once.
+Spec: docs/EXTENSIONS.md, "Many keys at once".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections import deque
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import aclosing
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from s3api import frames
+from s3api.call import Call
+from s3api.checksums import NOTHING_REQUESTED
+from s3api.errors import S3Error, from_store
+from s3api.extensions import parse_pin, parse_ttl
+from s3api.handlers.body import Intake, arrived, pieces
+from s3api.handlers.objects import bucket_of
+from s3api.handlers.options import put_options
+from s3api.message import Response, StreamBody
+from s3api.target import check_key
+from tiering.contract import (
+    FOREVER_MS,
+    Buffer,
+    Conditions,
+    DeleteOptions,
+    FileSpans,
+    NoSuchKey,
+    ObjectChange,
+    ObjectInfo,
+    PutOptions,
+    Reading,
+    ReadOptions,
+    Residency,
+    StoreError,
+    Ttl,
+    Writer,
+)
+
+_log = logging.getLogger(__name__)
+
+KEYS_MAX: Final = 4096
+"""Keys of one request: the blocks of two million tokens at 512 a block."""
+TABLE_BYTES_MAX: Final = 8 << 20
+"""The JSON before the bytes of a `put`: KEYS_MAX keys of the longest length, and what is said of them."""
+AHEAD: Final = 8
+"""Objects of one `get` that are recalled, or read from the device, before their turn has come."""
+AT_ONCE: Final = 128
+"""Changes of one request under way together: they share group commits without filling the committer's queue."""
+
+_GET: Final = ReadOptions()
+_HEAD: Final = ReadOptions(head=True)
+_JSON: Final = b"content-type: application/json\r\n"
+_FRAMES: Final = f"content-type: {frames.FRAMES_TYPE}\r\n".encode()
+_ABSENT: Final = Conditions(if_none_match=("*",))
+T = TypeVar("T")
+
+
+class Keys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The document of lookup, unpin, touch and delete."""
+
+    keys: list[str]
+
+
+class GetKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`stop_at_miss`: the reply ends with the first key that is not there, which is all an engine can use.
+
+    `hot_only`: a cold object counts as a miss, and nothing is recalled.
+    """
+
+    keys: list[str]
+    stop_at_miss: bool = False
+    hot_only: bool = False
+
+
+class PinKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`pin`: as the header `x-recall-pin`."""
+
+    keys: list[str]
+    pin: str | float | bool = True
+
+
+class TouchKeys(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`ttl`: as the header `x-recall-ttl`; without one a sliding TTL starts again and an absolute one stays."""
+
+    keys: list[str]
+    ttl: str | float | None = None
+
+
+class PutEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One object of a `put`: `size` bytes of the body are its content. `if_absent`: not stored if the key is taken."""
+
+    key: str
+    size: int
+    pin: str | float | bool | None = None
+    ttl: str | float | None = None
+    if_absent: bool = False
+
+
+class PutTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    objects: list[PutEntry]
+
+
+class Found(msgspec.Struct, omit_defaults=True):
+    """What `lookup` says of a key that is there. `ttl_ms`, `pin_ms`: what is left of them; -1 is a pin for ever."""
+
+    size: int
+    tier: str
+    etag: str
+    ttl_ms: int | None = None
+    pin_ms: int | None = None
+
+
+class Outcome(msgspec.Struct, omit_defaults=True):
+    """What became of one key: nothing to say, the ETag of what was written, or why not."""
+
+    etag: str | None = None
+    code: str | None = None
+    message: str | None = None
+    status: int | None = None
+
+
+async def batch_lookup(call: Call) -> Response:
+    """How long the leading run of keys that are there is, and what stands at each key. One snapshot for all."""
+    keys = (await _document(call, Keys)).keys
+    _check_keys(keys)
+    may = _judge(call, "s3:GetObject", keys)
+    infos = call.store.look(call.bucket, keys)
+    now_ms = call.now_ms
+    entries: list[Found | None] = []
+    run = 0
+    for key, info in zip(keys, infos, strict=True):
+        if info is None or not may(key):
+            entries.append(None)
+            continue
+        if run == len(entries):
+            run += 1
+        entries.append(_found(info, now_ms))
+    return Response(200, _JSON, msgspec.json.encode({"run": run, "objects": entries}))
+
+
+def _found(info: ObjectInfo, now_ms: int) -> Found:
+    found = Found(info.size, "cold" if info.residency is Residency.COLD_ONLY else "hot", info.etag)
+    if info.expires_ms:
+        found.ttl_ms = max(0, info.expires_ms - now_ms)
+    if info.pin_until_ms > now_ms:
+        found.pin_ms = -1 if info.pin_until_ms == FOREVER_MS else info.pin_until_ms - now_ms
+    return found
+
+
+async def batch_get(call: Call) -> Response:
+    """The objects' bytes in the order asked, each behind a head that says what it is."""
+    asked = await _document(call, GetKeys)
+    _check_keys(asked.keys)
+    bucket_of(call)
+    may = _judge(call, "s3:GetObject", asked.keys)
+    infos = call.store.look(call.bucket, asked.keys)
+    wanted: list[_Wanted] = []
+    for key, info in zip(asked.keys, infos, strict=True):
+        cold = info is not None and info.residency is Residency.COLD_ONLY
+        if not may(key):
+            status = 403
+        elif info is None or (cold and asked.hot_only):
+            status = 404
+        else:
+            status = 200
+        wanted.append(_Wanted(key, status, info if status == 200 else None))
+        if status != 200 and asked.stop_at_miss:
+            break
+    return _Gathered(call, wanted).response()
+
+
+class _Wanted:
+    """One key of a `get`: what was found at the look-up, and how far it has come."""
+
+    __slots__ = ("info", "key", "opening", "reading", "status")
+
+    def __init__(self, key: str, status: int, info: ObjectInfo | None) -> None:
+        self.key, self.status, self.info = key, status, info
+        self.reading: Reading | None = None
+        self.opening: asyncio.Future[Reading] | None = None
+
+    @property
+    def size(self) -> int:
+        return 0 if self.info is None else self.info.size
+
+
+class _Gathered:
+    """The reply of a `get`, opened as far as nothing must be waited for.
+
+    Lengths are those of the look-up. An object that is another generation when its turn comes cannot be sent any more,
+    nor another length announced: the connection ends, and the client has what came before.
+    """
+
+    def __init__(self, call: Call, wanted: list[_Wanted]) -> None:
+        self._call = call
+        self._wanted = wanted
+
+    def response(self) -> Response:
+        """A reply out of memory and files when all of it is hot, else one that waits for what is not."""
+        ready = True
+        try:
+            for each in self._wanted:
+                if each.info is not None and not self._open_now(each):
+                    ready = False
+                    break
+        except BaseException:
+            self._close()
+            raise
+        if not ready:
+            self._close()  # opened again when it is sent: until then a reply that is never begun holds nothing
+        length = sum(frames.HEAD_BYTES + each.size for each in self._wanted)
+        if not ready:
+            return Response(200, _FRAMES, StreamBody(self._frames(), length))
+        readings = [each.reading for each in self._wanted if each.reading is not None]
+        if all(isinstance(reading.body, bytes) for reading in readings):
+            return Response(200, _FRAMES, b"".join([piece for each in self._wanted for piece in _short(each)]))
+        return Response(200, _FRAMES, self._spans(length))
+
+    def _open_now(self, each: _Wanted) -> bool:
+        """Opens one object; False when it must be waited for."""
+        try:
+            opened = self._call.store.open(self._call.bucket, each.key, _GET)
+        except NoSuchKey:  # deleted since the look-up, an instant ago: nothing is announced yet
+            each.status, each.info = 404, None
+            return True
+        if not isinstance(opened, Reading):
+            if isinstance(opened, Coroutine):
+                opened.close()
+            return False
+        each.reading, each.info = opened, opened.info
+        return isinstance(opened.body, bytes | FileSpans)
+
+    def _spans(self, length: int) -> FileSpans:
+        """Heads and short bodies in an anonymous file, the rest where it lies."""
+        fd = os.memfd_create("recall-frames", os.MFD_CLOEXEC)
+        spans: list[tuple[int, int, int]] = []
+        releases: list[Callable[[], None]] = []
+        between = bytearray()
+        begun = 0
+        for each in self._wanted:
+            between += _head(each)
+            body = None if each.reading is None else each.reading.body
+            if isinstance(body, bytes):
+                between += body
+            elif isinstance(body, FileSpans):
+                releases.append(body.release)
+                spans.append((fd, begun, len(between) - begun))
+                spans += body.spans
+                begun = len(between)
+        if len(between) > begun:
+            spans.append((fd, begun, len(between) - begun))
+
+        def release() -> None:
+            os.close(fd)
+            for each in releases:
+                each()
+
+        os.pwrite(fd, between, 0)
+        return FileSpans(tuple(spans), length, release)
+
+    async def _frames(self) -> AsyncGenerator[Buffer, None]:
+        """Frame by frame, AHEAD objects opened before their turn."""
+        waiting = deque(self._wanted)
+        ahead: deque[_Wanted] = deque()
+        try:
+            while waiting or ahead:
+                while waiting and len(ahead) < AHEAD:
+                    each = waiting.popleft()
+                    if each.info is not None and each.reading is None and each.opening is None:
+                        opened = self._call.store.open(self._call.bucket, each.key, _GET)
+                        if isinstance(opened, Reading):
+                            each.reading = opened
+                        else:
+                            each.opening = asyncio.ensure_future(opened)
+                    ahead.append(each)
+                each = ahead.popleft()
+                yield _head(each)
+                if each.info is None:
+                    continue
+                if each.opening is not None:
+                    each.reading, each.opening = await each.opening, None
+                reading = each.reading
+                assert reading is not None
+                if reading.info.generation != each.info.generation:
+                    raise S3Error("OperationAborted", f"{each.key} was written while the reply was under way.")
+                async with aclosing(pieces(reading)) as parts:
+                    async for part in parts:
+                        yield part
+                reading.close()
+                each.reading = None
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        for each in self._wanted:
+            if each.reading is not None:
+                each.reading.close()
+                each.reading = None
+            if each.opening is not None:
+                each.opening.add_done_callback(_close_late)
+                each.opening = None
+
+
+def _close_late(opening: asyncio.Future[Reading]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
+
+
+def _head(each: _Wanted) -> bytes:
+    cold = each.info is not None and each.info.residency is Residency.COLD_ONLY
+    return frames.pack(each.status, each.size, frames.COLD if cold else 0)
+
+
+def _short(each: _Wanted) -> tuple[bytes, ...]:
+    body = None if each.reading is None else each.reading.body
+    return (_head(each), body) if isinstance(body, bytes) else (_head(each),)
+
+
+async def batch_put(call: Call) -> Response:
+    """Stores the objects whose bytes follow the table one after the other; each is acknowledged or refused on its own.
+
+    The request's other headers (metadata, tags, storage class) are said of every object. Bytes are written as they come;
+    the commits of all run together at the end, so they share one.
+    """
+    source = _Source(call)
+    prefix = bytes(await source.take(frames.TABLE.size))
+    (table_bytes,) = frames.TABLE.unpack(prefix)
+    if table_bytes > TABLE_BYTES_MAX:
+        raise S3Error("MaxMessageLengthExceeded", MaxMessageLengthBytes=TABLE_BYTES_MAX)
+    entries = _decoded(bytes(await source.take(table_bytes)), PutTable).objects
+    _check_keys([entry.key for entry in entries])
+    length = call.payload.length
+    stated = frames.TABLE.size + table_bytes + sum(entry.size for entry in entries)
+    if any(entry.size < 0 for entry in entries) or (length is not None and length != stated):
+        raise S3Error("InvalidRequest", f"The body must be {stated} bytes long, as its table says.")
+    bucket_of(call)
+    may = _judge(call, "s3:PutObject", [entry.key for entry in entries])
+    puts = [_Put(call.at(entry.key), entry, may(entry.key)) for entry in entries]
+    try:
+        for put in puts:
+            await put.receive(source)
+        await source.end()
+        outcomes = [
+            outcome
+            for at in range(0, len(puts), AT_ONCE)
+            for outcome in await asyncio.gather(*(_outcome(call, put.commit()) for put in puts[at : at + AT_ONCE]))
+        ]
+    finally:
+        for put in puts:
+            put.abort()
+    return _outcomes(outcomes)
+
+
+class _Source:
+    """A request's content, taken in the sizes a batch says it has."""
+
+    def __init__(self, call: Call) -> None:
+        self._payload = call.payload
+        self._view = memoryview(b"")
+
+    async def some(self, most: int) -> memoryview:
+        """The next bytes, at least one and at most `most`, borrowed until the next call. Raises IncompleteBody."""
+        if not self._view:
+            self._view = await self._payload.read()
+            if not self._view:
+                raise S3Error("IncompleteBody")
+        taken, self._view = self._view[:most], self._view[most:]
+        return taken
+
+    async def take(self, size: int) -> bytearray:
+        held = bytearray()
+        while len(held) < size:
+            held += await self.some(size - len(held))
+        return held
+
+    async def end(self) -> None:
+        """The verified end of the body. Raises what its signature or length does."""
+        if self._view or await self._payload.read():
+            raise S3Error("InvalidRequest", "The body goes on after the last object of its table.")
+
+
+class _Put:
+    """One object of a `put`. A refused one lets its bytes pass."""
+
+    def __init__(self, call: Call, entry: PutEntry, allowed: bool) -> None:
+        self._call, self._entry = call, entry
+        self._writer: Writer | None = None
+        self._intake: Intake | None = None
+        self._refused: Exception | None = None if allowed else S3Error("AccessDenied")
+
+    async def receive(self, source: _Source) -> None:
+        if self._refused is None:
+            try:
+                await self._open()
+            except (S3Error, StoreError) as error:
+                self._refused = error
+        left = self._entry.size
+        while left:
+            view = await source.some(left)
+            left -= len(view)
+            if self._intake is None:
+                continue
+            try:
+                await self._intake.take(view)
+            except StoreError as error:
+                self._refused = error
+                self.abort()
+
+    async def _open(self) -> None:
+        call, entry = self._call, self._entry
+        options = put_options(call)
+        self._writer = await arrived(call.store.put(call.bucket, call.key, entry.size, _said(options, entry)))
+        self._intake = Intake(self._writer, NOTHING_REQUESTED, md5=not bucket_of(call).opaque_etag)
+
+    async def commit(self) -> Outcome:
+        if self._refused is not None:
+            raise self._refused
+        assert self._writer is not None and self._intake is not None
+        info = await self._writer.commit(self._intake.conclude())
+        self._writer = self._intake = None
+        return Outcome(etag=info.etag)
+
+    def abort(self) -> None:
+        """Gives back what a put that was not committed holds. Idempotent."""
+        if self._writer is not None:
+            self._writer.abort()
+        self._writer = self._intake = None
+
+
+def _said(options: PutOptions, entry: PutEntry) -> PutOptions:
+    """What the request says of every object, and the table of this one; the type of the frames is nobody's content."""
+    changed: dict[str, Any] = {"content_type": ""}
+    if entry.pin is not None:
+        changed["pin_ms"] = parse_pin(_text(entry.pin), "pin")
+    if entry.ttl is not None:
+        ttl = parse_ttl(_text(entry.ttl), "ttl")
+        changed["ttl"] = ttl if ttl.ttl_ms else None
+    if entry.if_absent:
+        changed["conditions"] = _ABSENT
+    return msgspec.structs.replace(options, **changed)
+
+
+def _text(value: str | float | bool) -> str:
+    """A JSON value as the header would say it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+async def batch_pin(call: Call) -> Response:
+    """Pins each key, for ever or as a lease."""
+    asked = await _document(call, PinKeys)
+    change = ObjectChange(pin_ms=parse_pin(_text(asked.pin), "pin"))
+    return await _each(call, asked.keys, "s3:PutObject", lambda key: call.store.change(call.bucket, key, change))
+
+
+async def batch_unpin(call: Call) -> Response:
+    """Ends the pin of each key."""
+    keys = (await _document(call, Keys)).keys
+    change = ObjectChange(pin_ms=0)
+    return await _each(call, keys, "s3:PutObject", lambda key: call.store.change(call.bucket, key, change))
+
+
+async def batch_touch(call: Call) -> Response:
+    """Counts as a read of each key without reading it: heat grows and sliding TTLs start again, or all get `ttl`."""
+    asked = await _document(call, TouchKeys)
+    ttl = None if asked.ttl is None else parse_ttl(_text(asked.ttl), "ttl")
+    action = "s3:GetObject" if ttl is None else "s3:PutObject"
+    return await _each(call, asked.keys, action, lambda key: _touch(call, key, ttl))
+
+
+async def _touch(call: Call, key: str, ttl: Ttl | None) -> None:
+    info = (await arrived(call.store.open(call.bucket, key, _HEAD))).info
+    if ttl is None and info.sliding:
+        ttl = Ttl(info.ttl_ms, sliding=True)
+    if info.residency is not Residency.COLD_ONLY:
+        opened = call.store.open(call.bucket, key, _GET)
+        if isinstance(opened, Reading):
+            opened.close()
+        else:
+            (await opened).close()
+    if ttl is not None:
+        await call.store.change(call.bucket, key, ObjectChange(ttl=ttl))
+
+
+async def batch_delete(call: Call) -> Response:
+    """Deletes each key; one that is not there is success."""
+    keys = (await _document(call, Keys)).keys
+    options = DeleteOptions(origin=call.origin("ObjectRemoved:Delete"))
+    return await _each(call, keys, "s3:DeleteObject", lambda key: call.store.delete(call.bucket, key, options))
+
+
+# -- what they share ---------------------------------------------------------------------------------------------
+
+
+async def _document(call: Call, kind: type[T]) -> T:
+    return _decoded(await call.payload.document(), kind)
+
+
+def _decoded(data: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise S3Error("InvalidRequest", f"The document of the batch cannot be read: {error}") from None
+
+
+def _check_keys(keys: Sequence[str]) -> None:
+    if not 1 <= len(keys) <= KEYS_MAX:
+        raise S3Error("InvalidRequest", f"Between 1 and {KEYS_MAX} keys can be named in one request.")
+    for key in keys:
+        if not key:
+            raise S3Error("InvalidRequest", "A key is empty.")
+        check_key(key)
+
+
+def _judge(call: Call, action: str, keys: Sequence[str]) -> Callable[[str], bool]:
+    """Whether the caller may do `action` to a key; judged key by key, since policies speak of prefixes."""
+    allows = call.access.allows
+    return lambda key: allows(call, action, call.bucket, key)
+
+
+async def _each(
+    call: Call, keys: Sequence[str], action: str, change: Callable[[str], Coroutine[Any, Any, object]]
+) -> Response:
+    """Applies `change` to every key, AT_ONCE together, and answers each outcome."""
+    _check_keys(keys)
+    bucket_of(call)
+    may = _judge(call, action, keys)
+
+    async def one(key: str) -> Outcome:
+        if not may(key):
+            raise S3Error("AccessDenied")
+        await change(key)
+        return Outcome()
+
+    outcomes: list[Outcome] = []
+    for at in range(0, len(keys), AT_ONCE):
+        outcomes += await asyncio.gather(*(_outcome(call, one(key)) for key in keys[at : at + AT_ONCE]))
+    return _outcomes(outcomes)
+
+
+async def _outcome(call: Call, doing: Coroutine[Any, Any, Outcome]) -> Outcome:
+    """The outcome of one key. Per-key errors cannot pass the border: the reply is a 200."""
+    try:
+        return await doing
+    except S3Error as error:
+        failure = error
+    except StoreError as error:
+        failure = from_store(error)
+    except Exception:
+        _log.exception("one of many keys failed (request %s)", call.request_id)
+        failure = S3Error("InternalError")
+    return Outcome(code=failure.spec.code, message=failure.message, status=failure.spec.status)
+
+
+def _outcomes(outcomes: Sequence[Outcome]) -> Response:
+    return Response(200, _JSON, msgspec.json.encode({"objects": outcomes}))
