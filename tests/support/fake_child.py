@@ -2,7 +2,7 @@
 
 They are started as the real ones are and write what happens to them to `<data-dir>/events`. `RECALL_TEST_FAKE` makes them
 misbehave: `worker-refuses`, `keeper-refuses`, `keeper-mute` (never ready), `worker-deaf` (ignores SIGTERM), `worker-dies`
-(after it has been ready).
+(once the gateway is ready).
 
 Owns one listening socket. Does not know the engine. Kind: shell (test support).
 """
@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 
 from gateway.config import Settings
@@ -58,6 +59,8 @@ def worker(settings: Settings, credentials: Credentials, slot: int, ready: Ready
     _event(settings, f"worker-{slot} ready")
     ready(settings.listen.port)
     if _MODE == "worker-dies":
+        while not (Path(settings.data_dir) / "endpoint").exists():  # one that dies before is one that cannot start
+            time.sleep(0.01)
         os._exit(7)
     while True:
         signal.sigwait({signal.SIGTERM})
