@@ -51,6 +51,7 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     unset: str = ""
     unset_message: str = ""
     document: str = ""
+    document_fields: Mapping[str, str] = {}  # elements of `document`
 
     @property
     def served(self) -> bool:
@@ -138,6 +139,40 @@ def _refused(
     )
 
 
+def _document(name: str, query: str, right: str = "", *, delete: bool = True) -> Iterator[Operation]:
+    """Reading, writing and, where S3 has it, removing one sub-resource of a bucket. Removing is the right to write."""
+    right = right or name
+    yield _served(f"Get{name}", "GET", "bucket", query, action=f"Get{right}")
+    yield _served(f"Put{name}", "PUT", "bucket", query, action=f"Put{right}", body="document")
+    if delete:
+        yield _served(f"Delete{name}", "DELETE", "bucket", query, action=f"Put{right}")
+
+
+def _families(query: str, noun: str, listed: str) -> Iterator[Operation]:
+    """Settings of which a bucket can have many, here none: `listed` is the empty list."""
+    name, right = f"Bucket{noun}Configuration", f"{noun}Configuration"
+    yield Operation(
+        name=f"List{name}s",
+        method="GET",
+        scope="bucket",
+        action=f"s3:Get{right}",
+        query=(query,),
+        without=("id",),
+        document=listed,
+        document_fields={"IsTruncated": "false"},
+    )
+    for method, verb in (("GET", "Get"), ("DELETE", "Delete")):
+        yield Operation(
+            name=f"{verb}{name}",
+            method=method,
+            scope="bucket",
+            action=f"s3:{'Get' if verb == 'Get' else 'Put'}{right}",
+            query=(query, "id"),
+            unset="NoSuchConfiguration",
+        )
+    yield _refused("PUT", "bucket", f"Put{name}", query, "id")
+
+
 _V: Final = ("versionId",)
 _NO_LOCK: Final = "Bucket is missing Object Lock Configuration."
 
@@ -199,11 +234,21 @@ TABLE: Final[tuple[Operation, ...]] = (
     _served("CompleteMultipartUpload", "POST", "object", "uploadId", action="PutObject", body="document"),
     _served("AbortMultipartUpload", "DELETE", "object", "uploadId"),
     _served("ListParts", "GET", "object", "uploadId", action="ListMultipartUploadParts"),
+    # documents a bucket is set up with
+    *_document("BucketCors", "cors", "BucketCORS"),
+    *_document("BucketTagging", "tagging"),
+    *_document("BucketEncryption", "encryption", "EncryptionConfiguration"),
+    *_document("PublicAccessBlock", "publicAccessBlock", "BucketPublicAccessBlock"),
+    *_document("BucketOwnershipControls", "ownershipControls"),
+    *_document("BucketLogging", "logging", delete=False),
+    *_document("BucketRequestPayment", "requestPayment", delete=False),
+    *_document("BucketAccelerateConfiguration", "accelerate", "AccelerateConfiguration", delete=False),
+    *_document("BucketAbac", "abac", delete=False),
+    _served("DeleteBucketWebsite", "DELETE", "bucket", "website"),
+    _served("DeleteBucketReplication", "DELETE", "bucket", "replication", action="PutReplicationConfiguration"),
     # bucket settings that cannot be set here: reading them says so
     _unset("GetBucketVersioning", "bucket", "versioning", document="VersioningConfiguration"),
-    _unset("GetBucketLogging", "bucket", "logging", document="BucketLoggingStatus"),
     _unset("GetBucketNotificationConfiguration", "bucket", "notification", document="NotificationConfiguration"),
-    _unset("GetBucketAccelerateConfiguration", "bucket", "accelerate", document="AccelerateConfiguration"),
     _unset("GetBucketPolicy", "bucket", "policy", "NoSuchBucketPolicy"),
     _unset("GetBucketPolicyStatus", "bucket", "policyStatus", "NoSuchBucketPolicy"),
     _served("GetBucketLifecycleConfiguration", "GET", "bucket", "lifecycle", action="GetLifecycleConfiguration"),
@@ -216,64 +261,36 @@ TABLE: Final[tuple[Operation, ...]] = (
         body="document",
     ),
     _served("DeleteBucketLifecycle", "DELETE", "bucket", "lifecycle", action="PutLifecycleConfiguration"),
-    _unset("GetBucketCors", "bucket", "cors", "NoSuchCORSConfiguration"),
-    _unset("GetBucketTagging", "bucket", "tagging", "NoSuchTagSet"),
     _unset("GetBucketWebsite", "bucket", "website", "NoSuchWebsiteConfiguration"),
     _unset("GetObjectLockConfiguration", "bucket", "object-lock", "ObjectLockConfigurationNotFoundError"),
-    _unset("GetBucketEncryption", "bucket", "encryption", "ServerSideEncryptionConfigurationNotFoundError"),
     _unset("GetBucketReplication", "bucket", "replication", "ReplicationConfigurationNotFoundError"),
-    _unset("GetPublicAccessBlock", "bucket", "publicAccessBlock", "NoSuchPublicAccessBlockConfiguration"),
-    _unset("GetBucketOwnershipControls", "bucket", "ownershipControls", "OwnershipControlsNotFoundError"),
-    _refused("GET", "bucket", "GetBucketRequestPayment", "requestPayment"),
-    _refused("GET", "bucket", "GetBucketAbac", "abac"),
     _refused("GET", "bucket", "GetBucketMetadataConfiguration", "metadataConfiguration"),
     _refused("GET", "bucket", "GetBucketMetadataTableConfiguration", "metadataTable"),
     _refused("PUT", "bucket", "PutBucketAcl", "acl"),
     _refused("PUT", "bucket", "PutBucketVersioning", "versioning"),
-    _refused("PUT", "bucket", "PutBucketLogging", "logging"),
     _refused("PUT", "bucket", "PutBucketNotificationConfiguration", "notification"),
-    _refused("PUT", "bucket", "PutBucketAccelerateConfiguration", "accelerate"),
-    _refused("PUT", "bucket", "PutBucketRequestPayment", "requestPayment"),
     _refused("PUT", "bucket", "PutBucketPolicy", "policy"),
-    _refused("PUT", "bucket", "PutBucketCors", "cors"),
-    _refused("PUT", "bucket", "PutBucketTagging", "tagging"),
     _refused("PUT", "bucket", "PutBucketWebsite", "website"),
     _refused("PUT", "bucket", "PutObjectLockConfiguration", "object-lock"),
-    _refused("PUT", "bucket", "PutBucketEncryption", "encryption"),
     _refused("PUT", "bucket", "PutBucketReplication", "replication"),
-    _refused("PUT", "bucket", "PutPublicAccessBlock", "publicAccessBlock"),
-    _refused("PUT", "bucket", "PutBucketOwnershipControls", "ownershipControls"),
-    _refused("PUT", "bucket", "PutBucketAbac", "abac"),
     _refused("POST", "bucket", "CreateBucketMetadataConfiguration", "metadataConfiguration"),
     _refused("POST", "bucket", "CreateBucketMetadataTableConfiguration", "metadataTable"),
     _refused("PUT", "bucket", "UpdateBucketMetadataInventoryTableConfiguration", "metadataInventoryTable"),
     _refused("PUT", "bucket", "UpdateBucketMetadataJournalTableConfiguration", "metadataJournalTable"),
     _refused("PUT", "bucket", "UpdateBucketMetadataAnnotationTableConfiguration", "metadataAnnotationTable"),
     _refused("DELETE", "bucket", "DeleteBucketPolicy", "policy"),
-    _refused("DELETE", "bucket", "DeleteBucketCors", "cors"),
-    _refused("DELETE", "bucket", "DeleteBucketTagging", "tagging"),
-    _refused("DELETE", "bucket", "DeleteBucketWebsite", "website"),
-    _refused("DELETE", "bucket", "DeleteBucketEncryption", "encryption"),
-    _refused("DELETE", "bucket", "DeleteBucketReplication", "replication"),
-    _refused("DELETE", "bucket", "DeletePublicAccessBlock", "publicAccessBlock"),
-    _refused("DELETE", "bucket", "DeleteBucketOwnershipControls", "ownershipControls"),
     _refused("DELETE", "bucket", "DeleteBucketMetadataConfiguration", "metadataConfiguration"),
     _refused("DELETE", "bucket", "DeleteBucketMetadataTableConfiguration", "metadataTable"),
-    # bucket settings by id: with `id` one of them, without it all
+    # bucket settings by id: with `id` one of them, without it all; there are none, and none can be made
     *(
         row
-        for family, noun in (
-            ("analytics", "BucketAnalyticsConfiguration"),
-            ("inventory", "BucketInventoryConfiguration"),
-            ("metrics", "BucketMetricsConfiguration"),
-            ("intelligent-tiering", "BucketIntelligentTieringConfiguration"),
+        for family, noun, listed in (
+            ("analytics", "Analytics", "ListBucketAnalyticsConfigurationResult"),
+            ("inventory", "Inventory", "ListInventoryConfigurationsResult"),
+            ("metrics", "Metrics", "ListMetricsConfigurationsResult"),
+            ("intelligent-tiering", "IntelligentTiering", "ListBucketIntelligentTieringConfigurationsOutput"),
         )
-        for row in (
-            _refused("GET", "bucket", f"List{noun}s", family, without=("id",)),
-            _refused("GET", "bucket", f"Get{noun}", family, "id"),
-            _refused("PUT", "bucket", f"Put{noun}", family, "id"),
-            _refused("DELETE", "bucket", f"Delete{noun}", family, "id"),
-        )
+        for row in _families(family, noun, listed)
     ),
 )
 

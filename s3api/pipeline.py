@@ -183,7 +183,10 @@ class Pipeline:
         if operation.unset or operation.document:
             self._store.bucket(target.bucket)
             if operation.document:
-                return Response(200, xml.CONTENT_TYPE, xml.XmlWriter(operation.document).finish())
+                writer = xml.XmlWriter(operation.document)
+                for name, value in operation.document_fields.items():
+                    writer.leaf(name, value)
+                return Response(200, xml.CONTENT_TYPE, writer.finish())
             raise S3Error(operation.unset, operation.unset_message, **_about(target, operation.unset))
         raise S3Error("NotImplemented", f"{operation.name} is not implemented.")
 

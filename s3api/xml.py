@@ -9,6 +9,7 @@ Spec: XML 1.0 §2.2 (characters), §2.11 (line ends); AWS S3 API Reference (docu
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from types import TracebackType
 from typing import Final
 from urllib.parse import quote
@@ -121,6 +122,13 @@ class Node:
             raise S3Error("MalformedXML", f"Element {name} is given more than once in {self.name}.")
         return found[0] if found else None
 
+    def only(self, *names: str) -> Node:
+        """Itself; MalformedXML when a child has any other name."""
+        for child in self.children:
+            if child.name not in names:
+                raise S3Error("MalformedXML", f"Element {child.name[:64]} has no place in {self.name}.")
+        return self
+
     def text(self, name: str, default: str = "") -> str:
         """The text of the child of that name, as sent."""
         child = self.find(name)
@@ -132,6 +140,21 @@ class Node:
         if child is None:
             raise S3Error("MalformedXML", f"Element {name} is missing in {self.name}.")
         return child.own
+
+    def one_of(self, name: str, allowed: Collection[str]) -> str:
+        """A required text that must be one of `allowed`, spelled so."""
+        text = self.required(name).strip()
+        if text not in allowed:
+            raise S3Error("MalformedXML", f"Element {name} must be one of {', '.join(sorted(allowed))}.")
+        return text
+
+    def boolean(self, name: str) -> bool:
+        """`true` or `false`, in any case; False when the child is missing."""
+        child = self.find(name)
+        text = "false" if child is None else child.own.strip().lower()
+        if text not in ("true", "false"):
+            raise S3Error("MalformedXML", f"Element {name} must be true or false.")
+        return text == "true"
 
     def integer(self, name: str, low: int, high: int) -> int:
         """A required whole number in `low..high`, both included."""

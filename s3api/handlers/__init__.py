@@ -21,6 +21,7 @@ from s3api.handlers import (
     lifecycle,
     listing,
     objects,
+    settings,
     tagging,
     uploads,
 )
@@ -64,4 +65,5 @@ HANDLERS: Final[dict[str, Handler]] = {
     "RestoreObject": context_memory.restore_object,
     "UploadPart": uploads.upload_part,
     "UploadPartCopy": uploads.upload_part_copy,
+    **settings.HANDLERS,
 }

@@ -1,0 +1,298 @@
+"""The small documents a bucket is set up with: what each may say, and how it is stored and read back.
+
+A check takes the root element a client sent and answers the text to store, which is also what a GET answers; "" where
+the document says what an unset bucket says. Readers take the stored text.
+
+Owns nothing but bounded memories of parsed documents. Does not know stores, callers or the effects of a setting.
+Kind: pure. Invariants: whatever a check answers parses again, and checks to itself; an element nobody knows is refused.
+Spec: AWS PutBucketTagging, PutBucketOwnershipControls, PutPublicAccessBlock, PutBucketEncryption, PutBucketLogging,
+PutBucketRequestPayment, PutBucketAccelerateConfiguration, PutBucketAbac.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from s3api import xml
+from s3api.errors import S3Error
+
+BUCKET_TAGS_MAX: Final = 50
+TAG_KEY_CHARS_MAX: Final = 128
+TAG_VALUE_CHARS_MAX: Final = 256
+OWNERSHIPS: Final = ("BucketOwnerPreferred", "ObjectWriter", "BucketOwnerEnforced")
+_TAG_TEXT = re.compile(r"[\w \-+=.:/@]*\Z")
+_ALGORITHMS: Final = ("AES256", "aws:kms")
+_KNOWN_ALGORITHMS: Final = (*_ALGORITHMS, "aws:kms:dsse")
+_BLOCKS: Final = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
+
+
+# -- tags
+
+
+def tags_of(holder: xml.Node | None) -> dict[str, str]:
+    """The tags below a TagSet or Tags element, in order. Raises MalformedXML, InvalidTag."""
+    if holder is None:
+        raise S3Error("MalformedXML", "The element that holds the tags is missing.")
+    tags: dict[str, str] = {}
+    for node in holder.only("Tag").children:
+        key, value = node.only("Key", "Value").required("Key"), node.required("Value")
+        if not 1 <= len(key) <= TAG_KEY_CHARS_MAX or not _TAG_TEXT.match(key):
+            raise S3Error("InvalidTag", "The TagKey you have provided is invalid", TagKey=key[:TAG_KEY_CHARS_MAX])
+        if len(value) > TAG_VALUE_CHARS_MAX or not _TAG_TEXT.match(value):
+            raise S3Error(
+                "InvalidTag",
+                "The TagValue you have provided is invalid",
+                TagKey=key,
+                TagValue=value[:TAG_VALUE_CHARS_MAX],
+            )
+        if key.lower().startswith("aws:"):
+            raise S3Error("InvalidTag", "System tags cannot be added/updated by requester", TagKey=key)
+        if key in tags:
+            raise S3Error("InvalidTag", "Cannot provide multiple Tags with the same key", TagKey=key)
+        tags[key] = value
+    if len(tags) > BUCKET_TAGS_MAX:
+        raise S3Error("BadRequest", f"Bucket tag count cannot be greater than {BUCKET_TAGS_MAX}")
+    return tags
+
+
+def tagging_document(tags: Mapping[str, str]) -> str:
+    """A Tagging document; "" for no tags."""
+    if not tags:
+        return ""
+    writer = xml.XmlWriter("Tagging")
+    with writer.nested("TagSet"):
+        for key, value in tags.items():
+            with writer.nested("Tag"):
+                writer.leaf("Key", key)
+                writer.leaf("Value", value)
+    return writer.finish().decode()
+
+
+def check_tagging(root: xml.Node) -> str:
+    """Raises MalformedXML, InvalidTag, BadRequest."""
+    return tagging_document(tags_of(root.only("TagSet").find("TagSet")))
+
+
+@functools.lru_cache(maxsize=256)
+def bucket_tags(text: str) -> Mapping[str, str]:
+    """The tags of a stored document; none of ""."""
+    return tags_of(xml.parse(text.encode(), "Tagging").find("TagSet")) if text else {}
+
+
+# -- ownership and public access
+
+
+def ownership_document(ownership: str) -> str:
+    """An OwnershipControls document."""
+    writer = xml.XmlWriter("OwnershipControls")
+    with writer.nested("Rule"):
+        writer.leaf("ObjectOwnership", ownership)
+    return writer.finish().decode()
+
+
+def check_ownership(root: xml.Node) -> str:
+    """Raises MalformedXML: one rule, of the three there are."""
+    rule = root.only("Rule").find("Rule")
+    if rule is None:
+        raise S3Error("MalformedXML")
+    return ownership_document(rule.only("ObjectOwnership").one_of("ObjectOwnership", OWNERSHIPS))
+
+
+@functools.lru_cache(maxsize=256)
+def ownership(text: str) -> str:
+    """`BucketOwnerPreferred`, `ObjectWriter` or `BucketOwnerEnforced` of a stored document; "" of ""."""
+    if not text:
+        return ""
+    rule = xml.parse(text.encode(), "OwnershipControls").find("Rule")
+    return "" if rule is None else rule.text("ObjectOwnership")
+
+
+class PublicAccessBlock(msgspec.Struct, frozen=True):
+    """The four switches of a bucket, each off unless it was set."""
+
+    block_public_acls: bool = False
+    ignore_public_acls: bool = False
+    block_public_policy: bool = False
+    restrict_public_buckets: bool = False
+
+
+def check_public_access(root: xml.Node) -> str:
+    """Raises MalformedXML; InvalidRequest where none of the four is given."""
+    root.only(*_BLOCKS)
+    if not root.children:
+        raise S3Error("InvalidRequest", "Must specify at least one configuration.")
+    writer = xml.XmlWriter("PublicAccessBlockConfiguration")
+    for name in _BLOCKS:
+        writer.leaf(name, root.boolean(name))
+    return writer.finish().decode()
+
+
+@functools.lru_cache(maxsize=256)
+def public_access_block(text: str) -> PublicAccessBlock:
+    """The switches of a stored document; all off of ""."""
+    if not text:
+        return PublicAccessBlock()
+    root = xml.parse(text.encode(), "PublicAccessBlockConfiguration")
+    return PublicAccessBlock(*[root.boolean(name) for name in _BLOCKS])
+
+
+# -- encryption
+
+
+class BucketEncryption(msgspec.Struct, frozen=True):
+    """How new objects are sealed that say nothing themselves: `algorithm` is `AES256` or `aws:kms`."""
+
+    algorithm: str
+    key_id: str = ""
+    bucket_key: bool = False
+
+
+def check_encryption(root: xml.Node) -> str:
+    """Raises MalformedXML; InvalidArgument for a key where no key belongs; NotImplemented for what is not served."""
+    rule = root.only("Rule").find("Rule")
+    if rule is None:
+        raise S3Error("MalformedXML")
+    default = rule.only("ApplyServerSideEncryptionByDefault", "BucketKeyEnabled", "BlockedEncryptionTypes").find(
+        "ApplyServerSideEncryptionByDefault"
+    )
+    if default is None:
+        raise S3Error("MalformedXML")
+    algorithm = default.only("SSEAlgorithm", "KMSMasterKeyID").one_of("SSEAlgorithm", _KNOWN_ALGORITHMS)
+    key_id = default.text("KMSMasterKeyID").strip()
+    if algorithm not in _ALGORITHMS:
+        raise S3Error("NotImplemented", f"Encryption with {algorithm} is not served.")
+    if key_id and algorithm == "AES256":
+        raise S3Error(
+            "InvalidArgument",
+            "a KMSMasterKeyID is not applicable if the default sse algorithm is not aws:kms or aws:kms:dsse",
+            ArgumentName="ApplyServerSideEncryptionByDefault",
+        )
+    blocked = rule.find("BlockedEncryptionTypes")
+    if blocked is not None and any(
+        node.own.strip() != "NONE" for node in blocked.only("EncryptionType").children
+    ):
+        raise S3Error("NotImplemented", "Encryption types cannot be blocked.")
+    writer = xml.XmlWriter("ServerSideEncryptionConfiguration")
+    with writer.nested("Rule"):
+        with writer.nested("ApplyServerSideEncryptionByDefault"):
+            writer.leaf("SSEAlgorithm", algorithm)
+            writer.leaf("KMSMasterKeyID", key_id or None)
+        writer.leaf("BucketKeyEnabled", rule.boolean("BucketKeyEnabled"))
+    return writer.finish().decode()
+
+
+@functools.lru_cache(maxsize=256)
+def bucket_encryption(text: str) -> BucketEncryption | None:
+    """The default of a stored document; None of ""."""
+    if not text:
+        return None
+    rule = xml.parse(text.encode(), "ServerSideEncryptionConfiguration").find("Rule")
+    assert rule is not None
+    default = rule.find("ApplyServerSideEncryptionByDefault")
+    assert default is not None
+    return BucketEncryption(
+        default.text("SSEAlgorithm"), default.text("KMSMasterKeyID"), rule.boolean("BucketKeyEnabled")
+    )
+
+
+# -- logging
+
+
+class Logging(msgspec.Struct, frozen=True):
+    """Where the access log of a bucket goes. `partitioned`: "" or the date its keys are parted by, `EventTime` or
+    `DeliveryTime`."""
+
+    bucket: str
+    prefix: str = ""
+    partitioned: str = ""
+
+
+def check_logging(root: xml.Node) -> str:
+    """"" switches logging off. Raises MalformedXML, NotImplemented. The target is for the caller to judge."""
+    enabled = root.only("LoggingEnabled").find("LoggingEnabled")
+    if enabled is None:
+        return ""
+    target = enabled.only("TargetBucket", "TargetPrefix", "TargetGrants", "TargetObjectKeyFormat").required(
+        "TargetBucket"
+    )
+    prefix = enabled.required("TargetPrefix")
+    grants = enabled.find("TargetGrants")
+    if grants is not None and grants.children:
+        raise S3Error("NotImplemented", "TargetGrants are not served: give readers of the log a policy.")
+    writer = xml.XmlWriter("BucketLoggingStatus")
+    with writer.nested("LoggingEnabled"):
+        writer.leaf("TargetBucket", target)
+        writer.leaf("TargetPrefix", prefix)
+        form = enabled.find("TargetObjectKeyFormat")
+        if form is not None:
+            _key_format(writer, form)
+    return writer.finish().decode()
+
+
+def _key_format(writer: xml.XmlWriter, form: xml.Node) -> None:
+    parted = form.only("SimplePrefix", "PartitionedPrefix").find("PartitionedPrefix")
+    if len(form.children) != 1:
+        raise S3Error("MalformedXML", "TargetObjectKeyFormat takes one of SimplePrefix and PartitionedPrefix.")
+    with writer.nested("TargetObjectKeyFormat"):
+        if parted is None:
+            writer.leaf("SimplePrefix", "")
+        else:
+            with writer.nested("PartitionedPrefix"):
+                source = parted.only("PartitionDateSource")
+                dates = ("EventTime", "DeliveryTime")
+                given = source.one_of("PartitionDateSource", dates) if source.children else "DeliveryTime"
+                writer.leaf("PartitionDateSource", given)
+
+
+@functools.lru_cache(maxsize=256)
+def bucket_logging(text: str) -> Logging | None:
+    """Where a stored document sends the log; None of ""."""
+    enabled = xml.parse(text.encode(), "BucketLoggingStatus").find("LoggingEnabled") if text else None
+    if enabled is None:
+        return None
+    form = enabled.find("TargetObjectKeyFormat")
+    parted = form.find("PartitionedPrefix") if form is not None else None
+    dated = "" if parted is None else parted.text("PartitionDateSource")
+    return Logging(enabled.text("TargetBucket"), enabled.text("TargetPrefix"), dated)
+
+
+# -- one value
+
+
+def _single(root: str, element: str, allowed: Sequence[str]) -> Mapping[str, str]:
+    """Value → document."""
+    documents = {}
+    for value in allowed:
+        writer = xml.XmlWriter(root)
+        writer.leaf(element, value)
+        documents[value] = writer.finish().decode()
+    return documents
+
+
+_PAYERS: Final = _single("RequestPaymentConfiguration", "Payer", ("BucketOwner", "Requester"))
+_ACCELERATION: Final = _single("AccelerateConfiguration", "Status", ("Enabled", "Suspended"))
+_ABAC: Final = _single("AbacStatus", "Status", ("Enabled", "Disabled"))
+PAYER_UNSET: Final = _PAYERS["BucketOwner"]
+ABAC_UNSET: Final = _ABAC["Disabled"]
+
+
+def check_payer(root: xml.Node) -> str:
+    """Raises MalformedXML."""
+    return _PAYERS[root.only("Payer").one_of("Payer", _PAYERS)]
+
+
+def check_acceleration(root: xml.Node) -> str:
+    """Raises MalformedXML."""
+    return _ACCELERATION[root.only("Status").one_of("Status", _ACCELERATION)]
+
+
+def check_abac(root: xml.Node) -> str:
+    """Raises MalformedXML; NotImplemented for what would have an effect."""
+    if root.only("Status").one_of("Status", _ABAC) == "Enabled":
+        raise S3Error("NotImplemented", "Access by the tags of a bucket is not served.")
+    return ""
