@@ -31,7 +31,7 @@ from gateway.runner import Ready
 from s3api.call import ApiConfig, Identity
 from s3api.handlers import HANDLERS
 from s3api.operations import BY_NAME
-from s3api.pipeline import Pipeline
+from s3api.pipeline import PREFLIGHT, Pipeline
 from tiering.orders import Orders
 from tiering.store import TieredStore
 
@@ -132,6 +132,6 @@ def _limits(settings: Settings) -> Limits:
     return Limits(**msgspec.structs.asdict(settings.http))
 
 
-OPERATION_NAMES: Final = tuple(BY_NAME)
+OPERATION_NAMES: Final = (*BY_NAME, PREFLIGHT)
 OWNER_ID: Final = "02d6176db174dc93cb1b899f7c6078f08654445fe8cf1b6ce98d8855f66bdbf4"
 """Canonical user id of the root account; any 64 hexadecimal digits would do."""

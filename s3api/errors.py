@@ -92,7 +92,7 @@ _ROWS: Final = (
     ErrorSpec("BucketAlreadyExists", 409, "The requested bucket name is not available. Please select a different name and try again."),
     ErrorSpec("BucketAlreadyOwnedByYou", 409, "Your previous request to create the named bucket succeeded and you already own it."),
     ErrorSpec("BucketNotEmpty", 409, "The bucket you tried to delete is not empty."),
-    ErrorSpec("InvalidTargetBucketForLogging", 400, "The target bucket for logging does not exist"),
+    ErrorSpec("InvalidTargetBucketForLogging", 400, "The target bucket for logging does not exist."),
     ErrorSpec("TooManyBuckets", 400, "You have attempted to create more buckets than allowed."),
     ErrorSpec("InvalidBucketState", 409, "The request is not valid for the current state of the bucket."),
     ErrorSpec("NoSuchBucketPolicy", 404, "The bucket policy does not exist."),

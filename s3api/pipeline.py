@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from email.utils import formatdate
 from typing import Any, Final
 
-from s3api import sigv2, xml
+from s3api import cors, sigv2, xml
 from s3api.access import OneAccount
 from s3api.call import ApiConfig, Call, Handler, Identity
 from s3api.errors import ERRORS, S3Error, from_store
@@ -29,7 +29,7 @@ from s3api.params import parse_query
 from s3api.payload import open_payload
 from s3api.sigv4 import SigV4
 from s3api.target import Target, Targets
-from tiering.contract import Clock, NotModified, ObjectInfo, Store, StoreError
+from tiering.contract import Clock, NoSuchBucket, NotModified, ObjectInfo, Store, StoreError
 
 _log = logging.getLogger("recall.s3api")
 
@@ -38,6 +38,8 @@ Observer = Callable[[str, int, float, int, int, bool], None]
 whether the answer went out whole."""
 
 UNRESOLVED: Final = ""
+PREFLIGHT: Final = "Preflight"
+"""The operation name of OPTIONS requests, which the table does not know: a browser's question, unsigned, of any target."""
 _BODY_ERRORS: Final = {"gone": "IncompleteBody", "slow": "RequestTimeout", "framing": "IncompleteBody"}
 _READS: Final = ("GET", "HEAD")
 _LENGTHLESS: Final = frozenset({204, 304})
@@ -98,16 +100,16 @@ class Pipeline:
         try:
             reply = self._start(request, trace)
         except Exception as error:
-            return self._finish(trace, self._failed(request, trace, error))
+            return self._finish(request, trace, self._failed(request, trace, error))
         if reply.__class__ is Response:
-            return self._finish(trace, reply)
+            return self._finish(request, trace, reply)
         return self._wait(request, trace, reply)  # type: ignore[arg-type]  # not a Response, hence a coroutine
 
     async def _wait(self, request: Request, trace: Trace, reply: Coroutine[Any, Any, Response]) -> Response:
         try:
-            return self._finish(trace, await reply)
+            return self._finish(request, trace, await reply)
         except Exception as error:
-            return self._finish(trace, self._failed(request, trace, error))
+            return self._finish(request, trace, self._failed(request, trace, error))
 
     def finished(self, request: Request, response: Response, sent_bytes: int, complete: bool) -> None:
         """See `Application`: forwards to the observer."""
@@ -123,6 +125,9 @@ class Pipeline:
         headers = request.headers
         target = self._targets.parse(request.path, headers.get(b"host", b""))
         trace.target = target
+        if request.method == "OPTIONS":
+            trace.operation = PREFLIGHT
+            return self._preflight(target, headers)
         query = parse_query(request.query)
         presigned_v2 = sigv2.ACCESS_KEY in query
         if presigned_v2:
@@ -190,7 +195,43 @@ class Pipeline:
             raise S3Error(operation.unset, operation.unset_message, **_about(target, operation.unset))
         raise S3Error("NotImplemented", f"{operation.name} is not implemented.")
 
-    def _finish(self, trace: Trace, response: Response) -> Response:
+    def _preflight(self, target: Target, headers: Mapping[bytes, bytes]) -> Response:
+        """Whether a browser may send the request it asks about. The answer's lines come with `_finish`."""
+        if b"origin" not in headers:
+            raise S3Error("BadRequest", "Insufficient information. Origin request header needed.")
+        asked = headers.get(b"access-control-request-method", b"").decode("latin-1")
+        try:
+            text = self._store.bucket(target.bucket).documents.get("cors", "")
+        except NoSuchBucket:
+            raise _forbidden("Bucket not found", asked) from None
+        if not text:
+            raise _forbidden("CORS is not enabled for this bucket.", asked)
+        if asked not in cors.METHODS:
+            raise S3Error("BadRequest", f"Invalid Access-Control-Request-Method: {asked[:64] or 'null'}")
+        if _shared(text, "OPTIONS", headers) is None:
+            raise _forbidden(
+                "This CORS request is not allowed. This is usually because the evalution of Origin, request method / "
+                "Access-Control-Request-Method or Access-Control-Request-Headers are not whitelisted by the resource's "
+                "CORS spec.",
+                asked,
+                target.scope,
+            )
+        return Response(200)
+
+    def _share(self, request: Request, trace: Trace, response: Response) -> None:
+        """Adds what lets a browser show the reply to the page that asked, error or not."""
+        try:
+            text = self._store.bucket(trace.target.bucket).documents.get("cors") if trace.target else None
+        except StoreError:
+            return
+        if text:
+            found = _shared(text, request.method, request.headers)
+            # A reply without the lines must not stand for one with them in a cache either.
+            response.headers += (cors.VARY if found is None else found).encode("latin-1")
+
+    def _finish(self, request: Request, trace: Trace, response: Response) -> Response:
+        if b"origin" in request.headers:
+            self._share(request, trace, response)
         response.headers = b"%bx-amz-request-id: %b%b" % (response.headers, trace.request_id.encode(), self._common)
         return response
 
@@ -236,6 +277,25 @@ class Pipeline:
             f"<Resource>{escape(resource)}</Resource><RequestId>{trace.request_id}</RequestId>"
             f"<HostId>{self._host_id}</HostId></Error>"
         ).encode()
+
+
+def _forbidden(why: str, method: str, scope: str = "bucket") -> S3Error:
+    """The refusal of a preflight."""
+    resource = "OBJECT" if scope == "object" else "BUCKET"
+    return S3Error("AccessForbidden", f"CORSResponse: {why}", Method=method[:64] or "OPTIONS", ResourceType=resource)
+
+
+def _shared(text: str, method: str, headers: Mapping[bytes, bytes]) -> str | None:
+    """The lines the cross-origin rules `text` give a request, None for none.
+
+    A stated Access-Control-Request-Method counts for the method, and the headers asked for count, in a preflight and in
+    the request itself alike.
+    """
+    origin = headers[b"origin"].decode("latin-1")
+    method = headers.get(b"access-control-request-method", b"").decode("latin-1") or method
+    names = cors.requested(headers.get(b"access-control-request-headers", b"").decode("latin-1"))
+    rule = cors.match(text, origin, method, names)
+    return None if rule is None else cors.lines(rule, origin, names)
 
 
 def _check_version(version: str) -> None:

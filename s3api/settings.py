@@ -173,9 +173,7 @@ def check_encryption(root: xml.Node) -> str:
             ArgumentName="ApplyServerSideEncryptionByDefault",
         )
     blocked = rule.find("BlockedEncryptionTypes")
-    if blocked is not None and any(
-        node.own.strip() != "NONE" for node in blocked.only("EncryptionType").children
-    ):
+    if blocked is not None and any(node.own.strip() != "NONE" for node in blocked.only("EncryptionType").children):
         raise S3Error("NotImplemented", "Encryption types cannot be blocked.")
     writer = xml.XmlWriter("ServerSideEncryptionConfiguration")
     with writer.nested("Rule"):
@@ -213,7 +211,7 @@ class Logging(msgspec.Struct, frozen=True):
 
 
 def check_logging(root: xml.Node) -> str:
-    """"" switches logging off. Raises MalformedXML, NotImplemented. The target is for the caller to judge."""
+    """ "" switches logging off. Raises MalformedXML, NotImplemented. The target is for the caller to judge."""
     enabled = root.only("LoggingEnabled").find("LoggingEnabled")
     if enabled is None:
         return ""

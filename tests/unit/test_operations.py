@@ -121,8 +121,6 @@ def test_half_matches_are_refused(method: str, scope: str, query: str, headers: 
         ("PUT", "bucket", "versioning", "PutBucketVersioning"),
         ("PUT", "object", "acl", "PutObjectAcl"),
         ("POST", "object", "select&select-type=2", "SelectObjectContent"),
-        ("GET", "bucket", "analytics", "ListBucketAnalyticsConfigurations"),
-        ("GET", "bucket", "analytics&id=1", "GetBucketAnalyticsConfiguration"),
         ("PUT", "bucket", "inventory&id=1", "PutBucketInventoryConfiguration"),
         ("GET", "bucket", "versions", "ListObjectVersions"),
         ("POST", "bucket", "", "PostObject"),
@@ -132,6 +130,15 @@ def test_known_but_not_served(method: str, scope: str, query: str, name: str) ->
     row = resolve(method, scope, query_of(query), {})
     assert row.name == name
     assert not row.served
+
+
+def test_settings_by_id_are_answered_as_none() -> None:
+    for query, name in (
+        ("analytics", "ListBucketAnalyticsConfigurations"),
+        ("analytics&id=1", "GetBucketAnalyticsConfiguration"),
+    ):
+        row = resolve("GET", "bucket", query_of(query), {})
+        assert (row.name, row.served, row.handler) == (name, True, None)
 
 
 def test_wrong_method_names_the_right_ones() -> None:
