@@ -31,7 +31,10 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
 
     `query`: names required; `values`: the value a required name must have; `without`: names that make it another row.
     `allow`: discriminators that may also be given. `copy`: whether x-amz-copy-source is required (else forbidden).
-    `header`: one that makes any request of this method this operation, whatever else is in it. `action`: the IAM right. `handler`: key of the handler mapping; None with neither `unset` nor `document`: refused 501.
+    `header`: one that makes any request of this method this operation, whatever else is in it. `action`: the IAM right;
+    `version_action`: the right instead when `versionId` names a version; `by_key`: the handler asks for the right of each
+    key its document names, and the bucket needs none. `handler`: key of the handler mapping; None with neither `unset`
+    nor `document`: refused 501.
     `unset`: the error code that is the true answer where nothing of the kind can have been configured.
     `document`: the reply body that is the true answer then, where AWS answers 200.
     """
@@ -40,6 +43,8 @@ class Operation(msgspec.Struct, frozen=True, kw_only=True):
     method: str
     scope: Literal["service", "bucket", "object"]
     action: str
+    version_action: str = ""
+    by_key: bool = False
     query: tuple[str, ...] = ()
     values: Mapping[str, str] = {}
     without: tuple[str, ...] = ()
@@ -65,6 +70,8 @@ def _served(
     scope: Literal["service", "bucket", "object"],
     *query: str,
     action: str = "",
+    version_action: str = "",
+    by_key: bool = False,
     values: Mapping[str, str] | None = None,
     without: tuple[str, ...] = (),
     allow: tuple[str, ...] = (),
@@ -76,6 +83,8 @@ def _served(
         method=method,
         scope=scope,
         action=f"s3:{action or name}",
+        version_action=f"s3:{version_action}" if version_action else "",
+        by_key=by_key,
         query=query,
         values=values or {},
         without=without,
@@ -187,7 +196,7 @@ TABLE: Final[tuple[Operation, ...]] = (
     _served("GetBucketLocation", "GET", "bucket", "location"),
     _served("ListObjects", "GET", "bucket", action="ListBucket"),
     _served("ListObjectsV2", "GET", "bucket", "list-type", values={"list-type": "2"}, action="ListBucket"),
-    _served("DeleteObjects", "POST", "bucket", "delete", action="DeleteObject", body="document"),
+    _served("DeleteObjects", "POST", "bucket", "delete", action="DeleteObject", by_key=True, body="document"),
     _served("ListMultipartUploads", "GET", "bucket", "uploads", action="ListBucketMultipartUploads"),
     _served("GetBucketAcl", "GET", "bucket", "acl"),
     _refused("GET", "bucket", "ListObjectVersions", "versions"),
@@ -202,18 +211,37 @@ TABLE: Final[tuple[Operation, ...]] = (
     _batch("BatchTouch", "touch", action="GetObject"),
     _batch("BatchDelete", "delete", action="DeleteObject"),
     # objects
-    _served("GetObject", "GET", "object", allow=("versionId", "partNumber")),
-    _served("HeadObject", "HEAD", "object", allow=("versionId", "partNumber"), action="GetObject"),
+    _served("GetObject", "GET", "object", version_action="GetObjectVersion", allow=("versionId", "partNumber")),
+    _served(
+        "HeadObject",
+        "HEAD",
+        "object",
+        action="GetObject",
+        version_action="GetObjectVersion",
+        allow=("versionId", "partNumber"),
+    ),
     _served("PutObject", "PUT", "object", body="stream"),
     _served("CopyObject", "PUT", "object", copy=True, action="PutObject"),
-    _served("DeleteObject", "DELETE", "object", allow=_V),
-    _served("GetObjectAttributes", "GET", "object", "attributes", allow=_V),
-    _served("GetObjectTagging", "GET", "object", "tagging", allow=_V),
-    _served("PutObjectTagging", "PUT", "object", "tagging", allow=_V, body="document"),
-    _served("DeleteObjectTagging", "DELETE", "object", "tagging", allow=_V),
-    _served("GetObjectAcl", "GET", "object", "acl", allow=_V),
+    _served("DeleteObject", "DELETE", "object", version_action="DeleteObjectVersion", allow=_V),
+    _served(
+        "GetObjectAttributes", "GET", "object", "attributes", version_action="GetObjectVersionAttributes", allow=_V
+    ),
+    _served("GetObjectTagging", "GET", "object", "tagging", version_action="GetObjectVersionTagging", allow=_V),
+    _served(
+        "PutObjectTagging",
+        "PUT",
+        "object",
+        "tagging",
+        version_action="PutObjectVersionTagging",
+        allow=_V,
+        body="document",
+    ),
+    _served(
+        "DeleteObjectTagging", "DELETE", "object", "tagging", version_action="DeleteObjectVersionTagging", allow=_V
+    ),
+    _served("GetObjectAcl", "GET", "object", "acl", version_action="GetObjectVersionAcl", allow=_V),
     _served("RestoreObject", "POST", "object", "restore", allow=_V, body="document"),
-    _served("ChangeObject", "POST", "object", "recall", action="PutObject"),
+    _served("ChangeObject", "POST", "object", "recall", action="PutObject", allow=_V),
     _unset("GetObjectRetention", "object", "retention", "InvalidRequest", message=_NO_LOCK, allow=_V),
     _unset("GetObjectLegalHold", "object", "legal-hold", "InvalidRequest", message=_NO_LOCK, allow=_V),
     _refused("PUT", "object", "PutObjectAcl", "acl", allow=_V),
