@@ -18,12 +18,30 @@ from tiering.contract import BucketInfo, Checksum, Origin, Store
 
 
 class Identity(msgspec.Struct, frozen=True):
-    """Who calls. `access_key` "" is anonymous. `owner_id` is the canonical id shown in listings."""
+    """Who calls. `access_key` "" is anonymous. `owner_id` is the canonical id of the account, shown in listings.
+
+    `owner`: the account as the store keeps it in `BucketInfo.owner`, "" for the gateway's own. `root`: the account itself,
+    which needs nobody's leave for what it owns; others may do what `policies`, IAM policy texts, say. `session_policy`
+    narrows both; `parent_arn`: the user that a session is of. `session_token`: what the credentials are sent with.
+    """
 
     access_key: str
     secret_key: str = ""
     owner_id: str = ""
     display_name: str = ""
+    root: bool = False
+    owner: str = ""
+    account_id: str = ""
+    arn: str = ""
+    user_id: str = ""
+    user_name: str = ""
+    policies: tuple[str, ...] = ()
+    session_policy: str = ""
+    parent_arn: str = ""
+    session_token: str = ""
+
+    def __repr__(self) -> str:
+        return f"Identity({self.access_key!r}, {self.arn!r})"
 
 
 class Access(Protocol):
@@ -43,6 +61,12 @@ class Access(Protocol):
 
     def canonical_id(self, owner_id: str) -> str:
         """The id shown for one kept in the store, where "" is the root account."""
+
+    def is_account(self, owner_id: str) -> bool:
+        """Whether a canonical id is anybody's here."""
+
+    def account_of_email(self, email: str) -> str | None:
+        """The canonical id of who has that address; None for nobody."""
 
 
 class KeyRule(msgspec.Struct, frozen=True):

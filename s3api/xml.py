@@ -102,12 +102,16 @@ class XmlWriter:
 
 
 class Node:
-    """One parsed element: local name, text of its own (children's excluded), children in order."""
+    """One parsed element: local name, text of its own (children's excluded), children in order.
 
-    __slots__ = ("children", "name", "own")
+    `attributes` by name; one of a namespace is `namespace}name`.
+    """
 
-    def __init__(self, name: str) -> None:
+    __slots__ = ("attributes", "children", "name", "own")
+
+    def __init__(self, name: str, attributes: dict[str, str] | None = None) -> None:
         self.name = name
+        self.attributes = attributes or {}
         self.own: str = ""
         self.children: list[Node] = []
 
@@ -177,7 +181,7 @@ class _Builder:
         self._count += 1
         if self._count > ELEMENTS_MAX or len(self._path) >= DEPTH_MAX:
             raise S3Error("MalformedXML", "The document is too large or too deep.")
-        node = Node(name.rpartition("}")[2])
+        node = Node(name.rpartition("}")[2], attributes)
         if self._path:
             self._path[-1].children.append(node)
         else:
