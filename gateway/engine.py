@@ -101,6 +101,15 @@ def meter(metrics: Metrics) -> Meter:
     return add
 
 
+def action_count(metrics: Metrics) -> Callable[[str, int], None]:
+    """Counts what lifecycle rules do in this process's metric cells."""
+
+    def add(action: str, number: int) -> None:
+        metrics.cells[metrics.cell("recall_lifecycle_actions_total", action)] += number
+
+    return add
+
+
 def backing_record(metrics: Metrics) -> Record:
     """Counts calls to the backing store in this process's metric cells."""
     cells = metrics.cells

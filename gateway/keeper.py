@@ -23,6 +23,7 @@ import uvloop
 from gateway import engine
 from gateway.config import Settings
 from gateway.credentials import Credentials
+from gateway.lifecycle import LifecycleDuty
 from gateway.metrics import Metrics
 from gateway.runner import Ready
 from gateway.worker import EPOCH_S, OPERATION_NAMES, SWITCH_S
@@ -32,11 +33,13 @@ from tiering.contract import Busy
 from tiering.duties.demote import DemoteDuty, Demoter, OrderDuty, UpkeepDuty
 from tiering.duties.evict import EvictDuty
 from tiering.duties.expire import ExpireDuty, StaleUploadDuty
+from tiering.orders import Orders
 from tiering.pool import Pool, recover
 from tiering.ports import BackingCorrupt, BackingUnavailable, Duty, Meter, NotFound
 from tiering.rebuild import rebuild
 from tiering.recovery import set_aside_if_broken
 from tiering.space import KEEPER_SLOT
+from tiering.store import TieredStore
 
 IDLE_S: Final = 0.25
 """How long an idle duty sleeps when nobody rings; workers ring for orders and whenever they take a region."""
@@ -65,7 +68,8 @@ async def _keep(settings: Settings, ready: Ready, first: bool) -> None:
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     bell = engine.KeeperBell(settings.data_dir)
     broken = await asyncio.to_thread(_set_aside_broken, settings) if first else []
-    pools = engine.open_pools(settings, KEEPER_SLOT, engine.SystemClock(), lambda: None)
+    clock = engine.SystemClock()
+    pools = engine.open_pools(settings, KEEPER_SLOT, clock, lambda: None)
     if first:  # workers may be inside when only the keeper was restarted
         for pool in pools.values():
             recover(pool)
@@ -78,6 +82,17 @@ async def _keep(settings: Settings, ready: Ready, first: bool) -> None:
     ears = bell.listen()
     loop.add_reader(ears, _hear, ears, wake)
     duties = make_duties(pools, buckets, cold, engine.meter(metrics))
+    # Rules speak of objects and versions, so they are carried out through the store; it reads no bytes, hence no cold side.
+    store = TieredStore(pools, Path(settings.data_dir), None, Orders(wake.set), clock, KEEPER_SLOT)
+    duties.append(
+        LifecycleDuty(
+            store,
+            clock,
+            round(settings.lifecycle_day_s * 1000),
+            Path(settings.data_dir, "lifecycle.json"),
+            engine.action_count(metrics),
+        )
+    )
     tasks = [loop.create_task(_repeat(duty, wake)) for duty in duties]
     tasks.append(loop.create_task(_turn_epochs(pools)))
     tasks += [loop.create_task(_sync(pool)) for pool in pools.values() if not pool.index.synced]
@@ -88,6 +103,7 @@ async def _keep(settings: Settings, ready: Ready, first: bool) -> None:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     loop.remove_reader(ears)
+    await store.close()
     await cold.backing.close()
     buckets.close()
     for pool in pools.values():

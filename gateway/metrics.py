@@ -68,6 +68,7 @@ TABLE: Final[tuple[MetricRow, ...]] = (
     MetricRow("recall_recalls_total", "counter", "Objects brought back from the backing store.", ("pool",)),
     MetricRow("recall_recalled_bytes_total", "counter", "Bytes of those objects.", ("pool",)),
     MetricRow("recall_expired_total", "counter", "Objects removed because their TTL ended.", ("pool",)),
+    MetricRow("recall_lifecycle_actions_total", "counter", "What lifecycle rules did to objects, versions and uploads.", ("action",)),
     MetricRow("recall_backing_calls_total", "counter", "Calls to the backing store, each try counted.", ("call", "outcome")),
     MetricRow("recall_backing_seconds_total", "counter", "Time those calls took.", ("call",), 1e-6),
     MetricRow("recall_connections", "gauge", "Open client connections."),
@@ -84,6 +85,15 @@ TABLE: Final[tuple[MetricRow, ...]] = (
 _FIXED_LABELS: Final[Mapping[str, Sequence[str]]] = {
     "status": STATUS_CLASSES,
     "result": ("hot", "cold", "miss"),
+    "action": (
+        "expired",
+        "marker_added",
+        "marker_removed",
+        "version_expired",
+        "transitioned",
+        "upload_aborted",
+        "failed",
+    ),
     "call": ("put", "get", "delete", "list", "stat"),
     "outcome": ("ok", "not_found", "unavailable", "corrupt", "abandoned", "error"),
 }

@@ -25,6 +25,10 @@ PARTS_MAX: Final = 10_000
 OBJECT_BYTES_MAX: Final = 5 << 40
 KEY_BYTES_MAX: Final = 1024
 
+COLD_CLASSES: Final = frozenset({"STANDARD_IA", "ONEZONE_IA", "GLACIER_IR", "GLACIER", "DEEP_ARCHIVE"})
+"""Storage classes whose objects are copied to the backing store and lose their hot copy as soon as they get the class, and
+again when a restore ends, unless they are held. Reading one brings it back as any other."""
+
 Buffer = bytes | bytearray | memoryview
 """What a writer takes and a body yields: contiguous bytes, borrowed until the call returns."""
 
@@ -128,11 +132,15 @@ class BucketInfo(msgspec.Struct, array_like=True, kw_only=True):
 
 
 class BucketChange(msgspec.Struct, frozen=True):
-    """`documents`: sub-resource → text, None removes one. `versioning`, `object_lock`: None leaves them as they are."""
+    """`documents`: sub-resource → text, None removes one. `versioning`, `object_lock`: None leaves them as they are.
+
+    `origin`: of an event about the bucket itself (key ""), recorded with the change if the bucket notifies after it.
+    """
 
     documents: Mapping[str, str | None] = {}
     versioning: Literal["Enabled", "Suspended"] | None = None
     object_lock: Literal[True] | None = None
+    origin: Origin | None = None
 
 
 class Origin(msgspec.Struct, frozen=True, array_like=True):
@@ -263,6 +271,7 @@ class ObjectChange(msgspec.Struct, frozen=True):
 
     `pin_ms`: from now; 0 unpins; FOREVER_MS for ever. `restore_ms`: recall it and hold it hot that long.
     `tier`: "hot" recalls now, "cold" demotes now and drops the hot copy, "both" demotes and keeps it.
+    `storage_class`: its class from now on; one of COLD_CLASSES has it demoted and dropped soon, and nobody waits for that.
     """
 
     pin_ms: int | None = None
@@ -270,6 +279,7 @@ class ObjectChange(msgspec.Struct, frozen=True):
     tags: Mapping[str, str] | None = None
     restore_ms: int | None = None
     tier: Literal["hot", "cold", "both"] | None = None
+    storage_class: str | None = None
     conditions: Conditions | None = None
     version: str | None = None  # as ReadOptions.version
     lock: Lock | None = None  # the retention from now on (mode "" ends it); its legal_hold is not looked at

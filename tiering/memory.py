@@ -129,8 +129,10 @@ class MemoryStore:
 
     async def change_bucket(self, name: str, change: c.BucketChange) -> c.BucketInfo:
         info = self.bucket(name)
-        self._buckets[name] = conditions.changed_bucket(info, change, not self._pools[info.pool])
-        return self._buckets[name]
+        changed = self._buckets[name] = conditions.changed_bucket(info, change, not self._pools[info.pool])
+        if "notification" in changed.documents:
+            self._record(change.origin, name, "", c.ObjectInfo(generation=0, size=0, modified_ms=0, etag="", crc64=0))
+        return changed
 
     # -- versions of a key
 
@@ -386,6 +388,10 @@ class MemoryStore:
         fields["lock"] = conditions.changed_lock(stored.info.lock, change, self._clock.now_ms())
         if change.acl is not None:
             fields["acl"] = change.acl
+        if change.storage_class is not None:
+            fields["storage_class"] = change.storage_class
+            if change.storage_class in c.COLD_CLASSES and "residency" not in fields:
+                fields["residency"] = c.Residency.COLD_ONLY
         info = self._keep(bucket, key, stored, **fields)
         self._record(change.origin, bucket, key, info)
         return info
