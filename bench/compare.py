@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
-from bench import loader
+from bench import loader, memory
 from bench.measure import Figure, cells, measure, parse_size, size_text, summarise, table
 from bench.peers import GatewayPeer, Peer, installed
 from bench.server import Gateway
@@ -75,6 +75,9 @@ def run(args: argparse.Namespace, peer_names: Sequence[str]) -> int:
         args.seconds, args.rounds, args.capacity = 0.1, 1, "512m"
     sizes = [parse_size(text) for text in args.sizes.split(",")]
     program = loader.build()
+    if not args.smoke:
+        _progress("touching memory")
+        memory.touch(3 * parse_size(args.capacity))  # two pools' files and what the peers keep
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="recall-bench-")))
         beside, absent = installed(peer_names, folder)
