@@ -63,6 +63,7 @@ _ROWS: Final = (
     ErrorSpec("InvalidStorageClass", 400, "The storage class you specified is not valid."),
     ErrorSpec("InvalidTag", 400, "The tag provided is not valid."),
     ErrorSpec("InvalidEncryptionAlgorithmError", 400, "The encryption algorithm you specified is not valid."),
+    ErrorSpec("KMS.NotFoundException", 400, "The request was rejected because the specified entity or resource could not be found."),
     ErrorSpec("InvalidLocationConstraint", 400, "The specified location constraint is not valid."),
     ErrorSpec("IllegalLocationConstraintException", 400, "The location constraint is not compatible with this endpoint."),
     ErrorSpec("KeyTooLongError", 400, "Your key is too long."),

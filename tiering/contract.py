@@ -71,8 +71,8 @@ class Encryption(msgspec.Struct, frozen=True, array_like=True):
     """How the caller sealed the bytes it stored. The store keeps it and never looks inside: its `size`, `crc64` and
     extents are those of the sealed bytes.
 
-    `mode`: `SSE-C`, `AES256` or `aws:kms`. `key_id`: of the KMS key, or the MD5 of a customer's key. `sealed_key`: the
-    object's own key, wrapped. `size`: bytes of the content before sealing.
+    `mode`: `SSE-C`, `AES256` or `aws:kms`. `key_id`: of the master key; "" where the key is the customer's.
+    `sealed_key`: the object's own key, wrapped. `size`: bytes of the content before sealing.
     """
 
     mode: str
@@ -80,6 +80,7 @@ class Encryption(msgspec.Struct, frozen=True, array_like=True):
     sealed_key: bytes = b""
     size: int = 0
     context: str = ""  # the KMS encryption context, as the client sent it
+    bucket_key: bool = False  # the client or its bucket asked for an S3 Bucket Key
 
 
 class ObjectInfo(msgspec.Struct, array_like=True, kw_only=True):
@@ -110,6 +111,11 @@ class ObjectInfo(msgspec.Struct, array_like=True, kw_only=True):
     owner: str = ""  # canonical id of the account that wrote it; "" means the bucket's owner
     acl: str = ""  # the caller's own text; "" is private
     encryption: Encryption | None = None
+
+
+def content_bytes(info: ObjectInfo) -> int:
+    """The object's length as a client knows it; `size` is that of the stored bytes, which may be sealed."""
+    return info.size if info.encryption is None else info.encryption.size
 
 
 Versioning = Literal["", "Enabled", "Suspended"]
