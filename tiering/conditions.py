@@ -42,6 +42,7 @@ from tiering.contract import (
     PartTooSmall,
     PreconditionFailed,
     WrongOffset,
+    content_bytes,
 )
 
 _Part = TypeVar("_Part", bound=PartInfo)
@@ -98,7 +99,7 @@ def judge_write(conditions: Conditions | None, info: ObjectInfo | None) -> None:
     if conditions.if_match_size is not None:
         if info is None:
             raise NoSuchKey(condition="x-amz-if-match-size")
-        if info.size != conditions.if_match_size:
+        if content_bytes(info) != conditions.if_match_size:
             raise PreconditionFailed(condition="x-amz-if-match-size")
     if conditions.if_match_modified_s is not None:
         if info is None:

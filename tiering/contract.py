@@ -243,12 +243,14 @@ class PutOptions(msgspec.Struct, frozen=True):
 class PutResult(msgspec.Struct, frozen=True):
     """What the reader of the body found: the ETag (None: the store derives an opaque one) and the checksum to keep.
 
-    `short`: the announced size was only a bound, and what was written is the whole body.
+    `short`: the announced size was only a bound, and what was written is the whole body. `encryption`: in the place of
+    the options', where its size was not known then.
     """
 
     etag: str | None = None
     checksum: Checksum | None = None
     short: bool = False
+    encryption: Encryption | None = None
 
 
 class CopyOptions(msgspec.Struct, frozen=True):

@@ -201,7 +201,7 @@ class MemoryStore:
                 bucket=bucket,
                 key=key,
                 at_ms=self._clock.now_ms(),
-                size=info.size,
+                size=c.content_bytes(info),
                 etag=info.etag,
                 version=info.version,
                 generation=info.generation,
@@ -312,7 +312,9 @@ class MemoryStore:
             standing = self._judged_put(bucket, key, options)
             if options.append_at is not None and standing is not None:
                 return self._append(bucket, key, data, options)
-            return self._store(bucket, key, data, crc64, options, etag=result.etag, checksum=result.checksum)
+            sealed = result.encryption or options.encryption
+            found = {"etag": result.etag, "checksum": result.checksum, "encryption": sealed}
+            return self._store(bucket, key, data, crc64, options, **found)
 
         return _Writer(size, finish)
 
