@@ -1,10 +1,10 @@
 """The small documents a bucket is set up with: what each may say, and how it is stored and read back.
 
-A check takes the root element a client sent and answers the text to store, which is also what a GET answers; "" where
-the document says what an unset bucket says. Readers take the stored text.
+A check takes the root element a client sent and answers the text to store: the document as a GET answers it, or, where
+every request asks for it, a word or two. None: the document says what an unset bucket says. Readers take stored text.
 
 Owns nothing but bounded memories of parsed documents. Does not know stores, callers or the effects of a setting.
-Kind: pure. Invariants: whatever a check answers parses again, and checks to itself; an element nobody knows is refused.
+Kind: pure. Invariants: whatever a check answers is read back as a document that checks to itself; an element nobody knows is refused.
 Spec: AWS PutBucketTagging, PutBucketOwnershipControls, PutPublicAccessBlock, PutBucketEncryption, PutBucketLogging,
 PutBucketRequestPayment, PutBucketAccelerateConfiguration, PutBucketAbac.
 """
@@ -28,7 +28,7 @@ OWNERSHIPS: Final = ("BucketOwnerPreferred", "ObjectWriter", "BucketOwnerEnforce
 _TAG_TEXT = re.compile(r"[\w \-+=.:/@]*\Z")
 _ALGORITHMS: Final = ("AES256", "aws:kms")
 _KNOWN_ALGORITHMS: Final = (*_ALGORITHMS, "aws:kms:dsse")
-_BLOCKS: Final = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
+PUBLIC_ACCESS_NAMES: Final = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
 
 
 # -- tags
@@ -60,10 +60,10 @@ def tags_of(holder: xml.Node | None) -> dict[str, str]:
     return tags
 
 
-def tagging_document(tags: Mapping[str, str]) -> str:
-    """A Tagging document; "" for no tags."""
+def tagging_document(tags: Mapping[str, str]) -> str | None:
+    """A Tagging document; None for no tags."""
     if not tags:
-        return ""
+        return None
     writer = xml.XmlWriter("Tagging")
     with writer.nested("TagSet"):
         for key, value in tags.items():
@@ -73,7 +73,7 @@ def tagging_document(tags: Mapping[str, str]) -> str:
     return writer.finish().decode()
 
 
-def check_tagging(root: xml.Node) -> str:
+def check_tagging(root: xml.Node) -> str | None:
     """Raises MalformedXML, InvalidTag, BadRequest."""
     return tagging_document(tags_of(root.only("TagSet").find("TagSet")))
 
@@ -87,58 +87,37 @@ def bucket_tags(text: str) -> Mapping[str, str]:
 # -- ownership and public access
 
 
-def ownership_document(ownership: str) -> str:
-    """An OwnershipControls document."""
-    writer = xml.XmlWriter("OwnershipControls")
-    with writer.nested("Rule"):
-        writer.leaf("ObjectOwnership", ownership)
-    return writer.finish().decode()
-
-
 def check_ownership(root: xml.Node) -> str:
-    """Raises MalformedXML: one rule, of the three there are."""
+    """The bare word, of the three there are. Raises MalformedXML."""
     rule = root.only("Rule").find("Rule")
     if rule is None:
         raise S3Error("MalformedXML")
-    return ownership_document(rule.only("ObjectOwnership").one_of("ObjectOwnership", OWNERSHIPS))
+    return rule.only("ObjectOwnership").one_of("ObjectOwnership", OWNERSHIPS)
 
 
-@functools.lru_cache(maxsize=256)
-def ownership(text: str) -> str:
-    """`BucketOwnerPreferred`, `ObjectWriter` or `BucketOwnerEnforced` of a stored document; "" of ""."""
-    if not text:
-        return ""
-    rule = xml.parse(text.encode(), "OwnershipControls").find("Rule")
-    return "" if rule is None else rule.text("ObjectOwnership")
-
-
-class PublicAccessBlock(msgspec.Struct, frozen=True):
-    """The four switches of a bucket, each off unless it was set."""
-
-    block_public_acls: bool = False
-    ignore_public_acls: bool = False
-    block_public_policy: bool = False
-    restrict_public_buckets: bool = False
-
-
-def check_public_access(root: xml.Node) -> str:
-    """Raises MalformedXML; InvalidRequest where none of the four is given."""
-    root.only(*_BLOCKS)
-    if not root.children:
-        raise S3Error("InvalidRequest", "Must specify at least one configuration.")
-    writer = xml.XmlWriter("PublicAccessBlockConfiguration")
-    for name in _BLOCKS:
-        writer.leaf(name, root.boolean(name))
+def ownership_document(kept: str) -> str:
+    """An OwnershipControls document."""
+    writer = xml.XmlWriter("OwnershipControls")
+    with writer.nested("Rule"):
+        writer.leaf("ObjectOwnership", kept)
     return writer.finish().decode()
 
 
-@functools.lru_cache(maxsize=256)
-def public_access_block(text: str) -> PublicAccessBlock:
-    """The switches of a stored document; all off of ""."""
-    if not text:
-        return PublicAccessBlock()
-    root = xml.parse(text.encode(), "PublicAccessBlockConfiguration")
-    return PublicAccessBlock(*[root.boolean(name) for name in _BLOCKS])
+def check_public_access(root: xml.Node) -> str:
+    """The switches that are on, divided by spaces. Raises MalformedXML; InvalidRequest where none of the four is given."""
+    root.only(*PUBLIC_ACCESS_NAMES)
+    if not root.children:
+        raise S3Error("InvalidRequest", "Must specify at least one configuration.")
+    return " ".join(name for name in PUBLIC_ACCESS_NAMES if root.boolean(name))
+
+
+def public_access_document(kept: str) -> str:
+    """A PublicAccessBlockConfiguration document: all four, on or off."""
+    named = kept.split(" ")
+    writer = xml.XmlWriter("PublicAccessBlockConfiguration")
+    for name in PUBLIC_ACCESS_NAMES:
+        writer.leaf(name, name in named)
+    return writer.finish().decode()
 
 
 # -- encryption
@@ -214,7 +193,7 @@ def check_logging(root: xml.Node) -> str:
     """ "" switches logging off. Raises MalformedXML, NotImplemented. The target is for the caller to judge."""
     enabled = root.only("LoggingEnabled").find("LoggingEnabled")
     if enabled is None:
-        return ""
+        return None
     target = enabled.only("TargetBucket", "TargetPrefix", "TargetGrants", "TargetObjectKeyFormat").required(
         "TargetBucket"
     )
@@ -289,8 +268,7 @@ def check_acceleration(root: xml.Node) -> str:
     return _ACCELERATION[root.only("Status").one_of("Status", _ACCELERATION)]
 
 
-def check_abac(root: xml.Node) -> str:
+def check_abac(root: xml.Node) -> None:
     """Raises MalformedXML; NotImplemented for what would have an effect."""
     if root.only("Status").one_of("Status", _ABAC) == "Enabled":
         raise S3Error("NotImplemented", "Access by the tags of a bucket is not served.")
-    return ""

@@ -1,7 +1,7 @@
 """The sub-resources of a bucket that are documents: read, written and removed alike, one row each.
 
 Owns SETTINGS. Does not know what a document may say (`s3api.settings`, `s3api.cors`) nor its effects.
-Kind: table, and shell (the loop). Invariants: what is stored passed its check; a GET answers the stored text.
+Kind: table, and shell (the loop). Invariants: what is stored passed its check; a GET answers what is stored, as a document.
 Spec: AWS S3 API Reference, GetBucketCors and its like; docs/S3.md.
 """
 
@@ -25,27 +25,33 @@ DOCUMENT_BYTES_MAX: Final = 64 << 10
 """Largest document of one setting (AWS: 64 KB of cross-origin rules): a bucket is read at every request."""
 
 
-def _any(call: Call, text: str) -> None:
+def _any(call: Call, text: str | None) -> None:
     """No judgement beyond the document itself."""
+
+
+def _as_kept(text: str) -> str:
+    return text
 
 
 class Setting(msgspec.Struct, frozen=True):
     """One sub-resource. `name` names the operations, `root` the document's element.
 
-    `check` takes the root and answers what is stored; `judge` refuses what this bucket cannot have. `unset` is the error
-    of a GET where nothing is stored, else `blank` its document. `status`: of a PUT.
+    `check` takes the root and answers what is stored, None for nothing; `show` makes the document of it; `judge` refuses
+    what this bucket cannot have. `unset` is the error of a GET where nothing is stored, else `blank` its document.
+    `status`: of a PUT.
     """
 
     name: str
     root: str
-    check: Callable[[xml.Node], str]
+    check: Callable[[xml.Node], str | None]
     unset: str = ""
     blank: str = ""
     status: int = 200
-    judge: Callable[[Call, str], None] = _any
+    show: Callable[[str], str] = _as_kept
+    judge: Callable[[Call, str | None], None] = _any
 
 
-def _undotted(call: Call, text: str) -> None:
+def _undotted(call: Call, text: str | None) -> None:
     if "." in call.bucket:
         raise S3Error(
             "InvalidRequest",
@@ -53,9 +59,9 @@ def _undotted(call: Call, text: str) -> None:
         )
 
 
-def _log_target(call: Call, text: str) -> None:
+def _log_target(call: Call, text: str | None) -> None:
     """The log goes to a bucket of the same owner. Raises InvalidTargetBucketForLogging."""
-    wanted = settings.bucket_logging(text)
+    wanted = settings.bucket_logging(text or "")
     if wanted is None:
         return
     try:
@@ -89,8 +95,15 @@ SETTINGS: Final = (
         "PublicAccessBlockConfiguration",
         settings.check_public_access,
         "NoSuchPublicAccessBlockConfiguration",
+        show=settings.public_access_document,
     ),
-    Setting("BucketOwnershipControls", "OwnershipControls", settings.check_ownership, "OwnershipControlsNotFoundError"),
+    Setting(
+        "BucketOwnershipControls",
+        "OwnershipControls",
+        settings.check_ownership,
+        "OwnershipControlsNotFoundError",
+        show=settings.ownership_document,
+    ),
     Setting(
         "BucketLogging",
         "BucketLoggingStatus",
@@ -129,15 +142,16 @@ def _operations(setting: Setting) -> Iterator[tuple[str, Handler]]:
     assert not setting.unset or setting.unset in ERRORS
 
     def get(call: Call) -> Response:
-        text = bucket_of(call).documents.get(key) or setting.blank
-        if not text:
+        kept = bucket_of(call).documents.get(key)
+        if kept is None and setting.unset:
             raise S3Error(setting.unset, BucketName=call.bucket)
+        text = setting.blank if kept is None else setting.show(kept)
         return Response(200, xml.CONTENT_TYPE, text.encode())
 
     async def put(call: Call) -> Response:
         text = setting.check(xml.parse(await small_document(call), setting.root))
         setting.judge(call, text)
-        await call.store.change_bucket(call.bucket, BucketChange({key: text or None}))
+        await call.store.change_bucket(call.bucket, BucketChange({key: text}))
         return Response(setting.status)
 
     async def delete(call: Call) -> Response:

@@ -248,11 +248,11 @@ def stored(s3: Harness, name: str, sent: str) -> str:
 def test_stored_documents_are_read(s3: Harness) -> None:
     assert settings.bucket_tags(stored(s3, "tagging", tagging(TAG))) == {"k": "v"}
     assert settings.bucket_tags("") == {}
-    assert settings.ownership(stored(s3, "ownershipControls", ownership("ObjectWriter"))) == "ObjectWriter"
-    assert settings.ownership("") == ""
-    text = stored(s3, "publicAccessBlock", blocks("<IgnorePublicAcls>true</IgnorePublicAcls>"))
-    assert settings.public_access_block(text) == settings.PublicAccessBlock(ignore_public_acls=True)
-    assert settings.public_access_block("") == settings.PublicAccessBlock()
+    assert stored(s3, "ownershipControls", ownership("ObjectWriter")) == "ObjectWriter"
+    two = "<RestrictPublicBuckets>true</RestrictPublicBuckets><BlockPublicAcls>true</BlockPublicAcls>"
+    assert stored(s3, "publicAccessBlock", blocks(two)) == "BlockPublicAcls RestrictPublicBuckets"
+    assert stored(s3, "publicAccessBlock", blocks("<BlockPublicAcls>false</BlockPublicAcls>")) == ""
+    assert s3("GET", "/bucket?publicAccessBlock").status == 200
     kms = encryption("<SSEAlgorithm>aws:kms</SSEAlgorithm><KMSMasterKeyID>k1</KMSMasterKeyID>")
     text = stored(s3, "encryption", kms)
     assert settings.bucket_encryption(text) == settings.BucketEncryption("aws:kms", "k1")
