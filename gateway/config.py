@@ -183,6 +183,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     region: Annotated[str, Row("S3", v.parse_text, "NAME",
         "region that is reported; requests signed for any region are accepted",
         "the SDKs' default")] = "us-east-1"
+    buckets_max: Annotated[int, Row("S3", v.whole_between(1, 1_000_000), "N",
+        "buckets there can be; above it CreateBucket is 400 TooManyBuckets",
+        "AWS's own, and one page of ListBuckets")] = 10_000
     domains: Annotated[tuple[str, ...], Row("S3", v.parse_texts, "NAME,…",
         "domains of virtual-host style, <bucket>.<domain>")] = ()
     host_buckets: Annotated[Mapping[str, str], Row("S3", v.parse_pairs, "HOST=BUCKET,…",

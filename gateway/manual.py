@@ -25,8 +25,8 @@ from s3api.operations import BY_NAME, TABLE, Operation
 
 DIFFERENCES: Final[Mapping[str, str]] = {
     "ListBuckets": "One account owns every bucket.",
-    "CreateBucket": "`x-recall-pool` chooses the pool. Without a location constraint the bucket is here, in any region; "
-    "one that names another region is refused. Other ownership than `BucketOwnerEnforced`, and object lock, are 501.",
+    "CreateBucket": "`x-recall-pool` chooses the pool. Without a location constraint the bucket is here, in any region; a "
+    "gateway of `us-east-1` takes and shows any region.",
     "HeadBucket": "The reply has `x-recall-pool`.",
     "DeleteBucket": "Uploads under way are aborted with it; objects past their deadline do not keep it.",
     "ListObjects": "With `encoding-type=url` a space is `%20`, not `+`. A cold-only object is listed as `GLACIER_IR` unless "

@@ -93,6 +93,7 @@ class ApiConfig(msgspec.Struct, frozen=True):
     key_rules: tuple[KeyRule, ...] = ()
     clock_skew_s: int = 900
     document_bytes_max: int = 8 << 20
+    buckets_max: int = 10_000
     presign_expires_max_s: int = 604_800
     day_ms: int = 86_400_000  # what rules and restores count as a day; another length is for tests
 

@@ -189,8 +189,8 @@ class Logging(msgspec.Struct, frozen=True):
     partitioned: str = ""
 
 
-def check_logging(root: xml.Node) -> str:
-    """ "" switches logging off. Raises MalformedXML, NotImplemented. The target is for the caller to judge."""
+def check_logging(root: xml.Node) -> str | None:
+    """None switches logging off. Raises MalformedXML, NotImplemented. The target is for the caller to judge."""
     enabled = root.only("LoggingEnabled").find("LoggingEnabled")
     if enabled is None:
         return None

@@ -26,7 +26,8 @@ _HOSTS_MAX: Final = 1024
 RESERVED_BUCKETS: Final = frozenset({"minio", "recall"})
 """Names whose path-style address is the gateway's own: MinIO's and Recall's admin calls."""
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]\Z", re.ASCII)
+_NAME = re.compile(r"(?=.{3,63}\Z)[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*\Z", re.ASCII)
+"""Labels between dots begin and end with a letter or digit: AWS refuses `.-` and `-.` as it does `..`."""
 _IPV4 = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}\Z", re.ASCII)
 _PREFIXES: Final = ("xn--", "sthree-", "amzn-s3-demo-")
 _SUFFIXES: Final = ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3")
@@ -47,7 +48,6 @@ def check_bucket_name(name: str) -> None:
     """Raises InvalidBucketName unless AWS would create a general purpose bucket of that name here."""
     if (
         not _NAME.match(name)
-        or ".." in name
         or _IPV4.match(name)
         or name.startswith(_PREFIXES)
         or name.endswith(_SUFFIXES)

@@ -19,7 +19,8 @@ from s3api.handlers.objects import bucket_of
 from s3api.handlers.options import refuse_unserved
 from s3api.message import Response
 from s3api.paging import BUCKETS_MAX, decode_token, encode_token
-from s3api.params import boolean, query_integer
+from s3api.params import boolean, integer
+from s3api.settings import OWNERSHIPS, tagging_document, tags_of
 from s3api.target import check_bucket_name
 from tiering.contract import BucketExists, BucketInfo, ReadOptions
 
@@ -27,6 +28,7 @@ HOME_REGION: Final = "us-east-1"
 """The region whose location constraint is empty, and where making one's own bucket again succeeds."""
 _REGION: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z", re.ASCII)
 _OLD_NAMES: Final = {"EU": "eu-west-1"}
+OWNERSHIP_HEADER: Final = b"x-amz-object-ownership"
 
 
 def owner(writer: xml.XmlWriter, call: Call, element: str = "Owner") -> None:
@@ -40,7 +42,8 @@ def list_buckets(call: Call) -> Response:
     """All buckets in name order, paged when asked."""
     query = call.query
     prefix, region = query.get("prefix", ""), query.get("bucket-region", "")
-    limit = query_integer(query, "max-buckets", BUCKETS_MAX, 1, BUCKETS_MAX)
+    asked = query.get("max-buckets", "")
+    limit = integer("max-buckets", asked, 1, BUCKETS_MAX) if asked else BUCKETS_MAX
     after = decode_token(query["continuation-token"]) if query.get("continuation-token") else ""
     found = [
         bucket
@@ -72,9 +75,10 @@ async def create_bucket(call: Call) -> Response:
         "x-amz-bucket-object-lock-enabled", call.header(b"x-amz-bucket-object-lock-enabled")
     ):
         raise S3Error("NotImplemented", Header="x-amz-bucket-object-lock-enabled")
-    if call.header(b"x-amz-object-ownership") not in ("", "BucketOwnerEnforced"):
-        raise S3Error("NotImplemented", Header="x-amz-object-ownership")
-    location = _location(await document(call), call.config.region)
+    documents = _ownership(call)
+    location, tags = _configuration(await document(call), call.config.region)
+    if tags is not None:
+        documents["tagging"] = tags
     pool = call.header(POOL_HEADER.encode())
     if not pool and POOL_HEADER.encode() in headers:
         raise S3Error("InvalidArgument", f"The value of {POOL_HEADER} is empty.", ArgumentName=POOL_HEADER)
@@ -83,7 +87,12 @@ async def create_bucket(call: Call) -> Response:
         created_ms=call.now_ms,
         pool=pool or rule_pool(call.config.key_rules, call.bucket),
         location=location,
+        documents=documents,
     )
+    names = [bucket.name for bucket in call.store.buckets()]
+    # Counted without a lock: of creations at once a few may pass, which a bound against runaways can bear.
+    if len(names) >= call.config.buckets_max and call.bucket not in names:
+        raise S3Error("TooManyBuckets")
     try:
         await call.store.create_bucket(wanted)
     except BucketExists:
@@ -93,24 +102,45 @@ async def create_bucket(call: Call) -> Response:
     return Response(200, f"location: /{call.bucket}\r\n".encode())
 
 
-def _location(body: bytes, region: str) -> str:
-    """The location a CreateBucket document names, else this gateway's region. Raises InvalidLocationConstraint.
+def _ownership(call: Call) -> dict[str, str]:
+    """The documents that x-amz-object-ownership asks for. Raises InvalidArgument."""
+    if OWNERSHIP_HEADER not in call.request.headers:
+        return {}
+    value = call.header(OWNERSHIP_HEADER)
+    if value not in OWNERSHIPS:
+        name = OWNERSHIP_HEADER.decode()
+        raise S3Error("InvalidArgument", f"Invalid {name} header: {value[:64]}", ArgumentName=name)
+    return {"ownershipControls": value}
 
-    # differs from AWS: any region is taken and remembered, as signatures of any region are; the bytes are here all the
-    # same. A missing constraint means here, instead of being refused outside us-east-1.
+
+def _configuration(body: bytes, region: str) -> tuple[str, str | None]:
+    """The location a CreateBucket document names, else this gateway's region, and its tags as a document.
+
+    Raises MalformedXML, NotImplemented (directory buckets), InvalidTag, InvalidLocationConstraint and, away from
+    us-east-1, IllegalLocationConstraintException for any other region.
+
+    # differs from AWS: a gateway of us-east-1 takes and remembers any region, as signatures of any region are taken; the
+    # bytes are here all the same. A missing constraint means here, instead of being refused outside us-east-1.
     """
     if not body.strip():
-        return region
-    root = xml.parse(body, "CreateBucketConfiguration")
+        return region, None
+    root = xml.parse(body, "CreateBucketConfiguration").only("LocationConstraint", "Tags", "Location", "Bucket")
     for child in root.children:
-        if child.name != "LocationConstraint":
-            raise S3Error("NotImplemented", f"CreateBucketConfiguration/{child.name} is not served.")
+        if child.name in ("Location", "Bucket"):
+            raise S3Error("NotImplemented", f"CreateBucketConfiguration/{child.name} is of directory buckets.")
+    tags = tagging_document(tags_of(root.find("Tags"))) if root.find("Tags") is not None else None
     named = root.text("LocationConstraint").strip()
     if not named:
-        return region
+        return region, tags
     if named not in _OLD_NAMES and not _REGION.match(named):
         raise S3Error("InvalidLocationConstraint", LocationConstraint=named[:64])
-    return _OLD_NAMES.get(named, named)
+    named = _OLD_NAMES.get(named, named)
+    if region not in (HOME_REGION, named):
+        raise S3Error(
+            "IllegalLocationConstraintException",
+            f"The {named} location constraint is incompatible for the region specific endpoint this request was sent to.",
+        )
+    return named, tags
 
 
 def _region(bucket: BucketInfo, call: Call) -> str:

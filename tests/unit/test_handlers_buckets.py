@@ -33,9 +33,30 @@ def test_create_head_delete(s3: Harness) -> None:
     assert s3("HEAD", "/bucket").code == s3("DELETE", "/bucket").code == "NoSuchBucket"
 
 
-@pytest.mark.parametrize("name", ["Up", "ab", "a..b", "192.168.0.1", "xn--x"])
+@pytest.mark.parametrize(
+    "name",
+    ["Upper", "ab", "a" * 64, "a..b", "foo.-bar", "foo-.bar", "foo_bar", "-foo", "foo-", ".foo", "foo.", "192.168.0.1",
+     "xn--xyz", "sthree-xyz", "amzn-s3-demo-x", "foo-s3alias", "foo--ol-s3", "foo.mrap", "foo--x-s3", "foo--table-s3",
+     "minio", "recall"],
+)  # fmt: skip
 def test_bad_names(s3: Harness, name: str) -> None:
-    assert s3("PUT", f"/{name}").code == "InvalidBucketName"
+    reply = s3("PUT", f"/{name}")
+    assert (reply.code, reply.fields) == ("InvalidBucketName", {"BucketName": name})
+    assert s3("GET", f"/{name}").code == "NoSuchBucket"  # only making one is refused
+
+
+@pytest.mark.parametrize("name", ["abc", "a" * 63, "a.b.c", "1.2.3", "my-bucket.2", "a--b", "192.168.0.1.2", "s3alias"])
+def test_good_names(s3: Harness, name: str) -> None:
+    assert s3("PUT", f"/{name}").status == 200
+
+
+def test_there_are_only_so_many_buckets() -> None:
+    s3 = Harness(ApiConfig(buckets_max=1))
+    assert s3("PUT", "/one").status == 200
+    assert s3("PUT", "/two").code == "TooManyBuckets"
+    assert s3("PUT", "/one").status == 200
+    s3("DELETE", "/one")
+    assert s3("PUT", "/two").status == 200
 
 
 def test_making_ones_own_bucket_again() -> None:
@@ -53,9 +74,7 @@ def location(name: str) -> bytes:
 
 
 def test_location_constraint() -> None:
-    s3 = Harness(ApiConfig(region="eu-west-1"))
-    for number, name in enumerate(("eu-west-1", "EU", "")):
-        assert s3("PUT", f"/bucket{number}", {}, location(name)).status == 200
+    s3 = Harness()
     for bad in ("US West", "-x", "a" * 64, "x\ny"):
         assert s3("PUT", "/other", {}, location(bad)).code == "InvalidLocationConstraint"
     assert s3("PUT", "/elsewhere", {}, location("us-west-2")).status == 200
@@ -63,22 +82,58 @@ def test_location_constraint() -> None:
     assert s3("HEAD", "/elsewhere").headers["x-amz-bucket-region"] == "us-west-2"
     listed = s3("GET", "/?bucket-region=us-west-2").xml("ListAllMyBucketsResult").all("Buckets")[0].all("Bucket")
     assert [(one.text("Name"), one.text("BucketRegion")) for one in listed] == [("elsewhere", "us-west-2")]
-    assert s3("PUT", "/home", {}, location("us-east-1")).status == 200
-    assert s3("GET", "/home?location").xml("LocationConstraint").own == ""
-    assert s3("PUT", "/other", {}, b"<CreateBucketConfiguration><Bucket/></CreateBucketConfiguration>").status == 501
-    assert s3("PUT", "/other", {}, b"not xml").code == "MalformedXML"
-    assert s3("GET", "/bucket0?location").xml("LocationConstraint").own == "eu-west-1"
-    home = Harness()
-    home("PUT", "/bucket")
-    assert home("GET", "/bucket?location").xml("LocationConstraint").own == ""
-    assert home("GET", "/none?location").code == "NoSuchBucket"
+    for body in (b"", location("us-east-1"), location(""), b"<CreateBucketConfiguration/>"):
+        assert s3("PUT", "/home", {}, body).status == 200
+        assert s3("GET", "/home?location").xml("LocationConstraint").own == ""
+    assert s3("GET", "/none?location").code == "NoSuchBucket"
+
+
+def test_location_constraint_away_from_home() -> None:
+    s3 = Harness(ApiConfig(region="eu-west-1"))
+    for number, body in enumerate((location("eu-west-1"), location("EU"), location(""), b"")):
+        assert s3("PUT", f"/bucket{number}", {}, body).status == 200
+        assert s3("GET", f"/bucket{number}?location").xml("LocationConstraint").own == "eu-west-1"
+    for other in ("us-west-2", "us-east-1"):
+        assert s3("PUT", "/other", {}, location(other)).code == "IllegalLocationConstraintException"
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"not xml", "MalformedXML"),
+        (b"<Other/>", "MalformedXML"),
+        (b"<CreateBucketConfiguration><Other/></CreateBucketConfiguration>", "MalformedXML"),
+        (b"<CreateBucketConfiguration><Bucket/></CreateBucketConfiguration>", "NotImplemented"),
+        (b"<CreateBucketConfiguration><Tags><Tag/></Tags></CreateBucketConfiguration>", "MalformedXML"),
+        (
+            b"<CreateBucketConfiguration><Tags><Tag><Key>aws:a</Key><Value/></Tag></Tags></CreateBucketConfiguration>",
+            "InvalidTag",
+        ),
+    ],
+)
+def test_bad_create_bucket_documents(s3: Harness, body: bytes, code: str) -> None:
+    assert s3("PUT", "/bucket", {}, body).code == code
+    assert s3("HEAD", "/bucket").code == "NoSuchBucket"
+
+
+def test_tags_and_ownership_at_creation(s3: Harness) -> None:
+    tags = b"<Tags><Tag><Key>a</Key><Value>1</Value></Tag></Tags>"
+    body = b"<CreateBucketConfiguration>" + tags + b"</CreateBucketConfiguration>"
+    assert s3("PUT", "/bucket", {"x-amz-object-ownership": "BucketOwnerPreferred"}, body).status == 200
+    holder = s3("GET", "/bucket?tagging").xml("Tagging").find("TagSet")
+    assert holder is not None
+    assert [(tag.text("Key"), tag.text("Value")) for tag in holder.children] == [("a", "1")]
+    rule = s3("GET", "/bucket?ownershipControls").xml("OwnershipControls").find("Rule")
+    assert rule is not None
+    assert rule.text("ObjectOwnership") == "BucketOwnerPreferred"
+    for value in ("RandomValue", ""):
+        assert s3("PUT", "/other", {"x-amz-object-ownership": value}).code == "InvalidArgument"
 
 
 @pytest.mark.parametrize(
     "headers",
     [
         {"x-amz-bucket-object-lock-enabled": "true"},
-        {"x-amz-object-ownership": "ObjectWriter"},
         {"x-amz-acl": "public-read"},
         {"x-amz-grant-write": "id=1"},
     ],
@@ -109,7 +164,7 @@ def test_list_buckets_pages(s3: Harness) -> None:
     assert names(s3, "?prefix=a&max-buckets=2") == (["aaa", "abc"], "")
     assert names(s3, "?bucket-region=us-east-1")[0] == ["aaa", "abc", "bbb", "ccc"]
     assert names(s3, "?bucket-region=eu-west-1") == ([], "")
-    for query in ("?max-buckets=0", "?max-buckets=x", "?continuation-token=bad"):
+    for query in ("?max-buckets=0", "?max-buckets=10001", "?max-buckets=x", "?continuation-token=bad"):
         assert s3("GET", "/" + query).code == "InvalidArgument"
 
 
