@@ -35,7 +35,7 @@ DIFFERENCES: Final[Mapping[str, str]] = {
     "DeleteObjects": f"Up to {DELETE_KEYS_MAX} keys, each with its own outcome; as AWS wants, with Content-MD5 or a checksum.",
     "GetBucketAcl": "The owner has full control, always.",
     "GetObjectAcl": "The owner has full control, always.",
-    "GetObject": "The reply has `x-recall-tier`. The only version id is `null`. A 5xx reply has no body.",
+    "GetObject": "The reply has `x-recall-tier`. A 5xx reply has no body.",
     "HeadObject": "As GetObject.",
     "PutObject": f"Up to {SINGLE_PUT_BYTES_MAX >> 30} GiB. The ETag is not an MD5 in a pool with `etag` = `opaque`. A storage class is "
     "kept and shown, and moves nothing. Encryption, redirects, appends and ACLs of others are 501; lock headers 400.",

@@ -8,6 +8,7 @@ Spec: AWS S3 API Reference, "Error responses"; docs/S3.md.
 
 from __future__ import annotations
 
+from email.utils import formatdate
 from typing import Any, Final
 
 import msgspec
@@ -100,6 +101,7 @@ _ROWS: Final = (
     ErrorSpec("BucketNotEmpty", 409, "The bucket you tried to delete is not empty."),
     ErrorSpec("InvalidTargetBucketForLogging", 400, "The target bucket for logging does not exist."),
     ErrorSpec("TooManyBuckets", 400, "You have attempted to create more buckets than allowed."),
+    ErrorSpec("IllegalVersioningConfigurationException", 400, "The versioning configuration specified in the request is not valid."),
     ErrorSpec("InvalidBucketState", 409, "The request is not valid for the current state of the bucket."),
     ErrorSpec("NoSuchBucketPolicy", 404, "The bucket policy does not exist."),
     ErrorSpec("NoSuchLifecycleConfiguration", 404, "The lifecycle configuration does not exist."),
@@ -188,6 +190,7 @@ _MESSAGES: Final[dict[type[contract.StoreError], str]] = {
 
 _ELEMENTS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "NoSuchKey": (("key", "Key"),),
+    "NoSuchVersion": (("key", "Key"), ("version", "VersionId")),
     "NoSuchBucket": (("bucket", "BucketName"),),
     "BucketNotEmpty": (("bucket", "BucketName"),),
     "BucketAlreadyOwnedByYou": (("bucket", "BucketName"),),
@@ -196,6 +199,11 @@ _ELEMENTS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "InvalidPartOrder": (("number", "PartNumber"),),
 }
 """By code: a store fact, and the element AWS gives it in."""
+
+
+def _marker(facts: dict[str, Any]) -> bytes:
+    """What a reply says of the delete marker that was found instead of an object."""
+    return f"x-amz-delete-marker: true\r\nx-amz-version-id: {facts.get('version') or 'null'}\r\n".encode()
 
 
 def from_store(error: contract.StoreError) -> S3Error:
@@ -218,6 +226,12 @@ def from_store(error: contract.StoreError) -> S3Error:
             fields["ProposedSize"] = facts["size"]
         if "number" in facts:
             fields["PartNumber"] = facts["number"]
+    elif kind is contract.IsMarker:
+        modified = formatdate(facts.get("modified_ms", 0) // 1000, usegmt=True)
+        headers = b"allow: DELETE\r\nlast-modified: %b\r\n%b" % (modified.encode(), _marker(facts))
+        fields["ResourceType"] = "DeleteMarker"
+    elif kind is contract.NoSuchKey and facts.get("marker"):
+        headers = _marker(facts)
     for fact, element in _ELEMENTS.get(code, ()):
         if fact in facts:
             fields[element] = facts[fact]

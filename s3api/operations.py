@@ -199,7 +199,7 @@ TABLE: Final[tuple[Operation, ...]] = (
     _served("DeleteObjects", "POST", "bucket", "delete", action="DeleteObject", by_key=True, body="document"),
     _served("ListMultipartUploads", "GET", "bucket", "uploads", action="ListBucketMultipartUploads"),
     _served("GetBucketAcl", "GET", "bucket", "acl"),
-    _refused("GET", "bucket", "ListObjectVersions", "versions"),
+    _served("ListObjectVersions", "GET", "bucket", "versions", action="ListBucketVersions"),
     _refused("GET", "bucket", "CreateSession", "session"),
     _refused("POST", "bucket", "PostObject"),
     # many keys at once: ours
@@ -275,7 +275,8 @@ TABLE: Final[tuple[Operation, ...]] = (
     _served("DeleteBucketWebsite", "DELETE", "bucket", "website"),
     _served("DeleteBucketReplication", "DELETE", "bucket", "replication", action="PutReplicationConfiguration"),
     # bucket settings that cannot be set here: reading them says so
-    _unset("GetBucketVersioning", "bucket", "versioning", document="VersioningConfiguration"),
+    _served("GetBucketVersioning", "GET", "bucket", "versioning"),
+    _served("PutBucketVersioning", "PUT", "bucket", "versioning", body="document"),
     _unset("GetBucketNotificationConfiguration", "bucket", "notification", document="NotificationConfiguration"),
     _unset("GetBucketPolicy", "bucket", "policy", "NoSuchBucketPolicy"),
     _unset("GetBucketPolicyStatus", "bucket", "policyStatus", "NoSuchBucketPolicy"),
@@ -295,7 +296,6 @@ TABLE: Final[tuple[Operation, ...]] = (
     _refused("GET", "bucket", "GetBucketMetadataConfiguration", "metadataConfiguration"),
     _refused("GET", "bucket", "GetBucketMetadataTableConfiguration", "metadataTable"),
     _refused("PUT", "bucket", "PutBucketAcl", "acl"),
-    _refused("PUT", "bucket", "PutBucketVersioning", "versioning"),
     _refused("PUT", "bucket", "PutBucketNotificationConfiguration", "notification"),
     _refused("PUT", "bucket", "PutBucketPolicy", "policy"),
     _refused("PUT", "bucket", "PutBucketWebsite", "website"),

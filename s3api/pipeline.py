@@ -149,8 +149,6 @@ class Pipeline:
             return self._answer_from_table(operation, target, identity)
         if operation.method not in _READS:
             check_headers(operation.name, headers)
-        if query and "versionId" in query:
-            _check_version(query["versionId"])
         payload = trace.payload = open_payload(request.body, headers, verified, self._config.document_bytes_max)
         if operation.body == "stream" and payload.length is None:
             raise S3Error("MissingContentLength")
@@ -298,15 +296,6 @@ def _shared(text: str, method: str, headers: Mapping[bytes, bytes]) -> str | Non
     return None if rule is None else cors.lines(rule, origin, names)
 
 
-def _check_version(version: str) -> None:
-    """Buckets here keep one version of a key, and its id is "null": no other can exist."""
-    if version == "null":
-        return
-    if not version:
-        raise S3Error("InvalidArgument", "Version id cannot be the empty string.", ArgumentName="versionId")
-    raise S3Error("NoSuchVersion", VersionId=version[:256])
-
-
 def _name_subject(failure: S3Error, request: Request, target: Target | None) -> None:
     """What the request was about, in the elements AWS names it in, where the store's facts do not say it."""
     fields = failure.fields
@@ -315,6 +304,8 @@ def _name_subject(failure: S3Error, request: Request, target: Target | None) -> 
             fields.setdefault("Key", target.key)
         case "NoSuchBucket" | "BucketNotEmpty" | "BucketAlreadyOwnedByYou" if target is not None:
             fields.setdefault("BucketName", target.bucket)
+        case "MethodNotAllowed":
+            fields.setdefault("Method", request.method[:32])
         case "NoSuchUpload" | "InvalidPart" | "InvalidPartOrder":
             upload_id = parse_query(request.query).get("uploadId")
             if upload_id is not None:

@@ -60,11 +60,12 @@ class PartInfo(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Lock(msgspec.Struct, frozen=True, array_like=True):
-    """Object lock of one version (AWS S3 Object Lock): a retention `mode` with its end, and a legal hold."""
+    """Object lock of one version (AWS S3 Object Lock): a retention `mode` with its end, and a legal hold, which is off
+    or, as None, was never spoken of."""
 
     mode: Literal["", "GOVERNANCE", "COMPLIANCE"] = ""
     until_ms: int = 0
-    legal_hold: bool = False
+    legal_hold: bool | None = None
 
 
 class Encryption(msgspec.Struct, frozen=True, array_like=True):
@@ -104,7 +105,7 @@ class ObjectInfo(msgspec.Struct, array_like=True, kw_only=True):
     sliding: bool = False  # the TTL starts again at each read
     expires_ms: int = 0  # the deadline as of the last write or recorded read; 0: none
     restore_until_ms: int = 0  # RestoreObject holds the object hot until then
-    version: str = ""  # version id; "" is the null version
+    version: str = ""  # version id, 20 to 64 of `A-Za-z0-9._-`; "" is the null version
     marker: bool = False  # a delete marker: a version without bytes
     noncurrent_ms: int = 0  # when a newer version took its place; 0: it is the current one
     lock: Lock | None = None

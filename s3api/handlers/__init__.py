@@ -24,6 +24,7 @@ from s3api.handlers import (
     settings,
     tagging,
     uploads,
+    versions,
 )
 
 HANDLERS: Final[dict[str, Handler]] = {
@@ -48,6 +49,7 @@ HANDLERS: Final[dict[str, Handler]] = {
     "GetBucketAcl": buckets.get_bucket_acl,
     "GetBucketLifecycleConfiguration": lifecycle.get_bucket_lifecycle_configuration,
     "GetBucketLocation": buckets.get_bucket_location,
+    "GetBucketVersioning": versions.get_bucket_versioning,
     "GetObject": objects.get_object,
     "GetObjectAcl": buckets.get_object_acl,
     "GetObjectAttributes": attributes.get_object_attributes,
@@ -56,10 +58,12 @@ HANDLERS: Final[dict[str, Handler]] = {
     "HeadObject": objects.head_object,
     "ListBuckets": buckets.list_buckets,
     "ListMultipartUploads": listing.list_multipart_uploads,
+    "ListObjectVersions": versions.list_object_versions,
     "ListObjects": listing.list_objects,
     "ListObjectsV2": listing.list_objects_v2,
     "ListParts": uploads.list_parts,
     "PutBucketLifecycleConfiguration": lifecycle.put_bucket_lifecycle_configuration,
+    "PutBucketVersioning": versions.put_bucket_versioning,
     "PutObject": objects.put_object,
     "PutObjectTagging": tagging.put_object_tagging,
     "RestoreObject": context_memory.restore_object,

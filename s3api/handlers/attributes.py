@@ -16,6 +16,7 @@ from s3api.handlers.fields import http_date, kept_checksum, storage_class
 from s3api.message import Response
 from s3api.params import integer, invalid
 from s3api.preconditions import read_conditions
+from s3api.versions import named_version, version_line
 from tiering.contract import PARTS_MAX, ObjectInfo, ReadOptions
 
 ATTRIBUTES: Final = frozenset({"ETag", "Checksum", "ObjectParts", "StorageClass", "ObjectSize"})
@@ -38,7 +39,9 @@ async def get_object_attributes(call: Call) -> Response:
     raw_max, raw_marker = call.header(b"x-amz-max-parts"), call.header(b"x-amz-part-number-marker")
     limit = min(integer("x-amz-max-parts", raw_max, 0, 1 << 31), PAGE_PARTS_MAX) if raw_max else PAGE_PARTS_MAX
     after = integer("x-amz-part-number-marker", raw_marker, 0, PARTS_MAX) if raw_marker else 0
-    options = ReadOptions(head=True, conditions=read_conditions(call.request.headers))
+    options = ReadOptions(
+        head=True, conditions=read_conditions(call.request.headers), version=named_version(call.query)
+    )
     info = (await arrived(call.store.open(call.bucket, call.key, options))).info
     writer = xml.XmlWriter("GetObjectAttributesResponse")
     if "ETag" in wanted:
@@ -53,6 +56,7 @@ async def get_object_attributes(call: Call) -> Response:
     if "ObjectSize" in wanted:
         writer.leaf("ObjectSize", info.size)
     lines = f"last-modified: {http_date(info.modified_ms)}\r\n"
+    lines += version_line(info.version, call.store.bucket(call.bucket))
     return Response(200, xml.CONTENT_TYPE + lines.encode(), writer.finish())
 
 

@@ -115,8 +115,11 @@ def _changed() -> PreconditionFailed:
     return PreconditionFailed(condition="x-amz-copy-source-If-Match")
 
 
-async def source_pieces(store: Objects, source: tuple[str, str], opened: Reading) -> AsyncGenerator[Buffer, None]:
+async def source_pieces(
+    store: Objects, source: tuple[str, str], opened: Reading, version: str | None = None
+) -> AsyncGenerator[Buffer, None]:
     """The bytes of `opened`'s range (a reading of (bucket, key) `source`, of which no body is taken), for a writer.
+    `version`: the one that was opened, as `ReadOptions.version`.
 
     Each piece is read to its end and its reading closed before it is given out: a writer may wait for room that an open
     reading of the same pool keeps from being freed. Raises PreconditionFailed once the source is another generation.
@@ -125,7 +128,7 @@ async def source_pieces(store: Objects, source: tuple[str, str], opened: Reading
     unchanged = Conditions(if_match=(info.etag,))
     for start in range(opened.start, opened.stop, COPY_PIECE_BYTES):
         stop = min(start + COPY_PIECE_BYTES, opened.stop)
-        options = ReadOptions(range=ByteRange(start, stop), conditions=unchanged)
+        options = ReadOptions(range=ByteRange(start, stop), conditions=unchanged, version=version)
         try:
             reading = await arrived(store.open(*source, options))
         except PreconditionFailed:

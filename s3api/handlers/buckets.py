@@ -22,6 +22,7 @@ from s3api.paging import BUCKETS_MAX, decode_token, encode_token
 from s3api.params import boolean, integer
 from s3api.settings import OWNERSHIPS, tagging_document, tags_of
 from s3api.target import check_bucket_name
+from s3api.versions import named_version
 from tiering.contract import BucketExists, BucketInfo, ReadOptions
 
 HOME_REGION: Final = "us-east-1"
@@ -189,5 +190,6 @@ def get_bucket_acl(call: Call) -> Response:
 
 async def get_object_acl(call: Call) -> Response:
     """As the bucket's, for an object that exists."""
-    await arrived(call.store.open(call.bucket, call.key, ReadOptions(head=True)))
+    options = ReadOptions(head=True, version=named_version(call.query))
+    await arrived(call.store.open(call.bucket, call.key, options))
     return _access(call)

@@ -16,6 +16,7 @@ from s3api.handlers.fields import http_date, lease_lines
 from s3api.handlers.options import metadata_of
 from s3api.message import Response
 from s3api.preconditions import write_conditions
+from s3api.versions import named_version
 from tiering.contract import ObjectChange, ReadOptions, Residency
 
 DAYS_MAX: Final = 36_500
@@ -34,7 +35,13 @@ async def change_object(call: Call) -> Response:
         raise S3Error(
             "InvalidRequest", f"Nothing to change: give {PIN_HEADER}, {TTL_HEADER} or {TIER_HEADER}, or several."
         )
-    change = ObjectChange(pin_ms=intent.pin_ms, ttl=intent.ttl, tier=tier, conditions=write_conditions(headers))
+    change = ObjectChange(
+        pin_ms=intent.pin_ms,
+        ttl=intent.ttl,
+        tier=tier,
+        conditions=write_conditions(headers),
+        version=named_version(call.query),
+    )
     info = await call.store.change(call.bucket, call.key, change)
     where = "cold" if info.residency is Residency.COLD_ONLY else "hot"
     lines = (
@@ -54,7 +61,8 @@ async def restore_object(call: Call) -> Response:
         if child.name not in ("Days", "GlacierJobParameters", "Tier"):  # the speed asked for changes nothing here
             raise S3Error("NotImplemented", f"RestoreRequest/{child.name} is not served.")
     days = root.integer("Days", 1, DAYS_MAX)
-    seen = (await arrived(call.store.open(call.bucket, call.key, ReadOptions(head=True)))).info
-    info = await call.store.change(call.bucket, call.key, ObjectChange(restore_ms=days * DAY_MS))
+    version = named_version(call.query)
+    seen = (await arrived(call.store.open(call.bucket, call.key, ReadOptions(head=True, version=version)))).info
+    info = await call.store.change(call.bucket, call.key, ObjectChange(restore_ms=days * DAY_MS, version=version))
     recalled = seen.residency is Residency.COLD_ONLY
     return Response(202 if recalled else 200, lease_lines(info, call.now_ms).encode())

@@ -6,7 +6,7 @@ Spec: AWS CopyObject, UploadPartCopy; docs/EXTENSIONS.md (a copy's pin and TTL c
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from s3api import xml
@@ -30,25 +30,40 @@ from s3api.operations import COPY_SOURCE
 from s3api.params import choice, invalid
 from s3api.preconditions import source_conditions, write_conditions
 from s3api.target import BUCKET_CHARS_MAX, check_key
-from tiering.contract import Checksum, CopyOptions, ReadOptions
+from s3api.versions import parse_version, version_line
+from tiering.contract import Checksum, CopyOptions, IsMarker, ObjectInfo, Reading, ReadOptions
 
 _DIRECTIVES: Final = ("COPY", "REPLACE")
 _CHANGES: Final = (b"x-amz-storage-class", b"x-amz-checksum-algorithm", PIN_HEADER.encode(), TTL_HEADER.encode())
 """Headers whose presence makes a copy of an object onto itself a change."""
 
 
-def copy_source(headers: Headers) -> tuple[str, str]:
-    """(bucket, key) of `x-amz-copy-source`: percent-encoded, leading slash optional, `?versionId=null` allowed.
+class Source(NamedTuple):
+    """What is copied. `version` as `ReadOptions.version`: None is the current one."""
 
-    Raises InvalidArgument, NoSuchVersion, KeyTooLongError.
+    bucket: str
+    key: str
+    version: str | None = None
+
+    @property
+    def place(self) -> tuple[str, str]:
+        return self.bucket, self.key
+
+    @property
+    def action(self) -> str:
+        """The right that reading it asks for."""
+        return "s3:GetObject" if self.version is None else "s3:GetObjectVersion"
+
+
+def copy_source(headers: Headers) -> Source:
+    """What `x-amz-copy-source` names: percent-encoded, leading slash optional, `?versionId=` allowed.
+
+    Raises InvalidArgument, KeyTooLongError.
     """
     raw = headers[COPY_SOURCE].strip()
     shown = raw.decode("latin-1")
-    path, question, version = raw.partition(b"?versionId=")  # a question mark of the key is sent as %3F
-    if question and version != b"null":
-        if not version:
-            raise S3Error("InvalidArgument", "Version id cannot be the empty string.", ArgumentName="versionId")
-        raise S3Error("NoSuchVersion", VersionId=version.decode("latin-1")[:256])
+    path, question, named = raw.partition(b"?versionId=")  # a question mark of the key is sent as %3F
+    version = parse_version(named.decode("latin-1")) if question else None
     try:
         text = unquote_to_bytes(path).decode()
     except UnicodeDecodeError:
@@ -56,7 +71,26 @@ def copy_source(headers: Headers) -> tuple[str, str]:
     bucket, slash, key = text.removeprefix("/").partition("/")
     if not bucket or not slash or not key or len(bucket) > BUCKET_CHARS_MAX or bucket.startswith("arn:"):
         raise invalid("x-amz-copy-source", shown, "it must be of the form bucket/key")
-    return bucket, check_key(key)
+    return Source(bucket, check_key(key), version)
+
+
+async def look_at_source(call: Call, source: Source, options: ReadOptions) -> Reading:
+    """Opens the source without a body, once the caller may read it. Raises as `Objects.open`, InvalidRequest for a
+    delete marker that is named, AccessDenied."""
+    call.require(source.action, *source)
+    try:
+        return await arrived(call.store.open(*source.place, options))
+    except IsMarker:
+        raise S3Error(
+            "InvalidRequest",
+            "The source of a copy request may not specifically refer to a delete marker by version id.",
+        ) from None
+
+
+def source_line(call: Call, source: Source, info: ObjectInfo) -> str:
+    """`x-amz-copy-source-version-id`, where the source's bucket has versions."""
+    line = version_line(info.version, call.store.bucket(source.bucket))
+    return line.replace("x-amz-version-id", "x-amz-copy-source-version-id")
 
 
 def checksum_leaves(writer: xml.XmlWriter, checksum: Checksum, with_type: bool = True) -> None:
@@ -95,7 +129,7 @@ async def copy_object(call: Call) -> Response:
     replace_metadata = _directive(call, "x-amz-metadata-directive")
     replace_tags = _directive(call, "x-amz-tagging-directive")
     algorithm = algorithm_of(headers)
-    if source == (call.bucket, call.key):
+    if source == (call.bucket, call.key, None):
         changes = replace_metadata or replace_tags or any(name in headers for name in _CHANGES)
         if not changes:
             raise S3Error(
@@ -111,8 +145,8 @@ async def copy_object(call: Call) -> Response:
         intent = write_intent(headers, {}, tags or {}, call.bucket, call.key, call.config.key_rules)
         replace, pin_ms = None, intent.pin_ms or 0
         ttl = intent.ttl if intent.ttl is not None and intent.ttl.ttl_ms else None
-    bucket_of(call)
-    seen = (await arrived(call.store.open(*source, ReadOptions(head=True)))).info
+    bucket = bucket_of(call)
+    seen = (await look_at_source(call, source, ReadOptions(head=True, version=source.version))).info
     if seen.size > SINGLE_PUT_BYTES_MAX:
         raise S3Error(
             "InvalidRequest",
@@ -120,7 +154,7 @@ async def copy_object(call: Call) -> Response:
             f"{SINGLE_PUT_BYTES_MAX}",
         )
     info = await call.store.copy(
-        source,
+        source.place,
         (call.bucket, call.key),
         CopyOptions(
             source_conditions=source_conditions(headers),
@@ -131,12 +165,13 @@ async def copy_object(call: Call) -> Response:
             pin_ms=pin_ms,
             ttl=ttl,
             checksum_algorithm=algorithm or None,
+            source_version=seen.version or source.version,  # the very version that the reply will name
         ),
     )
     writer = xml.XmlWriter("CopyObjectResult")
     writer.leaf("LastModified", iso_date(info.modified_ms))
     writer.leaf("ETag", f'"{info.etag}"')
     checksum_leaves(writer, kept_checksum(info))
-    return Response(
-        200, xml.CONTENT_TYPE + lease_lines(info, call.now_ms, expiry_of(call, info)).encode(), writer.finish()
-    )
+    lines = lease_lines(info, call.now_ms, expiry_of(call, info))
+    lines += version_line(info.version, bucket) + source_line(call, source, seen)
+    return Response(200, xml.CONTENT_TYPE + lines.encode(), writer.finish())

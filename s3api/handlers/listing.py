@@ -24,7 +24,7 @@ _NOTHING: Final = Listing((), (), False)
 _NOTHING_PENDING: Final = PendingListing((), (), False)
 
 
-class _Page:
+class Page:
     """What listings read alike from a query, and write alike."""
 
     def __init__(self, query: Mapping[str, str], limit_name: str) -> None:
@@ -47,8 +47,8 @@ class _Page:
                 writer.leaf("Prefix", self.text(prefix))
 
 
-def _contents(writer: xml.XmlWriter, call: Call, page: _Page, listing: Listing, owners: bool) -> None:
-    restore = "restorestatus" in call.header(b"x-amz-optional-object-attributes").lower()
+def _contents(writer: xml.XmlWriter, call: Call, page: Page, listing: Listing, owners: bool) -> None:
+    restore = restore_wanted(call)
     for key, info in listing.objects:
         checksum = kept_checksum(info)
         with writer.nested("Contents"):
@@ -62,18 +62,23 @@ def _contents(writer: xml.XmlWriter, call: Call, page: _Page, listing: Listing, 
                 owner(writer, call)
             writer.leaf("StorageClass", storage_class(info))
             if restore:
-                _restore_status(writer, call, info)
+                restore_status(writer, call, info)
     page.prefixes(writer, listing.prefixes)
 
 
-def _restore_status(writer: xml.XmlWriter, call: Call, info: ObjectInfo) -> None:
+def restore_wanted(call: Call) -> bool:
+    """Whether x-amz-optional-object-attributes asks for RestoreStatus."""
+    return "restorestatus" in call.header(b"x-amz-optional-object-attributes").lower()
+
+
+def restore_status(writer: xml.XmlWriter, call: Call, info: ObjectInfo) -> None:
     if info.restore_until_ms > call.now_ms:
         with writer.nested("RestoreStatus"):
             writer.leaf("IsRestoreInProgress", False)
             writer.leaf("RestoreExpiryDate", iso_date(info.restore_until_ms))
 
 
-def _page_of(call: Call, page: _Page, after: str) -> Listing:
+def _page_of(call: Call, page: Page, after: str) -> Listing:
     if not page.limit:  # an empty page is complete, as S3 has it
         bucket_of(call)
         return _NOTHING
@@ -82,7 +87,7 @@ def _page_of(call: Call, page: _Page, after: str) -> Listing:
 
 def list_objects(call: Call) -> Response:
     """Version 1: continued by marker; NextMarker only under a delimiter, else the last key is the next marker."""
-    page = _Page(call.query, "max-keys")
+    page = Page(call.query, "max-keys")
     marker = call.query.get("marker", "")
     listing = _page_of(call, page, marker)
     writer = xml.XmlWriter("ListBucketResult")
@@ -102,7 +107,7 @@ def list_objects(call: Call) -> Response:
 def list_objects_v2(call: Call) -> Response:
     """Version 2: continued by an opaque token, which outranks start-after."""
     query = call.query
-    page = _Page(query, "max-keys")
+    page = Page(query, "max-keys")
     start_after, token = query.get("start-after", ""), query.get("continuation-token")
     listing = _page_of(call, page, decode_token(token) if token else start_after)
     writer = xml.XmlWriter("ListBucketResult")
@@ -124,7 +129,7 @@ def list_objects_v2(call: Call) -> Response:
 def list_multipart_uploads(call: Call) -> Response:
     """Uploads under way, by key and then by age."""
     query = call.query
-    page = _Page(query, "max-uploads")
+    page = Page(query, "max-uploads")
     key_after = query.get("key-marker", "")
     upload_after = query.get("upload-id-marker", "") if key_after else ""  # without a key it says nothing
     if page.limit:

@@ -30,15 +30,17 @@ from s3api.handlers.fields import (
 from s3api.handlers.lifecycle import expiry_of
 from s3api.handlers.options import SINGLE_PUT_BYTES_MAX, checked, put_options
 from s3api.message import Response, StreamBody
-from s3api.params import date, etags, http_date, integer
+from s3api.params import boolean, date, etags, http_date, integer
 from s3api.preconditions import delete_conditions, read_conditions
 from s3api.ranges import content_range, parse_range
 from s3api.target import check_key
+from s3api.versions import named_version, parse_version, spelled, version_line
 from tiering.contract import (
     OBJECT_BYTES_MAX,
     PARTS_MAX,
     BucketInfo,
     Conditions,
+    Deleted,
     DeleteOptions,
     FileSpans,
     NotModified,
@@ -82,19 +84,20 @@ def head_object(call: Call) -> Response | Coroutine[Any, Any, Response]:
 def _read(call: Call, head: bool) -> Response | Coroutine[Any, Any, Response]:
     headers = call.request.headers
     overrides: dict[str, str] | None = None
-    part = None
+    part = version = None
     if call.query:
         overrides = _overrides(call)
+        version = named_version(call.query)
         if "partNumber" in call.query:
             part = integer("partNumber", call.query["partNumber"], 1, PARTS_MAX)
     wanted = parse_range(headers[b"range"].decode("latin-1")) if b"range" in headers else None
     if wanted is not None and part is not None:
         raise S3Error("InvalidRequest", "Cannot specify both Range header and partNumber query parameter")
     conditions = read_conditions(headers)
-    if wanted is None and part is None and conditions is None:
+    if wanted is None and part is None and conditions is None and version is None:
         options = _HEAD if head else _GET
     else:
-        options = ReadOptions(head, wanted, part, conditions)
+        options = ReadOptions(head, wanted, part, conditions, version)
         if wanted is not None and b"if-range" in headers:
             return _read_if_range(call, options, overrides)
     try:
@@ -118,9 +121,10 @@ async def _read_later(
 
 async def _read_if_range(call: Call, options: ReadOptions, overrides: Mapping[str, str] | None) -> Response:
     """The range if the object is still the one If-Range names, else all of it (RFC 9110 §13.1.5)."""
-    whole = ReadOptions(options.head, None, None, options.conditions)
+    whole = ReadOptions(options.head, None, None, options.conditions, options.version)
     try:
-        seen = (await arrived(call.store.open(call.bucket, call.key, _HEAD))).info
+        looking = ReadOptions(head=True, version=options.version)
+        seen = (await arrived(call.store.open(call.bucket, call.key, looking))).info
         if _is_named(call.header(b"if-range"), seen):
             reading = await arrived(call.store.open(call.bucket, call.key, options))
             if reading.info.generation == seen.generation:
@@ -160,6 +164,7 @@ def _reply(call: Call, reading: Reading, options: ReadOptions, overrides: Mappin
     try:
         info, start, stop = reading.info, reading.start, reading.stop
         lines = object_lines(info, reading.tier, call.now_ms, overrides, expiry_of(call, info))
+        lines += version_line(info.version, bucket_of(call))
         status = 200
         if options.range is not None or (options.part_number is not None and info.size):
             status = 206
@@ -225,17 +230,41 @@ async def put_object(call: Call) -> Response:
         writer.abort()
         raise
     lines = f'etag: "{info.etag}"\r\n{checksum_lines(kept_checksum(info))}{lease_lines(info, call.now_ms, expiry_of(call, info))}'
+    lines += version_line(info.version, bucket)
     return Response(200, lines.encode())
 
 
 async def delete_object(call: Call) -> Response:
-    """204, whether or not there was anything."""
-    await call.store.delete(call.bucket, call.key, DeleteOptions(delete_conditions(call.request.headers)))
-    return Response(204)
+    """204, whether or not there was anything: deletes, or adds a delete marker; a named version goes for good."""
+    version = named_version(call.query)
+    deleted = await _delete(call, call.key, version, delete_conditions(call.request.headers))
+    lines = "x-amz-delete-marker: true\r\n" if deleted.marker else ""
+    if deleted.version is not None:
+        lines += f"x-amz-version-id: {spelled(deleted.version)}\r\n"
+    return Response(204, lines.encode())
+
+
+async def _delete(call: Call, key: str, version: str | None, conditions: Conditions | None) -> Deleted:
+    """One key of the call's bucket. Governance is bypassed only where the caller says so and may."""
+    bypass = version is not None and bypasses_governance(call, key, version)
+    event = "ObjectRemoved:Delete"
+    if version is None and bucket_of(call).versioning:
+        event = "ObjectRemoved:DeleteMarkerCreated"
+    options = DeleteOptions(conditions, version, bypass, call.origin(event))
+    return await call.store.delete(call.bucket, key, options)
+
+
+def bypasses_governance(call: Call, key: str, version: str | None) -> bool:
+    """Whether x-amz-bypass-governance-retention is set. Raises AccessDenied where the caller may not."""
+    name = b"x-amz-bypass-governance-retention"
+    if name not in call.request.headers or not boolean(name.decode(), call.header(name)):
+        return False
+    call.require("s3:BypassGovernanceRetention", call.bucket, key, version)
+    return True
 
 
 async def delete_objects(call: Call) -> Response:
-    """Deletes up to a thousand keys; each has its own outcome in the reply."""
+    """Deletes up to a thousand keys or versions; each has its own outcome in the reply."""
     root = xml.parse(await document(call, checksum_required=True), "Delete")
     entries = root.all("Object")
     if not 1 <= len(entries) <= DELETE_KEYS_MAX:
@@ -249,17 +278,20 @@ async def delete_objects(call: Call) -> Response:
     for at in range(0, len(wanted), DELETES_AT_ONCE):
         batch = wanted[at : at + DELETES_AT_ONCE]
         outcomes = await asyncio.gather(*(_delete_one(call, *each) for each in batch))
-        for (key, version, _), error in zip(batch, outcomes, strict=True):
-            if error is not None:
+        for (key, version, _), outcome in zip(batch, outcomes, strict=True):
+            if isinstance(outcome, S3Error):
                 with writer.nested("Error"):
                     writer.leaf("Key", key)
                     writer.leaf("VersionId", version or None)
-                    writer.leaf("Code", error.spec.code)
-                    writer.leaf("Message", error.message)
+                    writer.leaf("Code", outcome.spec.code)
+                    writer.leaf("Message", outcome.message)
             elif not quiet:
                 with writer.nested("Deleted"):
                     writer.leaf("Key", key)
                     writer.leaf("VersionId", version or None)
+                    if outcome.marker and outcome.version is not None:
+                        writer.leaf("DeleteMarker", True)
+                        writer.leaf("DeleteMarkerVersionId", spelled(outcome.version))
     return Response(200, xml.CONTENT_TYPE, writer.finish())
 
 
@@ -274,13 +306,21 @@ def _entry_conditions(entry: xml.Node) -> Conditions | None:
     )
 
 
-async def _delete_one(call: Call, key: str, version: str, conditions: Conditions | None) -> S3Error | None:
-    """The error of one key, None when it is gone. Per-key errors cannot pass the border: the reply is a 200."""
+def _listed_version(named: str) -> str | None:
+    """A version of a delete document: one that cannot exist is unknown there, not malformed."""
+    try:
+        return parse_version(named) if named else None
+    except S3Error:
+        raise S3Error("NoSuchVersion") from None
+
+
+async def _delete_one(call: Call, key: str, named: str, conditions: Conditions | None) -> Deleted | S3Error:
+    """What became of one key, or its error. Per-key errors cannot pass the border: the reply is a 200."""
     try:
         check_key(key)
-        if version not in ("", "null"):
-            raise S3Error("NoSuchVersion")
-        await call.store.delete(call.bucket, key, DeleteOptions(conditions))
+        version = _listed_version(named)
+        call.require("s3:DeleteObject" if version is None else "s3:DeleteObjectVersion", call.bucket, key, version)
+        return await _delete(call, key, version, conditions)
     except S3Error as error:
         return error
     except StoreError as error:
@@ -288,4 +328,3 @@ async def _delete_one(call: Call, key: str, version: str, conditions: Conditions
     except Exception:
         _log.exception("deleting one of many keys failed (request %s)", call.request_id)
         return S3Error("InternalError")
-    return None

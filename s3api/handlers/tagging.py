@@ -14,27 +14,42 @@ from s3api.extensions import tag_intent
 from s3api.handlers.body import arrived, document
 from s3api.handlers.options import check_tags
 from s3api.message import Response
-from tiering.contract import ObjectChange, ReadOptions
+from s3api.versions import named_version, version_line
+from tiering.contract import ObjectChange, ObjectInfo, ReadOptions
 
 
 async def get_object_tagging(call: Call) -> Response:
     """The tags, in the order they were given."""
-    info = (await arrived(call.store.open(call.bucket, call.key, ReadOptions(head=True)))).info
+    options = ReadOptions(head=True, version=named_version(call.query))
+    info = (await arrived(call.store.open(call.bucket, call.key, options))).info
     writer = xml.XmlWriter("Tagging")
     with writer.nested("TagSet"):
         for key, value in info.tags.items():
             with writer.nested("Tag"):
                 writer.leaf("Key", key)
                 writer.leaf("Value", value)
-    return Response(200, xml.CONTENT_TYPE, writer.finish())
+    return Response(200, xml.CONTENT_TYPE + _version(call, info), writer.finish())
 
 
-async def _replace(call: Call, tags: Mapping[str, str]) -> None:
+def _version(call: Call, info: ObjectInfo) -> bytes:
+    return version_line(info.version, call.store.bucket(call.bucket)).encode()
+
+
+async def _replace(call: Call, tags: Mapping[str, str], event: str) -> bytes:
+    """Gives the line that names the version."""
     # The old tags only decide whether a twin was taken away. Of two writers at once the later tags stand, and at worst
     # a removed twin's pin stays until it is unpinned: no state that a single order of the two could not leave.
-    old = (await arrived(call.store.open(call.bucket, call.key, ReadOptions(head=True)))).info.tags
-    intent = tag_intent(old, tags)
-    await call.store.change(call.bucket, call.key, ObjectChange(pin_ms=intent.pin_ms, ttl=intent.ttl, tags=tags))
+    version = named_version(call.query)
+    old = (await arrived(call.store.open(call.bucket, call.key, ReadOptions(head=True, version=version)))).info
+    intent = tag_intent(old.tags, tags)
+    change = ObjectChange(
+        pin_ms=intent.pin_ms,
+        ttl=intent.ttl,
+        tags=tags,
+        version=version,
+        origin=call.origin(event),
+    )
+    return _version(call, await call.store.change(call.bucket, call.key, change))
 
 
 async def put_object_tagging(call: Call) -> Response:
@@ -43,11 +58,9 @@ async def put_object_tagging(call: Call) -> Response:
     holder = root.find("TagSet")
     nodes = holder.all("Tag") if holder is not None else []
     tags = check_tags([(node.required("Key"), node.required("Value")) for node in nodes])
-    await _replace(call, tags)
-    return Response(200)
+    return Response(200, await _replace(call, tags, "ObjectTagging:Put"))
 
 
 async def delete_object_tagging(call: Call) -> Response:
     """Removes all tags."""
-    await _replace(call, {})
-    return Response(204)
+    return Response(204, await _replace(call, {}, "ObjectTagging:Delete"))

@@ -33,7 +33,14 @@ from s3api.checksums import (
 from s3api.errors import S3Error
 from s3api.handlers.body import AnyWriter, Intake, arrived, source_pieces
 from s3api.handlers.buckets import owner
-from s3api.handlers.copy import algorithm_of, checksum_leaves, copy_source
+from s3api.handlers.copy import (
+    Source,
+    algorithm_of,
+    checksum_leaves,
+    copy_source,
+    look_at_source,
+    source_line,
+)
 from s3api.handlers.fields import (
     STANDARD,
     checksum_line,
@@ -49,6 +56,7 @@ from s3api.message import Response
 from s3api.params import choice, integer, query_integer
 from s3api.preconditions import source_conditions, write_conditions
 from s3api.ranges import parse_copy_range
+from s3api.versions import version_line
 from tiering.contract import (
     OBJECT_BYTES_MAX,
     PARTS_MAX,
@@ -157,14 +165,14 @@ async def upload_part(call: Call) -> Response:
     return Response(200, lines.encode())
 
 
-async def _open_source(call: Call, source: tuple[str, str]) -> Reading:
+async def _open_source(call: Call, source: Source) -> Reading:
     """What is to become a part, without a body. Raises InvalidArgument for a range beyond it, PreconditionFailed."""
     headers = call.request.headers
     raw = headers.get(b"x-amz-copy-source-range")
     wanted = parse_copy_range(raw.decode("latin-1")) if raw is not None else None
     try:
-        options = ReadOptions(head=True, range=wanted, conditions=source_conditions(headers))
-        reading = await arrived(call.store.open(*source, options))
+        options = ReadOptions(head=True, range=wanted, conditions=source_conditions(headers), version=source.version)
+        reading = await look_at_source(call, source, options)
     except NotModified:
         raise S3Error("PreconditionFailed", Condition="x-amz-copy-source-If-None-Match") from None
     except PreconditionFailed as failed:
@@ -191,7 +199,8 @@ async def upload_part_copy(call: Call) -> Response:
     writer = await arrived(call.store.put_part(call.bucket, call.key, upload_id, number, size))
     try:
         intake = Intake(writer, _part_checksum(NOTHING_REQUESTED, upload), md5=not bucket.opaque_etag)
-        async with aclosing(source_pieces(call.store, source, opened)) as found:
+        version = opened.info.version or source.version  # read on under its id, whatever becomes current
+        async with aclosing(source_pieces(call.store, source.place, opened, version)) as found:
             async for piece in found:
                 await intake.take(piece)
         part = await writer.commit(_part_result(upload, writer, intake.conclude()))
@@ -203,7 +212,7 @@ async def upload_part_copy(call: Call) -> Response:
     document.leaf("ETag", f'"{part.etag}"')
     if part.checksum is not None:
         checksum_leaves(document, part.checksum, with_type=False)
-    return Response(200, xml.CONTENT_TYPE, document.finish())
+    return Response(200, xml.CONTENT_TYPE + source_line(call, source, opened.info).encode(), document.finish())
 
 
 def list_parts(call: Call) -> Response:
@@ -349,7 +358,7 @@ async def complete_multipart_upload(call: Call) -> Response:
     writer.leaf("Key", call.key)
     writer.leaf("ETag", f'"{info.etag}"')
     checksum_leaves(writer, kept_checksum(info))
-    lines = lease_lines(info, call.now_ms, expiry_of(call, info))
+    lines = lease_lines(info, call.now_ms, expiry_of(call, info)) + version_line(info.version, bucket_of(call))
     return Response(200, xml.CONTENT_TYPE + lines.encode(), writer.finish())
 
 

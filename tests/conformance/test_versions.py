@@ -285,7 +285,7 @@ async def test_a_pool_without_versions_says_so(store: Store) -> None:
 # -- locks
 
 
-async def _locked(store: Store, clock: ManualClock, mode: str, hold: bool = False) -> c.ObjectInfo:
+async def _locked(store: Store, clock: ManualClock, mode: str, hold: bool | None = None) -> c.ObjectInfo:
     await versioning(store, "Enabled")
     until_ms = clock.now_ms() + DAY_MS if mode else 0
     return await put(store, "k", b"locked", PutOptions(lock=Lock(mode, until_ms, hold)))  # type: ignore[arg-type]

@@ -48,7 +48,7 @@ class Reply:
     """A response taken apart. `code` is the error's, "" for a success."""
 
     def __init__(self, status: int, lines: bytes, body: bytes, length: int | None, code: str = "") -> None:
-        self.status, self.body, self.length, self.code = status, body, length, code
+        self.status, self.body, self.length, self.code, self.lines = status, body, length, code, lines
         self.headers: dict[str, str] = {}
         for line in lines.decode().split("\r\n")[:-1]:
             name, colon, value = line.partition(": ")

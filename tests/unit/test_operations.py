@@ -26,6 +26,8 @@ SERVED = [
     ("DELETE", "bucket", "", "DeleteBucket"),
     ("GET", "bucket", "location", "GetBucketLocation"),
     ("GET", "bucket", "versioning", "GetBucketVersioning"),
+    ("PUT", "bucket", "versioning", "PutBucketVersioning"),
+    ("GET", "bucket", "versions&prefix=a&key-marker=k&version-id-marker=v&max-keys=3", "ListObjectVersions"),
     ("GET", "bucket", "", "ListObjects"),
     ("GET", "bucket", "prefix=a&delimiter=/&max-keys=3&encoding-type=url&marker=x", "ListObjects"),
     ("GET", "bucket", "list-type=2", "ListObjectsV2"),
@@ -118,11 +120,9 @@ def test_half_matches_are_refused(method: str, scope: str, query: str, headers: 
 @pytest.mark.parametrize(
     ("method", "scope", "query", "name"),
     [
-        ("PUT", "bucket", "versioning", "PutBucketVersioning"),
         ("PUT", "object", "acl", "PutObjectAcl"),
         ("POST", "object", "select&select-type=2", "SelectObjectContent"),
         ("PUT", "bucket", "inventory&id=1", "PutBucketInventoryConfiguration"),
-        ("GET", "bucket", "versions", "ListObjectVersions"),
         ("POST", "bucket", "", "PostObject"),
     ],
 )

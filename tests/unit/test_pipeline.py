@@ -217,7 +217,7 @@ def test_expected_bucket_owner_must_be_ours() -> None:
 
 def test_known_operation_that_is_not_served() -> None:
     edge = Edge()
-    response = edge("PUT", b"/b", b"versioning")
+    response = edge("PUT", b"/b", b"replication")
     assert response.status == 501
     assert error(response).text("Code") == "NotImplemented"
     assert not edge.seen
@@ -251,24 +251,6 @@ def test_unset_configuration_says_so(row: Any) -> None:
 def test_handler_may_replace_an_answer_of_the_table() -> None:
     edge = Edge({"GetBucketWebsite": lambda call: Response(200, b"", b"site")})
     assert edge("GET", b"/b", b"website").body == b"site"
-
-
-@pytest.mark.parametrize(
-    ("query", "status", "code"),
-    [
-        (b"versionId=null", 200, ""),
-        (b"versionId=", 400, "InvalidArgument"),
-        (b"versionId=3HL4kqtJvjVBH40Nrjfkd", 404, "NoSuchVersion"),
-    ],
-)
-@pytest.mark.parametrize("method", ["GET", "DELETE"])
-def test_only_the_null_version_exists(method: str, query: bytes, status: int, code: str) -> None:
-    edge = Edge()
-    response = edge(method, b"/b/k", query)
-    assert response.status == status
-    if code:
-        assert error(response).text("Code") == code
-        assert not edge.seen
 
 
 # Bodies.
