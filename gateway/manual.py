@@ -33,6 +33,7 @@ DIFFERENCES: Final[Mapping[str, str]] = {
     "it was stored with a class of its own.",
     "ListObjectsV2": "As ListObjects.",
     "DeleteObjects": f"Up to {DELETE_KEYS_MAX} keys, each with its own outcome; as AWS wants, with Content-MD5 or a checksum.",
+    "PutBucketVersioning": "MFA delete is 501.",
     "GetBucketAcl": "The owner has full control, always.",
     "GetObjectAcl": "The owner has full control, always.",
     "GetObject": "The reply has `x-recall-tier`. A 5xx reply has no body.",
