@@ -125,7 +125,12 @@ def test_suspended_and_older_objects_are_the_null_version(s3: Harness) -> None:
 
 @pytest.mark.parametrize(
     ("version", "status", "code"),
-    [("", 400, "InvalidArgument"), ("3", 400, "InvalidArgument"), (UNKNOWN, 404, "NoSuchVersion"), ("null", 404, "NoSuchVersion")],
+    [
+        ("", 400, "InvalidArgument"),
+        ("3", 400, "InvalidArgument"),
+        (UNKNOWN, 404, "NoSuchVersion"),
+        ("null", 404, "NoSuchVersion"),
+    ],
 )
 @pytest.mark.parametrize("sub", ["", "tagging&", "attributes&"])
 def test_versions_that_are_not_there(s3: Harness, version: str, status: int, code: str, sub: str) -> None:
@@ -192,7 +197,7 @@ def test_a_deletion_while_suspended_replaces_the_null_version(s3: Harness) -> No
     assert put(s3, "/ver/k", b"null") == "null"
     gone = s3("DELETE", "/ver/k")
     assert (gone.headers["x-amz-delete-marker"], gone.headers["x-amz-version-id"]) == ("true", "null")
-    assert [each[:1] + each[2:3] for each in entries(listed(s3))][0] == ("DeleteMarker", "null")
+    assert next(each[:1] + each[2:3] for each in entries(listed(s3))) == ("DeleteMarker", "null")
     assert len(entries(listed(s3))) == 2
 
 
@@ -235,9 +240,7 @@ def test_delete_objects_judges_conditions_of_versions(s3: Harness) -> None:
     put(s3, "/ver/k", b"second")
     etag = hashlib.md5(b"first").hexdigest()
     named = f"<Key>k</Key><VersionId>{first}</VersionId>"
-    root = delete(
-        s3, f"<Object>{named}<ETag>other</ETag></Object><Object><Key>k</Key><ETag>{etag}</ETag></Object>"
-    )
+    root = delete(s3, f"<Object>{named}<ETag>other</ETag></Object><Object><Key>k</Key><ETag>{etag}</ETag></Object>")
     assert [each.text("Code") for each in root.all("Error")] == ["PreconditionFailed"] * 2
     root = delete(s3, f"<Object>{named}<Size>6</Size></Object>")
     assert [each.text("Code") for each in root.all("Error")] == ["PreconditionFailed"]
@@ -266,7 +269,9 @@ def test_copies_of_versions(s3: Harness) -> None:
     assert copied.headers["x-amz-version-id"] not in (first, second)
     assert s3("GET", "/ver/to").body == b"first"
     assert s3("PUT", "/plain/to", {"x-amz-copy-source": "ver/k"}).headers["x-amz-copy-source-version-id"] == second
-    restored = s3("PUT", "/ver/k", {"x-amz-copy-source": f"ver/k?versionId={first}"})  # onto itself: the older one returns
+    restored = s3(
+        "PUT", "/ver/k", {"x-amz-copy-source": f"ver/k?versionId={first}"}
+    )  # onto itself: the older one returns
     assert restored.status == 200 and s3("GET", "/ver/k").body == b"first"
     marker = s3("DELETE", "/ver/k").headers["x-amz-version-id"]
     for source, code in (
@@ -288,7 +293,9 @@ def test_parts_of_versions_and_completed_uploads(s3: Harness) -> None:
     part = s3("PUT", f"/ver/whole?partNumber=1&uploadId={upload}", source)
     assert part.headers["x-amz-copy-source-version-id"] == first
     etag = part.xml("CopyPartResult").text("ETag")
-    body = f"<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part></CompleteMultipartUpload>"
+    body = (
+        f"<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part></CompleteMultipartUpload>"
+    )
     done = s3("POST", f"/ver/whole?uploadId={upload}", {}, body.encode())
     version = done.headers["x-amz-version-id"]
     assert s3("GET", f"/ver/whole?versionId={version}").body == b"first"

@@ -20,7 +20,9 @@ def test_both_ways(text: str, version: str) -> None:
     assert spelled(version) == text
 
 
-@pytest.mark.parametrize("text", ["", "3", "Null", "invalid_version_id", "../../etc/passwd", "a" * 65, "ü" * 32, ID + "\n"])
+@pytest.mark.parametrize(
+    "text", ["", "3", "Null", "invalid_version_id", "../../etc/passwd", "a" * 65, "ü" * 32, ID + "\n"]
+)
 def test_malformed(text: str) -> None:
     with pytest.raises(S3Error) as failed:
         parse_version(text)
