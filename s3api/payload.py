@@ -198,4 +198,6 @@ def decoded_length(headers: Headers) -> int:
 
 def stored_content_encoding(value: str) -> str:
     """A Content-Encoding as it belongs to the object: `aws-chunked` names the transfer only, and is taken off."""
+    if "aws-chunked" not in value.lower():
+        return value
     return ",".join(item.strip() for item in value.split(",") if item.strip().lower() not in ("", "aws-chunked"))

@@ -61,13 +61,14 @@ def _refuse(headers: Headers, *names: bytes) -> None:
 
 
 def write_conditions(headers: Headers) -> Conditions | None:
-    """Of a PUT, copy target or completion: `If-Match`, or `If-None-Match: *`. Raises NotImplemented for others, as S3."""
+    """Of a PUT, copy target or completion: `If-Match` or `If-None-Match`. Raises NotImplemented for others, as S3."""
     if _READ.isdisjoint(headers):
         return None
     _refuse(headers, b"if-modified-since", b"if-unmodified-since")
     if_match, if_none_match = _tags(headers, b"if-match"), _tags(headers, b"if-none-match")
-    if if_none_match is not None and (if_none_match != ("*",) or if_match is not None):
+    if if_none_match is not None and if_match is not None:
         raise S3Error("NotImplemented", Header="If-None-Match")
+    # differs from AWS: `If-None-Match` with entity tags, not only `*`, is served, as other stores do.
     return Conditions(if_match=if_match, if_none_match=if_none_match)
 
 

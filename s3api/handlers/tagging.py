@@ -19,12 +19,12 @@ from tiering.contract import ObjectChange, ObjectInfo, ReadOptions
 
 
 async def get_object_tagging(call: Call) -> Response:
-    """The tags, in the order they were given."""
+    """The tags, in the order of their keys."""
     options = ReadOptions(head=True, version=named_version(call.query))
     info = (await arrived(call.store.open(call.bucket, call.key, options))).info
     writer = xml.XmlWriter("Tagging")
     with writer.nested("TagSet"):
-        for key, value in info.tags.items():
+        for key, value in sorted(info.tags.items()):
             with writer.nested("Tag"):
                 writer.leaf("Key", key)
                 writer.leaf("Value", value)

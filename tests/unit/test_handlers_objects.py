@@ -320,7 +320,7 @@ def test_metadata_limit(s3: Harness) -> None:
         ({"x-amz-tagging": "a=1&a=2"}, "InvalidTag"),
         ({"x-amz-tagging": "&".join(f"k{n}=v" for n in range(11))}, "InvalidTag"),
         ({"x-amz-tagging": "a=%ff"}, "InvalidArgument"),
-        ({"if-none-match": '"x"'}, "NotImplemented"),
+        ({"if-none-match": "*", "if-match": '"x"'}, "NotImplemented"),
         ({"x-recall-pin": "maybe"}, "InvalidArgument"),
         ({"x-recall-ttl": "-1"}, "InvalidArgument"),
         ({"x-amz-meta-recall-ttl": "soon"}, "InvalidArgument"),

@@ -199,7 +199,15 @@ def test_document_is_bounded() -> None:
 
 @pytest.mark.parametrize(
     ("value", "stored"),
-    [("aws-chunked", ""), ("aws-chunked,gzip", "gzip"), ("gzip , AWS-Chunked", "gzip"), ("gzip", "gzip"), ("", "")],
+    [
+        ("aws-chunked", ""),
+        ("aws-chunked, aws-chunked", ""),
+        ("aws-chunked,gzip", "gzip"),
+        ("gzip , AWS-Chunked", "gzip"),
+        ("gzip", "gzip"),
+        ("deflate, gzip", "deflate, gzip"),
+        ("", ""),
+    ],
 )
 def test_stored_content_encoding(value: str, stored: str) -> None:
     assert stored_content_encoding(value) == stored

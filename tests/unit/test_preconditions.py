@@ -40,12 +40,12 @@ def test_source_conditions() -> None:
 def test_write_conditions() -> None:
     assert write_conditions({b"if-none-match": b"*"}) == Conditions(if_none_match=("*",))
     assert write_conditions({b"if-match": b'"a"'}) == Conditions(if_match=("a",))
+    assert write_conditions({b"if-none-match": b'"a"'}) == Conditions(if_none_match=("a",))
 
 
 @pytest.mark.parametrize(
     "headers",
     [
-        {b"if-none-match": b'"etag"'},
         {b"if-none-match": b"*", b"if-match": b'"a"'},
         {b"if-modified-since": DATE},
         {b"if-unmodified-since": DATE},

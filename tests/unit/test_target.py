@@ -118,7 +118,7 @@ def test_good_bucket_name(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "", "ab", "a" * 64, "Abc", "a_b", "-abc", "abc-", ".abc", "abc.", "a..b", "192.168.5.4", "xn--abc", "sthree-a",
+        "", "ab", "a" * 64, "Abc", "a_b", "-abc", "abc-", ".abc", "abc.", "a..b", "a.-b", "a-.b", "192.168.5.4", "xn--abc", "sthree-a",
         "amzn-s3-demo-x", "abc-s3alias", "abc--ol-s3", "abc.mrap", "abc--x-s3", "abc--table-s3", "minio", "recall",
         "abc\n", "a/b", "åbc", "a b",
     ],
