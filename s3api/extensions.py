@@ -53,6 +53,7 @@ _SECONDS = re.compile(r"([0-9]{1,11})(?:\.([0-9]{1,9}))?\Z", re.ASCII)
 _ON_WRITE: Final = frozenset({PIN_HEADER.encode(), TTL_HEADER.encode()})
 TAKEN: Final[Mapping[str, frozenset[bytes]]] = {
     "PutObject": _ON_WRITE,
+    "PostObject": _ON_WRITE,
     "CopyObject": _ON_WRITE,
     "CreateMultipartUpload": _ON_WRITE,
     "ChangeObject": _ON_WRITE | {TIER_HEADER.encode()},

@@ -19,7 +19,7 @@ import msgspec
 
 from s3api.errors import ERRORS, S3Error
 
-Body = Literal["none", "document", "stream"]
+Body = Literal["none", "document", "stream", "form"]
 
 COPY_SOURCE: Final = b"x-amz-copy-source"
 REQUEST_ROUTE: Final = b"x-amz-request-route"
@@ -201,7 +201,6 @@ TABLE: Final[tuple[Operation, ...]] = (
     _served("GetBucketAcl", "GET", "bucket", "acl"),
     _served("ListObjectVersions", "GET", "bucket", "versions", action="ListBucketVersions"),
     _refused("GET", "bucket", "CreateSession", "session"),
-    _refused("POST", "bucket", "PostObject"),
     # many keys at once: ours
     _batch("BatchLookup", "lookup", action="GetObject"),
     _batch("BatchGet", "get", action="GetObject"),
@@ -210,6 +209,7 @@ TABLE: Final[tuple[Operation, ...]] = (
     _batch("BatchUnpin", "unpin", action="PutObject"),
     _batch("BatchTouch", "touch", action="GetObject"),
     _batch("BatchDelete", "delete", action="DeleteObject"),
+    _served("PostObject", "POST", "bucket", action="PutObject", body="form"),
     # objects
     _served("GetObject", "GET", "object", version_action="GetObjectVersion", allow=("versionId", "partNumber")),
     _served(

@@ -165,14 +165,17 @@ def http_date(value: str) -> int | None:
         year = f"20{year}" if int(year) < 70 else f"19{year}"
     elif match := _ASCTIME.match(text):
         month, day, hour, minute, second, year = match.groups()
-    elif match := _ISO.match(text):
-        year, number, day, hour, minute, second = match.groups()
-        month = next((name for name, each in _MONTHS.items() if each == int(number)), "")
     else:
-        return None
+        return iso_time(text)
     if month not in _MONTHS:
         return None
     return epoch_s(int(year), _MONTHS[month], int(day), int(hour), int(minute), int(second))
+
+
+def iso_time(value: str) -> int | None:
+    """ISO 8601 in UTC, `2030-01-31T12:00:00.000Z` with or without a fraction, as Unix seconds; None where it is none."""
+    match = _ISO.match(value.strip())
+    return None if match is None else epoch_s(*map(int, match.groups()))
 
 
 def epoch_s(year: int, month: int, day: int, hour: int, minute: int, second: int) -> int | None:

@@ -18,17 +18,18 @@ from collections.abc import Callable, Coroutine, Mapping
 from email.utils import formatdate
 from typing import Any, Final
 
-from s3api import cors, sigv2, xml
+from s3api import cors, post_policy, sigv2, xml
 from s3api.access import OneAccount
 from s3api.call import ApiConfig, Call, Handler, Identity
 from s3api.errors import ERRORS, S3Error, from_store
 from s3api.extensions import check_headers
+from s3api.form import FormPayload, boundary_of, headers_of
 from s3api.message import BodyError, Request, Response
 from s3api.operations import Operation, resolve
 from s3api.params import parse_query
 from s3api.payload import open_payload
 from s3api.sigv4 import SigV4
-from s3api.target import Target, Targets
+from s3api.target import Target, Targets, check_key
 from tiering.contract import Clock, NoSuchBucket, NotModified, ObjectInfo, Store, StoreError
 
 _log = logging.getLogger("recall.s3api")
@@ -135,6 +136,8 @@ class Pipeline:
         operation = resolve(request.method, target.scope, query, headers)
         trace.operation = operation.name
         now_ms = self._clock.now_ms()
+        if operation.body == "form":
+            return self._post_form(request, trace, target, operation, query, now_ms)
         verified = None  # of a URL of version 2: its content is unsigned
         if presigned_v2:
             identity = self._identities(self._verify_v2(request, query, now_ms // 1000))
@@ -168,6 +171,67 @@ class Pipeline:
                 access=OneAccount(identity),
             )
         )
+
+    async def _post_form(
+        self,
+        request: Request,
+        trace: Trace,
+        target: Target,
+        operation: Operation,
+        query: Mapping[str, str],
+        now_ms: int,
+    ) -> Response:
+        """A form brings its own signature, in the fields before its file; then it is a PUT of that file."""
+        headers, now_s = request.headers, now_ms // 1000
+        boundary = boundary_of(headers)
+        self._store.bucket(target.bucket)
+        verified = self._sigv4.verify(request.method, request.path, request.query, headers, now_s)
+        opened = open_payload(request.body, headers, verified, self._config.document_bytes_max)
+        payload = trace.payload = FormPayload(opened, boundary)
+        fields = await payload.begin()
+        access_key = post_policy.verify(fields, now_s, self._config.clock_skew_s, self._secret)
+        key = post_policy.require_key(fields)
+        trace.target = target = Target("object", target.bucket, check_key(key))
+        if access_key:
+            if verified is not None:
+                raise S3Error("InvalidArgument", "Only one auth mechanism allowed; use the header or the form.")
+            policy = post_policy.parse_policy(fields[post_policy.POLICY])
+            post_policy.judge(policy, fields, target.bucket, now_s)
+            payload.bounds = (policy.size_min, policy.size_max)
+        elif verified is not None:
+            access_key = verified.access_key
+        identity = self._identities(access_key)
+        if identity is None:
+            raise S3Error("AccessDenied")
+        self._authorise(identity, operation, target, request)
+        as_put = Request(
+            request.method,
+            request.path,
+            request.query,
+            headers_of(fields, headers),
+            request.body,
+            request.peer,
+            request.secure,
+            request.started_s,
+        )
+        check_headers(operation.name, as_put.headers)
+        answer = self._handlers[operation.name](
+            Call(
+                request=as_put,
+                request_id=trace.request_id,
+                operation=operation.name,
+                bucket=target.bucket,
+                key=target.key,
+                query=query,
+                identity=identity,
+                payload=payload,
+                store=self._store,
+                config=self._config,
+                now_ms=now_ms,
+                access=OneAccount(identity),
+            )
+        )
+        return answer if isinstance(answer, Response) else await answer
 
     def _verify_v2(self, request: Request, query: Mapping[str, str], now_s: int) -> str:
         headers = request.headers

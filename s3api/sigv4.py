@@ -227,7 +227,7 @@ class SigV4:
             timestamp = _timestamp_of_date(headers.get(b"date", b""))
         sent_s = self._times.get(timestamp)
         if sent_s is None:
-            sent_s = _parse_timestamp(timestamp)
+            sent_s = parse_timestamp(timestamp)
             if sent_s is None:
                 raise S3Error("AccessDenied", "AWS authentication requires a valid Date or x-amz-date header.")
         if b"x-amz-security-token" in headers:
@@ -284,7 +284,7 @@ class SigV4:
         if given[b"X-Amz-Algorithm"] != ALGORITHM:
             raise _bad_query('X-Amz-Algorithm only supports "AWS4-HMAC-SHA256".')
         timestamp = given[b"X-Amz-Date"]
-        sent_s = _parse_timestamp(timestamp)
+        sent_s = parse_timestamp(timestamp)
         if sent_s is None:
             raise _bad_query("X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\".")
         expires_s = self._expires(given[b"X-Amz-Expires"])
@@ -418,7 +418,8 @@ def _parse_authorization(value: bytes) -> tuple[_Credential, bytes]:
     return credential, fields[b"Signature"]
 
 
-def _parse_timestamp(value: bytes) -> int | None:
+def parse_timestamp(value: bytes) -> int | None:
+    """`YYYYMMDDTHHMMSSZ` as Unix seconds; None where it is none."""
     match = _TIMESTAMP.fullmatch(value)
     if match is None:
         return None

@@ -85,10 +85,10 @@ class Intake:
             if hashing is not None:
                 await hashing
 
-    def conclude(self, trailer: Checksum | None = None) -> PutResult:
+    def conclude(self, trailer: Checksum | None = None, short: bool = False) -> PutResult:
         """Raises BadDigest where the client claimed something else. `checksum` None: the client asked for none."""
         checksum = conclude(self._requested, self._digest, trailer)
-        return PutResult(self._digest.hex("MD5") if self._md5 else None, checksum)
+        return PutResult(self._digest.hex("MD5") if self._md5 else None, checksum, short)
 
 
 async def pieces(reading: Reading) -> AsyncGenerator[Buffer, None]:

@@ -45,6 +45,7 @@ from tiering.contract import (
     FileSpans,
     NotModified,
     ObjectInfo,
+    PutOptions,
     Reading,
     ReadOptions,
     StoreError,
@@ -215,22 +216,26 @@ def check_length(call: Call) -> int:
     return size
 
 
-async def put_object(call: Call) -> Response:
-    """Stores the body. 200 with ETag and checksum; nothing is visible unless all of it came and was right."""
-    options = put_options(call)
-    size = check_length(call)
+async def stored(call: Call, options: PutOptions, size: int, short: bool = False) -> ObjectInfo:
+    """Stores the body; nothing is visible unless all of it came and was right. `short`: `size` is only a bound."""
     requested = requested_checksum(call.request.headers)
     bucket = bucket_of(call)
     writer = await arrived(call.store.put(call.bucket, call.key, size, options))
     try:
         intake = Intake(writer, requested, md5=not bucket.opaque_etag)
         await intake.drain(call.payload)
-        info = await writer.commit(intake.conclude(call.payload.trailer))
+        return await writer.commit(intake.conclude(call.payload.trailer, short=short))
     except BaseException:  # cancellation too: the room it holds must come back
         writer.abort()
         raise
+
+
+async def put_object(call: Call) -> Response:
+    """Stores the body. 200 with ETag and checksum."""
+    options = put_options(call)
+    info = await stored(call, options, check_length(call))
     lines = f'etag: "{info.etag}"\r\n{checksum_lines(kept_checksum(info))}{lease_lines(info, call.now_ms, expiry_of(call, info))}'
-    lines += version_line(info.version, bucket)
+    lines += version_line(info.version, bucket_of(call))
     return Response(200, lines.encode())
 
 

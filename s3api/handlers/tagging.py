@@ -10,6 +10,7 @@ from collections.abc import Mapping
 
 from s3api import xml
 from s3api.call import Call
+from s3api.errors import S3Error
 from s3api.extensions import tag_intent
 from s3api.handlers.body import arrived, document
 from s3api.handlers.options import check_tags
@@ -52,13 +53,18 @@ async def _replace(call: Call, tags: Mapping[str, str], event: str) -> bytes:
     return _version(call, await call.store.change(call.bucket, call.key, change))
 
 
+def read_tagging(body: bytes) -> dict[str, str]:
+    """The tags of a `Tagging` document. Raises MalformedXML, InvalidTag."""
+    root = xml.parse(body, "Tagging")
+    holder = root.find("TagSet")
+    if holder is None:
+        raise S3Error("MalformedXML", "Element TagSet is missing in Tagging.")
+    return check_tags([(node.required("Key"), node.required("Value")) for node in holder.all("Tag")])
+
+
 async def put_object_tagging(call: Call) -> Response:
     """Replaces all tags."""
-    root = xml.parse(await document(call), "Tagging")
-    holder = root.find("TagSet")
-    nodes = holder.all("Tag") if holder is not None else []
-    tags = check_tags([(node.required("Key"), node.required("Value")) for node in nodes])
-    return Response(200, await _replace(call, tags, "ObjectTagging:Put"))
+    return Response(200, await _replace(call, read_tagging(await document(call)), "ObjectTagging:Put"))
 
 
 async def delete_object_tagging(call: Call) -> Response:
