@@ -24,7 +24,6 @@ from s3api.handlers.options import SINGLE_PUT_BYTES_MAX
 from s3api.operations import BY_NAME, TABLE, Operation
 
 DIFFERENCES: Final[Mapping[str, str]] = {
-    "ListBuckets": "One account owns every bucket.",
     "CreateBucket": "`x-recall-pool` chooses the pool. Without a location constraint the bucket is here, in any region; a "
     "gateway of `us-east-1` takes and shows any region.",
     "HeadBucket": "The reply has `x-recall-pool`.",
@@ -34,8 +33,6 @@ DIFFERENCES: Final[Mapping[str, str]] = {
     "ListObjectsV2": "As ListObjects.",
     "DeleteObjects": f"Up to {DELETE_KEYS_MAX} keys, each with its own outcome; as AWS wants, with Content-MD5 or a checksum.",
     "PutBucketVersioning": "MFA delete is 501.",
-    "GetBucketAcl": "The owner has full control, always.",
-    "GetObjectAcl": "The owner has full control, always.",
     "GetObject": "The reply has `x-recall-tier`. A 5xx reply has no body.",
     "HeadObject": "As GetObject.",
     "PutObject": f"Up to {SINGLE_PUT_BYTES_MAX >> 30} GiB. The ETag is not an MD5 in a pool with `etag` = `opaque`. A storage class is "
@@ -53,7 +50,6 @@ DIFFERENCES: Final[Mapping[str, str]] = {
     "algorithm: it is verified, and its CRC64NVME is kept.",
     "UploadPartCopy": "Copies the bytes.",
     "CompleteMultipartUpload": "Repeating a completion that has won answers the object again, while it still is that object.",
-    "ListMultipartUploads": "All uploads are the one account's.",
     "GetBucketEncryption": "A bucket without a default says so: nothing is sealed here unasked.",
     "PutBucketEncryption": "`aws:kms:dsse`, and types that are blocked, are 501.",
     "PutBucketLogging": "TargetGrants are 501. The target may say it is in another region.",

@@ -19,16 +19,15 @@ from typing import Final
 import msgspec
 
 from s3api import xml
+from s3api.access import OWNERSHIPS, PUBLIC_ACCESS_NAMES
 from s3api.errors import S3Error
 
 BUCKET_TAGS_MAX: Final = 50
 TAG_KEY_CHARS_MAX: Final = 128
 TAG_VALUE_CHARS_MAX: Final = 256
-OWNERSHIPS: Final = ("BucketOwnerPreferred", "ObjectWriter", "BucketOwnerEnforced")
 _TAG_TEXT = re.compile(r"[\w \-+=.:/@]*\Z")
 _ALGORITHMS: Final = ("AES256", "aws:kms")
 _KNOWN_ALGORITHMS: Final = (*_ALGORITHMS, "aws:kms:dsse")
-PUBLIC_ACCESS_NAMES: Final = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
 
 
 # -- tags

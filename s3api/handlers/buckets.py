@@ -1,29 +1,29 @@
-"""Buckets: making, finding, listing and removing them, and the one access list every bucket and object has.
+"""Buckets: making, finding, listing and removing them.
 
 Owns nothing. Does not know objects. Kind: shell (the loop).
-Spec: AWS ListBuckets, CreateBucket, HeadBucket, DeleteBucket, GetBucketLocation, GetBucketAcl, GetObjectAcl.
+Spec: AWS ListBuckets, CreateBucket, HeadBucket, DeleteBucket, GetBucketLocation.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
-from s3api import xml
+from s3api import acl, xml
+from s3api.access import ENFORCED, OWNERSHIPS, ownership_of, public_access_of
 from s3api.call import Call
 from s3api.errors import S3Error
 from s3api.extensions import POOL_HEADER, rule_pool
-from s3api.handlers.body import arrived, document
+from s3api.handlers.body import document
 from s3api.handlers.fields import iso_date
 from s3api.handlers.objects import bucket_of
-from s3api.handlers.options import refuse_unserved
 from s3api.message import Response
 from s3api.paging import BUCKETS_MAX, decode_token, encode_token
 from s3api.params import boolean, integer
-from s3api.settings import OWNERSHIPS, tagging_document, tags_of
+from s3api.settings import tagging_document, tags_of
 from s3api.target import check_bucket_name
-from s3api.versions import named_version
-from tiering.contract import BucketExists, BucketInfo, ReadOptions
+from tiering.contract import BucketChange, BucketExists, BucketInfo
 
 HOME_REGION: Final = "us-east-1"
 """The region whose location constraint is empty, and where making one's own bucket again succeeds."""
@@ -32,15 +32,14 @@ _OLD_NAMES: Final = {"EU": "eu-west-1"}
 OWNERSHIP_HEADER: Final = b"x-amz-object-ownership"
 
 
-def owner(writer: xml.XmlWriter, call: Call, element: str = "Owner") -> None:
-    """The caller as the owner of what is listed: there is one account."""
+def owner(writer: xml.XmlWriter, call: Call, element: str = "Owner", owner_id: str = "") -> None:
+    """Who owns something in the call's bucket, as it is shown; `owner_id` as the store keeps it: "" is the bucket's."""
     with writer.nested(element):
-        writer.leaf("ID", call.identity.owner_id)
-        writer.leaf("DisplayName", call.identity.display_name)
+        acl.write_user(writer, call.access, call.access.canonical_id(owner_id or bucket_of(call).owner))
 
 
 def list_buckets(call: Call) -> Response:
-    """All buckets in name order, paged when asked."""
+    """The buckets of the caller's account in name order, paged when asked."""
     query = call.query
     prefix, region = query.get("prefix", ""), query.get("bucket-region", "")
     asked = query.get("max-buckets", "")
@@ -49,11 +48,15 @@ def list_buckets(call: Call) -> Response:
     found = [
         bucket
         for bucket in call.store.buckets()
-        if bucket.name.startswith(prefix) and bucket.name > after and region in ("", _region(bucket, call))
+        if bucket.owner == call.identity.owner
+        and bucket.name.startswith(prefix)
+        and bucket.name > after
+        and region in ("", _region(bucket, call))
     ]
     page = found[:limit]
     writer = xml.XmlWriter("ListAllMyBucketsResult")
-    owner(writer, call)
+    with writer.nested("Owner"):
+        acl.write_user(writer, call.access, call.access.canonical_id(call.identity.owner))
     with writer.nested("Buckets"):
         for bucket in page:
             with writer.nested("Bucket"):
@@ -71,12 +74,12 @@ async def create_bucket(call: Call) -> Response:
     """Makes a bucket. Making one's own again is 200 in us-east-1 and 409 elsewhere, as AWS has it."""
     check_bucket_name(call.bucket)
     headers = call.request.headers
-    refuse_unserved(headers)
     if b"x-amz-bucket-object-lock-enabled" in headers and boolean(
         "x-amz-bucket-object-lock-enabled", call.header(b"x-amz-bucket-object-lock-enabled")
     ):
         raise S3Error("NotImplemented", Header="x-amz-bucket-object-lock-enabled")
     documents = _ownership(call)
+    access_list = _access_list(call, documents)
     location, tags = _configuration(await document(call), call.config.region)
     if tags is not None:
         documents["tagging"] = tags
@@ -88,19 +91,45 @@ async def create_bucket(call: Call) -> Response:
         created_ms=call.now_ms,
         pool=pool or rule_pool(call.config.key_rules, call.bucket),
         location=location,
-        documents=documents,
+        documents=documents | ({"acl": access_list} if access_list else {}),
+        owner=call.identity.owner,
     )
-    names = [bucket.name for bucket in call.store.buckets()]
+    names = [bucket.name for bucket in call.store.buckets() if bucket.owner == wanted.owner]
     # Counted without a lock: of creations at once a few may pass, which a bound against runaways can bear.
     if len(names) >= call.config.buckets_max and call.bucket not in names:
         raise S3Error("TooManyBuckets")
     try:
         await call.store.create_bucket(wanted)
     except BucketExists:
-        standing = call.store.bucket(call.bucket)
-        if call.config.region != HOME_REGION or (pool and pool != standing.pool):
-            raise
+        await _again(call, pool, access_list)
     return Response(200, f"location: /{call.bucket}\r\n".encode())
+
+
+async def _again(call: Call, pool: str, access_list: str) -> None:
+    """Making what stands: in us-east-1 one's own bucket is as new, but for its access list, which is set again.
+
+    Raises BucketAlreadyExists for another account's, BucketExists.
+    """
+    standing = call.store.bucket(call.bucket)
+    if standing.owner != call.identity.owner:
+        raise S3Error("BucketAlreadyExists", BucketName=call.bucket)
+    if call.config.region != HOME_REGION or (pool and pool != standing.pool):
+        raise BucketExists(bucket=call.bucket)
+    if access_list != standing.documents.get("acl", ""):
+        if access_list and ownership_of(standing) == ENFORCED:
+            raise S3Error("InvalidBucketAclWithObjectOwnership")
+        if acl.is_public(access_list) and public_access_of(standing).block_acls:
+            raise S3Error("AccessDenied")
+        await call.store.change_bucket(call.bucket, BucketChange({"acl": access_list or None}))
+
+
+def _access_list(call: Call, documents: Mapping[str, str]) -> str:
+    """The list x-amz-acl or x-amz-grant-… gives a new bucket. Raises InvalidBucketAclWithObjectOwnership."""
+    owner_id = call.access.canonical_id(call.identity.owner)
+    text = acl.from_headers(call.request.headers, call.access, owner_id, owner_id, of_object=False) or ""
+    if text and documents.get("ownershipControls") == ENFORCED:
+        raise S3Error("InvalidBucketAclWithObjectOwnership")
+    return text
 
 
 def _ownership(call: Call) -> dict[str, str]:
@@ -168,28 +197,3 @@ def get_bucket_location(call: Call) -> Response:
     region = "" if named == HOME_REGION else xml.escape(named)
     element = f'<LocationConstraint xmlns="{xml.NAMESPACE}">{region}</LocationConstraint>'
     return Response(200, xml.CONTENT_TYPE, (xml.HEAD + element).encode())
-
-
-def _access(call: Call) -> Response:
-    writer = xml.XmlWriter("AccessControlPolicy")
-    owner(writer, call)
-    kind = 'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance" xsi:type="CanonicalUser"'
-    with writer.nested("AccessControlList"), writer.nested("Grant"):
-        with writer.nested("Grantee", kind):
-            writer.leaf("ID", call.identity.owner_id)
-            writer.leaf("DisplayName", call.identity.display_name)
-        writer.leaf("Permission", "FULL_CONTROL")
-    return Response(200, xml.CONTENT_TYPE, writer.finish())
-
-
-def get_bucket_acl(call: Call) -> Response:
-    """The owner has full control; nobody else is named."""
-    bucket_of(call)
-    return _access(call)
-
-
-async def get_object_acl(call: Call) -> Response:
-    """As the bucket's, for an object that exists."""
-    options = ReadOptions(head=True, version=named_version(call.query))
-    await arrived(call.store.open(call.bucket, call.key, options))
-    return _access(call)

@@ -59,7 +59,7 @@ def _contents(writer: xml.XmlWriter, call: Call, page: Page, listing: Listing, o
             writer.leaf("ChecksumType", checksum.kind)
             writer.leaf("Size", info.size)
             if owners:
-                owner(writer, call)
+                owner(writer, call, owner_id=info.owner)
             writer.leaf("StorageClass", storage_class(info))
             if restore:
                 restore_status(writer, call, info)
@@ -154,8 +154,8 @@ def list_multipart_uploads(call: Call) -> Response:
         with writer.nested("Upload"):
             writer.leaf("Key", page.text(upload.key))
             writer.leaf("UploadId", upload.upload_id)
-            owner(writer, call, "Initiator")
-            owner(writer, call)
+            owner(writer, call, "Initiator", upload.options.owner)
+            owner(writer, call, owner_id=upload.options.owner)
             writer.leaf("StorageClass", upload.options.storage_class or STANDARD)
             writer.leaf("Initiated", iso_date(upload.initiated_ms))
             writer.leaf("ChecksumAlgorithm", upload.checksum_algorithm or None)

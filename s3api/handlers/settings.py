@@ -13,6 +13,7 @@ from typing import Final
 import msgspec
 
 from s3api import cors, settings, xml
+from s3api.access import ENFORCED
 from s3api.call import Call, Handler
 from s3api.errors import ERRORS, S3Error
 from s3api.handlers.body import document
@@ -59,6 +60,12 @@ def _undotted(call: Call, text: str | None) -> None:
         )
 
 
+def _unlisted(call: Call, text: str | None) -> None:
+    """The owner cannot be enforced over a bucket that grants others anything."""
+    if text == ENFORCED and bucket_of(call).documents.get("acl"):
+        raise S3Error("InvalidBucketAclWithObjectOwnership")
+
+
 def _log_target(call: Call, text: str | None) -> None:
     """The log goes to a bucket of the same owner. Raises InvalidTargetBucketForLogging."""
     wanted = settings.bucket_logging(text or "")
@@ -103,6 +110,7 @@ SETTINGS: Final = (
         settings.check_ownership,
         "OwnershipControlsNotFoundError",
         show=settings.ownership_document,
+        judge=_unlisted,
     ),
     Setting(
         "BucketLogging",

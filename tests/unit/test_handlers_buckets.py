@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from s3api.call import ApiConfig, KeyRule
+from s3api.call import ApiConfig, Identity, KeyRule
 from tests.unit.handler_harness import Harness
 
 
@@ -134,8 +134,6 @@ def test_tags_and_ownership_at_creation(s3: Harness) -> None:
     "headers",
     [
         {"x-amz-bucket-object-lock-enabled": "true"},
-        {"x-amz-acl": "public-read"},
-        {"x-amz-grant-write": "id=1"},
     ],
 )
 def test_what_is_not_served_is_refused(s3: Harness, headers: dict[str, str]) -> None:
@@ -178,13 +176,40 @@ def test_list_buckets_document(s3: Harness) -> None:
     assert holder.all("Bucket")[0].text("CreationDate") == "2026-01-01T00:00:00.000Z"
 
 
-def test_access_lists(s3: Harness) -> None:
-    s3("PUT", "/bucket")
-    s3("PUT", "/bucket/k", {}, b"x")
-    for path in ("/bucket?acl", "/bucket/k?acl"):
-        listed = s3("GET", path).xml("AccessControlPolicy").find("AccessControlList")
-        assert listed is not None
-        grants = listed.all("Grant")
-        assert [grant.text("Permission") for grant in grants] == ["FULL_CONTROL"]
-    assert s3("GET", "/none?acl").code == "NoSuchBucket"
-    assert s3("GET", "/bucket/none?acl").code == "NoSuchKey"
+def grants(s3: Harness, bucket: str) -> list[str]:
+    return [
+        grant.text("Permission")
+        for grant in s3("GET", f"/{bucket}?acl").xml("AccessControlPolicy").all("AccessControlList")[0].children
+    ]
+
+
+def test_access_list_at_creation(s3: Harness) -> None:
+    assert s3("PUT", "/bucket", {"x-amz-acl": "public-read"}).status == 200
+    assert grants(s3, "bucket") == ["FULL_CONTROL", "READ"]
+    assert s3("PUT", "/bucket").status == 200  # again, as AWS has it: the list is set again
+    assert grants(s3, "bucket") == ["FULL_CONTROL"]
+    assert s3("PUT", "/two", {"x-amz-grant-read": "id=owner-id"}).status == 200
+    assert grants(s3, "two") == ["READ"]
+    for headers, code in (
+        ({"x-amz-acl": "no-such"}, "InvalidArgument"),
+        ({"x-amz-grant-write": "id=1"}, "InvalidArgument"),
+        ({"x-amz-acl": "private", "x-amz-grant-read": "id=owner-id"}, "InvalidRequest"),
+        (
+            {"x-amz-acl": "public-read", "x-amz-object-ownership": "BucketOwnerEnforced"},
+            "InvalidBucketAclWithObjectOwnership",
+        ),
+    ):
+        assert s3("PUT", "/three", headers).code == code
+    assert s3("HEAD", "/three").code == "NoSuchBucket"
+
+
+def test_another_accounts_bucket() -> None:
+    s3 = Harness()
+    other = Identity("other", "secret", "other-id", "other", root=True, owner="other-id")
+    assert s3("PUT", "/bucket").status == 200
+    reply = s3("PUT", "/bucket", identity=other)
+    assert (reply.code, reply.fields) == ("BucketAlreadyExists", {"BucketName": "bucket"})
+    assert s3("PUT", "/other", identity=other).status == 200
+    assert s3.store.bucket("other").owner == "other-id"
+    assert names(s3) == (["bucket"], "")
+    assert s3("PUT", "/other").code == "BucketAlreadyExists"
