@@ -138,8 +138,8 @@ class Pipeline:
         now_ms = self._clock.now_ms()
         if operation.body == "form":
             return self._post_form(request, trace, target, operation, query, now_ms)
-        verified = None  # of a URL of version 2: its content is unsigned
-        if presigned_v2:
+        verified = None  # of version 2: its content is unsigned
+        if presigned_v2 or headers.get(b"authorization", b"").startswith(sigv2.SCHEME):
             identity = self._identities(self._verify_v2(request, query, now_ms // 1000))
         else:
             verified = self._sigv4.verify(request.method, request.path, request.query, headers, now_ms // 1000)
@@ -236,7 +236,10 @@ class Pipeline:
     def _verify_v2(self, request: Request, query: Mapping[str, str], now_s: int) -> str:
         headers = request.headers
         bucket = self._targets.host_bucket(headers.get(b"host", b""))
-        return sigv2.verify(request.method, request.path, bucket, query, headers, now_s, self._secret)
+        if sigv2.ACCESS_KEY in query:
+            return sigv2.verify(request.method, request.path, bucket, query, headers, now_s, self._secret)
+        skew_s = self._config.clock_skew_s
+        return sigv2.verify_header(request.method, request.path, bucket, query, headers, now_s, skew_s, self._secret)
 
     def _authorise(self, identity: Identity, operation: Operation, target: Target, request: Request) -> None:
         """Every identity there is may do everything; only a stated bucket owner can still be somebody else."""

@@ -1,7 +1,7 @@
-"""Presigned URLs of AWS Signature Version 2: who made the URL, and what of the request it covers.
+"""AWS Signature Version 2, in a URL or a header: who signed, and what of the request the signature covers.
 
-Still what the AWS CLI of version 1 and boto3 make by default for us-east-1. Only the query form is read; a header
-`Authorization: AWS …` is refused by `s3api.sigv4`.
+URLs are still what the AWS CLI of version 1 and boto3 make by default for us-east-1; the header `Authorization: AWS …`
+is what clients of an older day send, and what some are told to fall back to.
 
 Owns nothing. Does not know what an identity may do, nor bodies: the content is never signed.
 Kind: pure. Invariants: what selects an operation is signed, or refused; an `x-amz-` query parameter counts as the
@@ -23,10 +23,12 @@ from typing import Final
 from s3api.errors import S3Error
 from s3api.message import Headers
 from s3api.operations import DISCRIMINATORS
-from s3api.params import invalid
+from s3api.params import http_date, invalid
 
 ACCESS_KEY: Final = "AWSAccessKeyId"
-"""The query name a request is known by as one of these."""
+"""The query name a presigned URL is known by."""
+SCHEME: Final = b"AWS "
+"""How the Authorization header of such a request begins; that of version 4 does not."""
 
 SIGNED_NAMES: Final = frozenset(
     {
@@ -66,6 +68,48 @@ def with_query_headers(headers: Headers, query: Mapping[str, str]) -> Headers:
     return out | headers
 
 
+def verify_header(
+    method: str,
+    path: bytes,
+    bucket: str,
+    query: Mapping[str, str],
+    headers: Headers,
+    now_s: int,
+    skew_s: int,
+    secret_of: Callable[[str], str | None],
+) -> str:
+    """The access key that signed a request whose Authorization header begins with `SCHEME`.
+
+    `path` and `bucket` as for `verify`. Raises InvalidArgument for a header that holds no key and signature,
+    AccessDenied for a missing date or what is not covered, RequestTimeTooSkewed, and as `verify`.
+    """
+    authorization = headers[b"authorization"].decode("latin-1")
+    access_key, colon, given = authorization[len(SCHEME) :].strip().partition(":")
+    if not (access_key and colon and given):
+        raise S3Error(
+            "InvalidArgument",
+            "AWS authorization header is invalid. Expected AwsAccessKeyId:signature",
+            ArgumentName="Authorization",
+        )
+    _check_alone(query)
+    _check_covered(query, headers)
+    amz_date = headers.get(b"x-amz-date")
+    date = headers.get(b"date", b"") if amz_date is None else amz_date
+    sent_s = http_date(date.decode("latin-1"))
+    if sent_s is None:
+        raise S3Error("AccessDenied", "AWS authentication requires a valid Date or x-amz-date header.")
+    if abs(now_s - sent_s) > skew_s:
+        raise S3Error(
+            "RequestTimeTooSkewed",
+            RequestTime=_iso(sent_s),
+            ServerTime=_iso(now_s),
+            MaxAllowedSkewMilliseconds=skew_s * 1000,
+        )
+    # With x-amz-date, which stands among the headers, the place of the date stays empty.
+    place = date.strip() if amz_date is None else b""
+    return _signer(access_key, given, _strings_to_sign(method, path, bucket, query, headers, place), secret_of)
+
+
 def verify(
     method: str,
     path: bytes,
@@ -75,7 +119,7 @@ def verify(
     now_s: int,
     secret_of: Callable[[str], str | None],
 ) -> str:
-    """The access key that signed.
+    """The access key that signed a URL.
 
     `path` as sent; `bucket`: the one the Host stands for, "" where the path names it; `headers` as
     `with_query_headers` gives them. Raises AccessDenied for what is missing, expired or not covered, InvalidArgument,
@@ -87,12 +131,18 @@ def verify(
         raise S3Error("AccessDenied", "Expires must be a time in whole seconds since 1970-01-01T00:00:00Z.")
     if now_s > int(expires):
         raise S3Error("AccessDenied", "Request has expired.", Expires=_iso(int(expires)), ServerTime=_iso(now_s))
+    texts = _strings_to_sign(method, path, bucket, query, headers, expires.encode())
+    return _signer(access_key, given, texts, secret_of)
+
+
+def _signer(access_key: str, given: str, texts: Iterator[bytes], secret_of: Callable[[str], str | None]) -> str:
+    """The access key, when `given` is its signature of one of `texts`."""
     secret = secret_of(access_key)
     if secret is None:
         raise S3Error("InvalidAccessKeyId", AWSAccessKeyId=access_key[:128])
     text = b""
-    for text in _strings_to_sign(method, path, bucket, query, headers, expires):
-        if hmac.compare_digest(sign(secret, text), given.encode()):
+    for text in texts:
+        if hmac.compare_digest(sign(secret, text), given.encode("utf-8", "replace")):
             return access_key
     raise S3Error(
         "SignatureDoesNotMatch",
@@ -109,18 +159,13 @@ def sign(secret: str, text: bytes) -> bytes:
 
 def _check_form(query: Mapping[str, str], headers: Headers) -> None:
     """Everything the URL must have and must not, but for its time and signature."""
-    if b"authorization" in headers or "X-Amz-Signature" in query or "X-Amz-Algorithm" in query:
-        raise S3Error("InvalidArgument", "Only one auth mechanism allowed; use the header or the query.")
+    _check_alone(query, b"authorization" in headers)
     if not (query[ACCESS_KEY] and query.get("Signature") and query.get("Expires")):
         raise S3Error(
             "AccessDenied",
             "Query-string authentication requires the Signature, Expires and AWSAccessKeyId parameters.",
         )
-    if headers.get(b"x-amz-security-token"):
-        raise S3Error("InvalidToken")
-    uncovered = min(_UNSIGNABLE.intersection(query), default="")
-    if uncovered:
-        raise S3Error("AccessDenied", f"Signature Version 2 does not cover the parameter {uncovered}.")
+    _check_covered(query, headers)
     for name in headers:
         # As in URLs of version 4: what its holder adds, and its maker did not sign, must not widen it.
         if name.startswith(b"x-recall-"):
@@ -129,11 +174,25 @@ def _check_form(query: Mapping[str, str], headers: Headers) -> None:
                 "There were headers present in the request which were not signed.",
                 HeadersNotSigned=name.decode("latin-1"),
             )
+
+
+def _check_alone(query: Mapping[str, str], header_too: bool = False) -> None:
+    if header_too or "X-Amz-Signature" in query or "X-Amz-Algorithm" in query:
+        raise S3Error("InvalidArgument", "Only one auth mechanism allowed; use the header or the query.")
+
+
+def _check_covered(query: Mapping[str, str], headers: Headers) -> None:
+    """Nothing is asked for that version 2 does not sign."""
+    if headers.get(b"x-amz-security-token"):
+        raise S3Error("InvalidToken")
+    uncovered = min(_UNSIGNABLE.intersection(query), default="")
+    if uncovered:
+        raise S3Error("AccessDenied", f"Signature Version 2 does not cover the parameter {uncovered}.")
     content = headers.get(b"x-amz-content-sha256", b"UNSIGNED-PAYLOAD")
     if content != b"UNSIGNED-PAYLOAD":
         raise S3Error(
             "InvalidArgument",
-            "The content of a URL presigned with Signature Version 2 is unsigned: x-amz-content-sha256 must be "
+            "The content of a request signed with Signature Version 2 is unsigned: x-amz-content-sha256 must be "
             "absent or UNSIGNED-PAYLOAD.",
             ArgumentName="x-amz-content-sha256",
             ArgumentValue=content[:128].decode("latin-1"),
@@ -141,14 +200,14 @@ def _check_form(query: Mapping[str, str], headers: Headers) -> None:
 
 
 def _strings_to_sign(
-    method: str, path: bytes, bucket: str, query: Mapping[str, str], headers: Headers, expires: str
+    method: str, path: bytes, bucket: str, query: Mapping[str, str], headers: Headers, date: bytes
 ) -> Iterator[bytes]:
-    """The texts a client may have signed for this request: one, or a few that say the same."""
+    """The texts a client may have signed for this request: one, or a few that say the same. `date`: or the expiry."""
     head = [
         method.encode("latin-1", "replace"),
         headers.get(b"content-md5", b"").strip(),
         headers.get(b"content-type", b"").strip(),
-        expires.encode(),
+        date,
         *(name + b":" + headers[name].strip() for name in sorted(headers) if name.startswith(b"x-amz-")),
     ]
     whole = b"/" + bucket.encode() + path if bucket else path

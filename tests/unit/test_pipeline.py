@@ -181,7 +181,7 @@ def test_anonymous_is_denied() -> None:
     [
         (lambda headers: headers | {b"range": b"bytes=0-1", b"host": b"other"}, 403, "SignatureDoesNotMatch"),
         (lambda headers: headers | {b"authorization": headers[b"authorization"].replace(b"root/", b"toor/")}, 403, "InvalidAccessKeyId"),
-        (lambda headers: headers | {b"authorization": b"AWS root:x"}, 400, "InvalidRequest"),
+        (lambda headers: headers | {b"authorization": b"AWS root:x"}, 403, "AccessDenied"),
         (lambda headers: headers | {b"x-amz-acl": b"public-read"}, 403, "AccessDenied"),
     ],
 )  # fmt: skip

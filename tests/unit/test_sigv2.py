@@ -11,7 +11,7 @@ from urllib.parse import quote, urlsplit
 
 import boto3
 import pytest
-from botocore.auth import HmacV1QueryAuth
+from botocore.auth import HmacV1Auth, HmacV1QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.config import Config
 from botocore.credentials import Credentials
@@ -140,6 +140,91 @@ def test_malformed(query: bytes, code: str) -> None:
 
 def test_header_signature_beside_it_is_refused() -> None:
     assert refusal(EXAMPLE, headers=HOST | {b"authorization": b"AWS a:b"}).spec.code == "InvalidArgument"
+
+
+DATE_S = 1175024202
+OLD_HOST = {b"host": b"johnsmith.s3.amazonaws.com", b"date": b"Tue, 27 Mar 2007 19:36:42 GMT"}
+
+
+def header(signature: bytes, access_key: str = ACCESS_KEY) -> dict[bytes, bytes]:
+    return {b"authorization": b"AWS %b:%b" % (access_key.encode(), signature)}
+
+
+def verify_header(
+    method: str,
+    path: bytes,
+    headers: dict[bytes, bytes],
+    *,
+    bucket: str = "",
+    query: bytes = b"",
+    now_s: int = DATE_S,
+) -> str:
+    return sigv2.verify_header(method, path, bucket, parse_query(query), headers, now_s, 900, SECRETS.get)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "query", "text", "more"),
+    [
+        ("GET", b"/photos/puppy.jpg", b"", b"GET\n\n\n%D\n/johnsmith/photos/puppy.jpg", {}),
+        (
+            "PUT",
+            b"/photos/puppy.jpg",
+            b"",
+            b"PUT\n\nimage/jpeg\n%D\n/johnsmith/photos/puppy.jpg",
+            {b"content-type": b"image/jpeg", b"content-length": b"94328"},
+        ),
+        ("GET", b"/", b"prefix=photos&max-keys=50&marker=puppy", b"GET\n\n\n%D\n/johnsmith/", {}),
+        ("GET", b"/", b"acl", b"GET\n\n\n%D\n/johnsmith/?acl", {}),
+        (
+            "DELETE",
+            b"/photos/puppy.jpg",
+            b"",
+            b"DELETE\n\n\n\nx-amz-date:%D\n/johnsmith/photos/puppy.jpg",
+            {b"x-amz-date": OLD_HOST[b"date"], b"date": b"another"},
+        ),
+    ],
+    ids=["get", "put", "list", "acl", "x-amz-date"],
+)
+def test_header_form_signs_as_aws_says(
+    method: str, path: bytes, query: bytes, text: bytes, more: dict[bytes, bytes]
+) -> None:
+    """The requests of AWS's worked examples; their strings to sign, with the date written as HTTP has it."""
+    text = text.replace(b"%D", OLD_HOST[b"date"])
+    headers = OLD_HOST | more | header(sigv2.sign(SECRET_KEY, text))
+    assert verify_header(method, path, headers, bucket="johnsmith", query=query) == ACCESS_KEY
+    with pytest.raises(S3Error, match="SignatureDoesNotMatch"):
+        verify_header(method, path, headers | {b"x-amz-acl": b"private"}, bucket="johnsmith", query=query)
+
+
+@pytest.mark.parametrize(
+    ("headers", "query", "code"),
+    [
+        ({b"authorization": b"AWS HAHAHA"}, b"", "InvalidArgument"),
+        ({b"authorization": b"AWS :x"}, b"", "InvalidArgument"),
+        ({b"authorization": b"AWS x:"}, b"", "InvalidArgument"),
+        (header(b"\xff"), b"", "SignatureDoesNotMatch"),
+        (header(b"x", "nobody"), b"", "InvalidAccessKeyId"),
+        (header(b"x") | {b"x-amz-date": b"Bad Date"}, b"", "AccessDenied"),
+        (header(b"x") | {b"x-amz-date": b""}, b"", "AccessDenied"),
+        (header(b"x") | {b"x-amz-date": b"Tue, 07 Jul 1950 21:53:04 GMT"}, b"", "AccessDenied"),
+        (header(b"x") | {b"x-amz-date": b"Tue, 07 Jul 2010 21:53:04 GMT"}, b"", "RequestTimeTooSkewed"),
+        (header(b"x") | {b"x-amz-date": b"Tue, 07 Jul 9999 21:53:04 GMT"}, b"", "RequestTimeTooSkewed"),
+        (header(b"x") | {b"x-amz-security-token": b"t"}, b"", "InvalidToken"),
+        (header(b"x") | {b"x-amz-content-sha256": b"0" * 64}, b"", "InvalidArgument"),
+        (header(b"x"), b"X-Amz-Signature=0", "InvalidArgument"),
+        (header(b"x"), b"encryption", "AccessDenied"),
+    ],
+)
+def test_header_form_is_refused(headers: dict[bytes, bytes], query: bytes, code: str) -> None:
+    with pytest.raises(S3Error) as caught:
+        verify_header("GET", b"/b/k", OLD_HOST | headers, query=query)
+    assert caught.value.spec.code == code
+    assert SECRET_KEY not in f"{caught.value} {caught.value.fields}"
+
+
+def test_header_form_without_any_date_is_refused() -> None:
+    with pytest.raises(S3Error, match="AccessDenied"):
+        verify_header("GET", b"/b/k", HOST | header(b"x"))
 
 
 def test_intent_headers_cannot_be_signed_and_are_refused() -> None:
@@ -343,3 +428,15 @@ def test_refusals_by_the_pipeline(edge: Edge, spoil: Callable[[str], str], code:
     assert isinstance(reply.body, bytes)
     assert xml.parse(reply.body, "Error").text("Code") == code
     assert reply.status == 403
+
+
+def test_boto3_by_header(edge: Edge) -> None:
+    headers = {"x-amz-meta-a": "1", "Content-Type": "a/b"}
+    request = AWSRequest(method="PUT", url="http://s3.test/bucket/k?tagging", headers=headers)
+    HmacV1Auth(Credentials(ACCESS_KEY, SECRET_KEY)).add_auth(request)
+    sent = {name.lower().encode(): value.encode() for name, value in request.headers.items()}
+    assert edge.send("PUT", request.url, sent).status == 200
+    assert edge.seen[-1].operation == "PutObjectTagging"
+    reply = edge.send("PUT", request.url, sent | {b"x-amz-meta-a": b"2"})
+    assert isinstance(reply.body, bytes)
+    assert xml.parse(reply.body, "Error").text("Code") == "SignatureDoesNotMatch"
