@@ -13,7 +13,7 @@ import base64
 import functools
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 import msgspec
 from awscrt import checksums as crt
@@ -29,14 +29,41 @@ INLINE_BYTES_MAX: Final = 64 << 10
 Kind = Literal["FULL_OBJECT", "COMPOSITE"]
 
 
+class Hash(Protocol):
+    """The part of hashlib's objects that is used."""
+
+    def update(self, data: Buffer, /) -> None: ...
+    def digest(self) -> bytes: ...
+
+
+class _XxHash:
+    """awscrt's xxHash in hashlib's form; it can be finished only once."""
+
+    __slots__ = ("_digest", "_state")
+
+    def __init__(self, state: crt.XXHash) -> None:
+        self._state = state
+        self._digest: bytes | None = None
+
+    def update(self, data: Buffer, /) -> None:
+        self._state.update(bytes(data))  # it takes no buffer but bytes
+
+    def digest(self) -> bytes:
+        if self._digest is None:
+            self._digest = self._state.finalize()
+        return self._digest
+
+
 class Algorithm(msgspec.Struct, frozen=True):
-    """One row: AWS's name, header, raw length, and the CRC's function and reflected polynomial (0: a hash)."""
+    """One row: AWS's name, header, raw length, and how it is computed: a CRC by its function and reflected polynomial, a
+    hash by what makes a new one."""
 
     name: str
     header: bytes
     length: int
     crc: Callable[[Buffer, int], int] | None = None
     polynomial: int = 0
+    new: Callable[[], Hash] | None = None
 
 
 ALGORITHMS: Final[dict[str, Algorithm]] = {
@@ -45,8 +72,13 @@ ALGORITHMS: Final[dict[str, Algorithm]] = {
         Algorithm("CRC32", b"x-amz-checksum-crc32", 4, crt.crc32, 0xEDB88320),
         Algorithm("CRC32C", b"x-amz-checksum-crc32c", 4, crt.crc32c, 0x82F63B78),
         Algorithm("CRC64NVME", b"x-amz-checksum-crc64nvme", 8, crt.crc64nvme, 0x9A6C9329AC4BC9B5),
-        Algorithm("SHA1", b"x-amz-checksum-sha1", 20),
-        Algorithm("SHA256", b"x-amz-checksum-sha256", 32),
+        Algorithm("SHA1", b"x-amz-checksum-sha1", 20, new=lambda: hashlib.sha1(usedforsecurity=False)),
+        Algorithm("SHA256", b"x-amz-checksum-sha256", 32, new=hashlib.sha256),
+        Algorithm("SHA512", b"x-amz-checksum-sha512", 64, new=hashlib.sha512),
+        Algorithm("MD5", b"x-amz-checksum-md5", 16, new=lambda: hashlib.md5(usedforsecurity=False)),
+        Algorithm("XXHASH64", b"x-amz-checksum-xxhash64", 8, new=lambda: _XxHash(crt.XXHash.new_xxhash64())),
+        Algorithm("XXHASH3", b"x-amz-checksum-xxhash3", 8, new=lambda: _XxHash(crt.XXHash.new_xxhash3_64())),
+        Algorithm("XXHASH128", b"x-amz-checksum-xxhash128", 16, new=lambda: _XxHash(crt.XXHash.new_xxhash3_128())),
     )
 }
 BY_HEADER: Final = {row.header: row for row in ALGORITHMS.values()}
@@ -54,21 +86,20 @@ _NOT_VALUES: Final = frozenset({b"x-amz-checksum-mode", b"x-amz-checksum-algorit
 
 
 class Digest:
-    """Any set of {CRC32, CRC32C, CRC64NVME, SHA1, SHA256, MD5} over the same bytes."""
+    """Any set of `ALGORITHMS` over the same bytes."""
 
     __slots__ = ("_crcs", "_hashes", "size")
 
     def __init__(self, algorithms: Iterable[str]) -> None:
         self.size = 0
         self._crcs: dict[str, int] = {}
-        self._hashes: dict[str, Any] = {}
+        self._hashes: dict[str, Hash] = {}
         for name in algorithms:
-            if name == "MD5":
-                self._hashes[name] = hashlib.md5(usedforsecurity=False)
-            elif ALGORITHMS[name].crc is not None:
+            new = ALGORITHMS[name].new
+            if new is None:
                 self._crcs[name] = 0
             else:
-                self._hashes[name] = hashlib.new(name.lower(), usedforsecurity=False)
+                self._hashes[name] = new()
 
     def update(self, view: Buffer) -> Awaitable[Any] | None:
         """Takes `view`; borrows it until this returns or the awaitable, already under way, is done.
@@ -93,7 +124,7 @@ class Digest:
         """The value so far as bytes, big-endian."""
         if name in self._crcs:
             return self._crcs[name].to_bytes(ALGORITHMS[name].length, "big")
-        return bytes(self._hashes[name].digest())
+        return self._hashes[name].digest()
 
     def base64(self, name: str) -> str:
         """The value so far as `x-amz-checksum-*` and Content-MD5 carry it."""
@@ -133,7 +164,9 @@ def requested_checksum(headers: Headers) -> Requested:
         if name.startswith(b"x-amz-checksum-") and name not in _NOT_VALUES:
             row = BY_HEADER.get(name)
             if row is None:
-                raise S3Error("InvalidRequest", f"The header {_text(name)} names no checksum algorithm known here.")
+                raise S3Error(
+                    "InvalidRequest", "The algorithm type you specified in x-amz-checksum- header is invalid."
+                )
             text = _text(value)
             base64_exact(_text(name), text, row.length)
             found.append((row, text))
@@ -208,7 +241,7 @@ def wanted(requested: Requested) -> set[str]:
 
 
 def default_kind(algorithm: str) -> Kind:
-    """The checksum type of an upload that names none: AWS's table. SHA is composite, CRC64NVME full-object."""
+    """The checksum type of an upload that names none: AWS's table. Hashes are composite, CRC64NVME full-object."""
     return "FULL_OBJECT" if algorithm == "CRC64NVME" else "COMPOSITE"
 
 

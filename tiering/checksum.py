@@ -21,6 +21,29 @@ _CRCS: Final[dict[str, tuple[Any, int]]] = {
 }
 
 
+class _XxHash:
+    """awscrt's xxHash in hashlib's form."""
+
+    def __init__(self, state: checksums.XXHash) -> None:
+        self._state = state
+        self.digest = state.finalize
+
+    def update(self, data: Buffer) -> None:
+        self._state.update(bytes(data))  # it takes no buffer but bytes
+
+
+_XXHASHES: Final[dict[str, Any]] = {
+    "XXHASH64": checksums.XXHash.new_xxhash64,
+    "XXHASH3": checksums.XXHash.new_xxhash3_64,
+    "XXHASH128": checksums.XXHash.new_xxhash3_128,
+}
+
+
+def _hash(algorithm: str) -> Any:
+    new = _XXHASHES.get(algorithm)
+    return hashlib.new(algorithm.lower(), usedforsecurity=False) if new is None else _XxHash(new())
+
+
 class Summer:
     """Feed it all the bytes with `update`; `checksum` is of what it was fed."""
 
@@ -28,7 +51,7 @@ class Summer:
         """`algorithm`: one of S3's names. Raises ValueError."""
         self._algorithm = algorithm
         self._crc = 0
-        self._hash = None if algorithm in _CRCS else hashlib.new(algorithm.lower())
+        self._hash = None if algorithm in _CRCS else _hash(algorithm)
 
     def update(self, data: Buffer) -> None:
         if self._hash is not None:

@@ -42,7 +42,8 @@ class Residency(enum.IntEnum):
 
 
 class Checksum(msgspec.Struct, frozen=True, array_like=True):
-    """A checksum as S3 names it: algorithm `CRC32|CRC32C|CRC64NVME|SHA1|SHA256`, base64 value (composite: with `-N`)."""
+    """A checksum as S3 names it: algorithm `CRC32|CRC32C|CRC64NVME|SHA1|SHA256|SHA512|MD5|XXHASH64|XXHASH3|XXHASH128`,
+    base64 value (composite: with `-N`)."""
 
     algorithm: str
     value: str

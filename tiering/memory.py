@@ -10,8 +10,6 @@ every call is atomic. Spec: tiering/contract.py, docs/SEMANTICS.md.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from bisect import bisect_right
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
@@ -21,6 +19,7 @@ from awscrt import checksums
 
 from tiering import conditions
 from tiering import contract as c
+from tiering.checksum import Summer
 
 _CHUNK_BYTES = 1 << 20
 T = TypeVar("T")
@@ -63,12 +62,9 @@ async def _chunks(data: bytes, start: int, stop: int) -> AsyncIterator[c.Buffer]
 
 
 def _checksum(algorithm: str, data: bytes) -> c.Checksum:
-    if algorithm.startswith("CRC"):
-        crc = getattr(checksums, algorithm.lower())(data)
-        raw: bytes = crc.to_bytes(8 if algorithm == "CRC64NVME" else 4, "big")
-    else:
-        raw = hashlib.new(algorithm.lower(), data).digest()
-    return c.Checksum(algorithm, base64.b64encode(raw).decode())
+    summer = Summer(algorithm)
+    summer.update(data)
+    return summer.checksum()
 
 
 def _opaque_etag(crc64: int, size: int) -> str:

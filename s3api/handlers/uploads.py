@@ -53,7 +53,7 @@ from s3api.handlers.lifecycle import abort_lines, expiry_of
 from s3api.handlers.objects import bucket_of, check_length
 from s3api.handlers.options import SINGLE_PUT_BYTES_MAX, put_options
 from s3api.message import Response
-from s3api.params import choice, integer, query_integer
+from s3api.params import integer, query_integer
 from s3api.preconditions import source_conditions, write_conditions
 from s3api.ranges import parse_copy_range
 from s3api.versions import version_line
@@ -80,7 +80,7 @@ _KINDS: Final[tuple[Kind, ...]] = ("FULL_OBJECT", "COMPOSITE")
 
 
 def _kind(call: Call, algorithm: str) -> Kind | None:
-    """`x-amz-checksum-type`, else the algorithm's own. Raises InvalidRequest, InvalidArgument."""
+    """`x-amz-checksum-type`, else the algorithm's own. Raises InvalidRequest."""
     named = call.header(b"x-amz-checksum-type")
     if not algorithm:
         if named:
@@ -91,9 +91,9 @@ def _kind(call: Call, algorithm: str) -> Kind | None:
         return None
     kind = default_kind(algorithm)
     if named:
-        kind = (
-            "FULL_OBJECT" if choice("x-amz-checksum-type", named, _KINDS, fold=True) == "FULL_OBJECT" else "COMPOSITE"
-        )
+        if named.upper() not in _KINDS:
+            raise S3Error("InvalidRequest", "Value for x-amz-checksum-type header is invalid.")
+        kind = "FULL_OBJECT" if named.upper() == "FULL_OBJECT" else "COMPOSITE"
         check_kind(algorithm, kind)
     return kind
 

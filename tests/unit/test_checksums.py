@@ -9,12 +9,14 @@ import zlib
 
 import pytest
 from awscrt import checksums as crt
+from botocore.session import Session
 from hypothesis import given
 from hypothesis import strategies as st
 
 from s3api import checksums
 from s3api.checksums import ALGORITHMS, Digest, Requested, conclude, requested_checksum
 from s3api.errors import S3Error
+from tiering.checksum import Summer
 from tiering.contract import Checksum
 
 CRCS = ("CRC32", "CRC32C", "CRC64NVME")
@@ -29,6 +31,8 @@ CRCS = ("CRC32", "CRC32C", "CRC64NVME")
         ("SHA1", "f7c3bc1d808e04732adf679965ccc34ca7ae3441"),
         ("SHA256", "15e2b0d3c33891ebb0f1ef609ec419420c20e320ce94c65fbc8c3312448eb225"),
         ("MD5", "25f9e794323b453885f5181f1b624d0b"),
+        ("SHA512", hashlib.sha512(b"123456789").hexdigest()),
+        ("XXHASH64", "8cb841db40e6ae83"),
     ],
 )
 def test_check_value(algorithm: str, value: str) -> None:
@@ -42,7 +46,7 @@ def test_check_value(algorithm: str, value: str) -> None:
 
 def test_large_pieces_are_hashed_off_the_loop_and_give_the_same() -> None:
     data = bytes(range(256)) * 1024
-    names = [*ALGORITHMS, "MD5"]
+    names = list(ALGORITHMS)
 
     async def run() -> Digest:
         digest = Digest(names)
@@ -104,6 +108,36 @@ def test_multipart_etag() -> None:
 
 
 @pytest.mark.parametrize(
+    ("algorithm", "value"),
+    [
+        ("CRC32", "0wiusg=="),
+        ("CRC32C", "M3m0yg=="),
+        ("CRC64NVME", "rsrzr5yYqFU="),
+        ("SHA1", "9I3YU4IIYIFsddVND1hNyGMyenw="),
+        ("SHA256", "kW8AJ6V1B0znKjMXd8NHjWUT94alkb2JLaGld78jNfk="),
+        ("SHA512", "Dh4h7PEF7IU9JNcohnrXBhPCFmOkaTB0sqNhnBvTnWa1iMM3I7tGbHJCToDjymPCSQeKs0e6uUKFAOfuQwWdDQ=="),
+        ("MD5", "63M6AMDJ0zbmVpGjerVCkw=="),
+        ("XXHASH64", "+lb36/ER8bo="),
+        ("XXHASH3", "jw+pSh/pbMQ="),
+        ("XXHASH128", "8BLDqqIWji+ITOsp/JjN/Q=="),
+    ],
+)
+def test_every_algorithm_of_aws_over_the_same_text(algorithm: str, value: str) -> None:
+    digest, summer = Digest([algorithm]), Summer(algorithm)
+    for piece in (b"test", b" data"):
+        assert digest.update(piece) is None
+        summer.update(piece)
+    assert digest.base64(algorithm) == digest.base64(algorithm) == value
+    assert summer.checksum() == Checksum(algorithm, value)
+    assert ALGORITHMS[algorithm].header.decode() == f"x-amz-checksum-{algorithm.lower()}"
+    assert len(digest.raw(algorithm)) == ALGORITHMS[algorithm].length
+
+
+def test_algorithms_are_those_of_the_sdks() -> None:
+    assert set(ALGORITHMS) == set(Session().get_service_model("s3").shape_for("ChecksumAlgorithm").enum)
+
+
+@pytest.mark.parametrize(
     ("algorithm", "kind", "good"),
     [
         ("CRC32", "FULL_OBJECT", True),
@@ -112,6 +146,10 @@ def test_multipart_etag() -> None:
         ("CRC64NVME", "COMPOSITE", False),
         ("SHA256", "COMPOSITE", True),
         ("SHA1", "FULL_OBJECT", False),
+        ("SHA512", "COMPOSITE", True),
+        ("MD5", "FULL_OBJECT", False),
+        ("XXHASH128", "COMPOSITE", True),
+        ("XXHASH3", "FULL_OBJECT", False),
     ],
 )
 def test_kinds_each_algorithm_may_have(algorithm: str, kind: checksums.Kind, good: bool) -> None:
