@@ -95,6 +95,7 @@ class ApiConfig(msgspec.Struct, frozen=True):
     document_bytes_max: int = 8 << 20
     buckets_max: int = 10_000
     presign_expires_max_s: int = 604_800
+    notify_targets: tuple[str, ...] = ()  # names of the webhooks that notifications may be sent to
     day_ms: int = 86_400_000  # what rules and restores count as a day; another length is for tests
 
 

@@ -290,7 +290,15 @@ TABLE: Final[tuple[Operation, ...]] = (
     # bucket settings that cannot be set here: reading them says so
     _served("GetBucketVersioning", "GET", "bucket", "versioning"),
     _served("PutBucketVersioning", "PUT", "bucket", "versioning", body="document"),
-    _unset("GetBucketNotificationConfiguration", "bucket", "notification", document="NotificationConfiguration"),
+    _served("GetBucketNotificationConfiguration", "GET", "bucket", "notification", action="GetBucketNotification"),
+    _served(
+        "PutBucketNotificationConfiguration",
+        "PUT",
+        "bucket",
+        "notification",
+        action="PutBucketNotification",
+        body="document",
+    ),
     _served("GetBucketLifecycleConfiguration", "GET", "bucket", "lifecycle", action="GetLifecycleConfiguration"),
     _served(
         "PutBucketLifecycleConfiguration",
@@ -306,7 +314,6 @@ TABLE: Final[tuple[Operation, ...]] = (
     _unset("GetBucketReplication", "bucket", "replication", "ReplicationConfigurationNotFoundError"),
     _refused("GET", "bucket", "GetBucketMetadataConfiguration", "metadataConfiguration"),
     _refused("GET", "bucket", "GetBucketMetadataTableConfiguration", "metadataTable"),
-    _refused("PUT", "bucket", "PutBucketNotificationConfiguration", "notification"),
     _refused("PUT", "bucket", "PutBucketWebsite", "website"),
     _refused("PUT", "bucket", "PutObjectLockConfiguration", "object-lock"),
     _refused("PUT", "bucket", "PutBucketReplication", "replication"),
