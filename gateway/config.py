@@ -50,7 +50,9 @@ _ENVIRONMENT_KNOWN: Final = frozenset(
     }
 )
 """Names that are no settings: the settings file, and secrets, which must never be in a Settings."""
-_ENVIRONMENT_KNOWN_PREFIX: Final = "RECALL_TEST_"
+NOTIFY_TOKEN_PREFIX: Final = "RECALL_NOTIFY_TOKEN_"
+"""With the name of a webhook behind it: the secret it is sent."""
+_ENVIRONMENT_KNOWN_PREFIXES: Final = ("RECALL_TEST_", NOTIFY_TOKEN_PREFIX)
 _LIMITS: Final = Limits()
 
 
@@ -195,6 +197,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     key_rules: Annotated[tuple[KeyRule, ...], Row("S3", v.parse_key_rules, "[[key_rules]]",
         "intent for clients that cannot send headers: tables with patterns `bucket` and `key` that give `pin`, `ttl` or "
         "`pool` (JSON in the environment)")] = ()
+    notify_webhooks: Annotated[Mapping[str, str], Row("S3", v.parse_webhooks, "NAME=URL,…",
+        "where notifications of buckets may be sent; a configuration names one as arn:minio:sqs::NAME:webhook, or as a topic, "
+        "queue or function NAME")] = {}
+    notify_timeout_s: Annotated[float, Row("S3", v.parse_positive_duration, "DURATION",
+        "time a webhook has to answer; without a 2xx by then the event is sent again later",
+        "a receiver only has to take a kilobyte")] = 10.0
+    notify_queue_bytes: Annotated[int, Row("S3", v.parse_size, "SIZE",
+        "what may wait for one webhook; beyond it new events for it are dropped, and counted",
+        "about a hundred thousand events: hours of a receiver's absence, and no danger to the disk")] = 64 << 20
     lifecycle_day_s: Annotated[float, Row("S3", v.parse_positive_duration, "DURATION",
         "what lifecycle rules and RestoreObject count as a day; any other length than 24 h is for tests, and then nothing is "
         "rounded to midnight",
@@ -349,7 +360,7 @@ def _from_environment(environ: Mapping[str, str], faults: list[str]) -> Iterator
             yield names[name], environ[name], name
         elif path := _pool_variable(name):
             yield path, environ[name], name
-        elif name not in _ENVIRONMENT_KNOWN and not name.startswith(_ENVIRONMENT_KNOWN_PREFIX):
+        elif name not in _ENVIRONMENT_KNOWN and not name.startswith(_ENVIRONMENT_KNOWN_PREFIXES):
             faults.append(f"{name}: no such setting{_suggestion(name, names)}")
 
 

@@ -69,6 +69,8 @@ TABLE: Final[tuple[MetricRow, ...]] = (
     MetricRow("recall_recalled_bytes_total", "counter", "Bytes of those objects.", ("pool",)),
     MetricRow("recall_expired_total", "counter", "Objects removed because their TTL ended.", ("pool",)),
     MetricRow("recall_lifecycle_actions_total", "counter", "What lifecycle rules did to objects, versions and uploads.", ("action",)),
+    MetricRow("recall_notifications_total", "counter", "Event messages to webhooks: delivered, failed and to be tried again, dropped because a queue was full.", ("fate",)),
+    MetricRow("recall_notifications_waiting_bytes", "gauge", "Event messages that wait for their webhook."),
     MetricRow("recall_backing_calls_total", "counter", "Calls to the backing store, each try counted.", ("call", "outcome")),
     MetricRow("recall_backing_seconds_total", "counter", "Time those calls took.", ("call",), 1e-6),
     MetricRow("recall_connections", "gauge", "Open client connections."),
@@ -85,6 +87,7 @@ TABLE: Final[tuple[MetricRow, ...]] = (
 _FIXED_LABELS: Final[Mapping[str, Sequence[str]]] = {
     "status": STATUS_CLASSES,
     "result": ("hot", "cold", "miss"),
+    "fate": ("delivered", "failed", "dropped"),
     "action": (
         "expired",
         "marker_added",

@@ -157,6 +157,20 @@ def parse_pairs(value: object) -> dict[str, str]:
     return {name.lower(): bucket for name, bucket in pairs}
 
 
+def parse_webhooks(value: object) -> dict[str, str]:
+    """Webhooks by name, in the order given."""
+    if isinstance(value, dict):
+        pairs = list(value.items())
+    else:
+        pairs = [(name, url) for name, _, url in (item.partition("=") for item in parse_texts(value))]
+    for name, url in pairs:
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name, re.ASCII):
+            raise ValueError(f"{name!r}: a webhook's name is up to 64 of A-Z, a-z, 0-9, - and _")
+        if not isinstance(url, str) or not re.fullmatch(r"https?://[^\s/?#@]+[^\s#]*", url):
+            raise ValueError(f"{name}: must be an http:// or https:// URL, without user or password")
+    return dict(pairs)
+
+
 def parse_bucket_listeners(value: object) -> tuple[BucketListener, ...]:
     listeners = []
     for item in parse_texts(value):

@@ -65,6 +65,7 @@ async def _serve(settings: Settings, credentials: Credentials, slot: int, ready:
         domains=settings.domains,
         host_buckets=settings.host_buckets,
         key_rules=settings.key_rules,
+        notify_targets=tuple(settings.notify_webhooks),
         day_ms=round(settings.lifecycle_day_s * 1000),
     )
     connections = Connections(_limits(settings), loop)

@@ -1,0 +1,188 @@
+"""Telling webhooks of events: from the pools' journals into a durable queue for each webhook, and from there by HTTP.
+
+Promise: each event is sent at least once, in order, to each webhook that its bucket's configuration names when the event
+is looked at; a webhook that is away, slow or refusing is tried again for ever, with back-off, and holds up no other.
+Nothing is lost when a process is killed or the machine loses power: an event leaves the journal when it is in the queues,
+and a queue when the webhook has answered 2xx. A queue is bounded: events for a full one are dropped, and counted.
+
+Owns nothing but the time of the next try. Does not know the index or HTTP: both are handed in (`PoolJournal`, `Webhook`).
+Kind: duty; the keeper's loop. Spec: docs/EXTENSIONS.md, "Notifications".
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, Protocol
+
+import aiohttp
+
+from gateway.spool import Spool
+from s3api import notification
+from tiering.contract import Buckets, EventRecord, NoSuchBucket
+
+ROUTE_MAX: Final = 256
+"""Events one step takes out of a journal; they share one sync of each queue."""
+TRY_FIRST_S: Final = 0.5
+TRY_MAX_S: Final = 60.0
+"""The first pause after a failure, and the longest; each is as long again as the one before, and up to half of it less."""
+
+Count = Callable[[str, int], None]
+"""Told of messages by their fate: delivered, failed (to be tried again), dropped."""
+
+_log = logging.getLogger("recall.notify")
+
+
+class Journal(Protocol):
+    """The events of one pool that wait, oldest first, each with a number that grows."""
+
+    def oldest(self, limit: int) -> Sequence[tuple[int, EventRecord]]: ...
+
+    async def forget(self, numbers: Sequence[int]) -> None: ...
+
+
+def _uncounted(fate: str, number: int) -> None:
+    """The Count of tests that do not count."""
+
+
+class RouteDuty:
+    """Takes events out of the journals and queues a message for each webhook that is to be told.
+
+    `owner`: canonical id of the root account, who owns buckets that name nobody. `wake`: rings for the deliveries.
+    """
+
+    def __init__(
+        self,
+        journals: Sequence[Journal],
+        buckets: Buckets,
+        spools: Mapping[str, Spool],
+        region: str,
+        owner: str,
+        host_id: str,
+        wake: Callable[[], None] = lambda: None,
+        count: Count = _uncounted,
+    ) -> None:
+        self.name = "notify"
+        self._journals = journals
+        self._buckets = buckets
+        self._spools = spools
+        self._region = region
+        self._owner = owner
+        self._host_id = host_id
+        self._wake = wake
+        self._count = count
+
+    async def step(self) -> int:
+        done = 0
+        for journal in self._journals:
+            events = journal.oldest(ROUTE_MAX)
+            if not events:
+                continue
+            messages: dict[str, list[bytes]] = {}
+            for number, event in events:
+                for target, message in self._messages(number, event):
+                    messages.setdefault(target, []).append(message)
+            for target, queued in messages.items():
+                self._queue(target, queued)
+            # Only now: killed before, the next keeper queues them again.
+            await journal.forget([number for number, _ in events])
+            done += len(events)
+        if done:
+            self._wake()
+        return done
+
+    def _messages(self, number: int, event: EventRecord) -> list[tuple[str, bytes]]:
+        try:
+            bucket = self._buckets.bucket(event.bucket)
+        except NoSuchBucket:
+            return []  # and its configuration with it
+        text = bucket.documents.get("notification")
+        if text is None:
+            return []
+        owner = bucket.owner or self._owner
+        return [
+            (target, notification.message(event, number, notice, self._region, owner, self._host_id))
+            for target, notice in notification.receivers(notification.load(text), event)
+        ]
+
+    def _queue(self, target: str, messages: Sequence[bytes]) -> None:
+        spool = self._spools.get(target)
+        taken = 0 if spool is None else spool.append(messages)
+        if taken < len(messages):
+            why = "its queue is full" if spool is not None else "notify_webhooks does not have it"
+            _log.error("events for webhook %s are dropped: %s", target, why, extra={"once": f"dropped-{target}"})
+            self._count("dropped", len(messages) - taken)
+
+
+class DeliveryDuty:
+    """Sends the queue of one webhook, one message at a time. `send` answers whether it was taken; it does not raise."""
+
+    def __init__(
+        self,
+        target: str,
+        spool: Spool,
+        send: Callable[[bytes], Awaitable[bool]],
+        count: Count = _uncounted,
+        monotonic: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self.name = f"notify-{target}"
+        self._spool = spool
+        self._send = send
+        self._count = count
+        self._monotonic = monotonic
+        self._jitter = jitter
+        self._pause_s = TRY_FIRST_S
+        self._next_try_s = 0.0
+
+    async def step(self) -> int:
+        if self._monotonic() < self._next_try_s:
+            return 0
+        message = self._spool.peek()
+        if message is None:
+            return 0
+        if await self._send(message):
+            self._spool.advance()
+            self._count("delivered", 1)
+            self._pause_s = TRY_FIRST_S
+            return 1
+        self._count("failed", 1)
+        self._next_try_s = self._monotonic() + self._pause_s * (1 - self._jitter() / 2)
+        self._pause_s = min(self._pause_s * 2, TRY_MAX_S)
+        return 0
+
+
+class Webhook:
+    """Posts messages to one URL. `token`: sent as it is in Authorization, with `Bearer` before a bare word."""
+
+    def __init__(self, name: str, url: str, token: str, timeout_s: float) -> None:
+        self._name = name
+        self._url = url
+        self._headers = {"Content-Type": "application/json", "User-Agent": "Recall"}
+        if token:
+            self._headers["Authorization"] = token if " " in token else f"Bearer {token}"
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def send(self, message: bytes) -> bool:
+        """Whether the webhook answered 2xx in time."""
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=self._timeout, headers=self._headers)
+        try:
+            async with self._session.post(self._url, data=message, allow_redirects=False) as reply:
+                taken = 200 <= reply.status < 300
+                if not taken:
+                    self._complain(f"it answers {reply.status}")
+                return taken
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self._complain(str(error) or type(error).__name__)
+            return False
+
+    def _complain(self, why: str) -> None:
+        _log.warning("webhook %s does not take events: %s", self._name, why, extra={"once": f"webhook-{self._name}"})
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()

@@ -1,0 +1,165 @@
+"""Routing events to queues and delivering them: order, back-off, kills between the steps, full queues."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from gateway.notify import DeliveryDuty, RouteDuty
+from gateway.spool import Spool
+from s3api import notification
+from tests.support.clock import ManualClock
+from tiering.contract import BucketChange, BucketInfo, EventRecord
+from tiering.memory import MemoryStore
+
+DOCUMENT = b"""<NotificationConfiguration><QueueConfiguration><Queue>arn:minio:sqs::one:webhook</Queue>
+<Event>s3:ObjectCreated:*</Event></QueueConfiguration><QueueConfiguration><Queue>arn:minio:sqs::two:webhook</Queue>
+<Event>s3:ObjectRemoved:*</Event></QueueConfiguration></NotificationConfiguration>"""
+
+
+class Rows:
+    """A journal in memory. `dies`: raises before events are forgotten, as a kill would."""
+
+    def __init__(self) -> None:
+        self.events: dict[int, EventRecord] = {}
+        self.number = 0
+        self.dies = False
+
+    def add(self, event: str, key: str, bucket: str = "b") -> None:
+        self.number += 1
+        self.events[self.number] = EventRecord(event=event, bucket=bucket, key=key, at_ms=0)
+
+    def oldest(self, limit: int) -> Sequence[tuple[int, EventRecord]]:
+        return list(self.events.items())[:limit]
+
+    async def forget(self, numbers: Sequence[int]) -> None:
+        if self.dies:
+            raise RuntimeError("killed")
+        for number in numbers:
+            del self.events[number]
+
+
+class World:
+    def __init__(self, path: Path, bytes_max: int = 1 << 20) -> None:
+        self.store = MemoryStore(ManualClock())
+        self.rows = Rows()
+        self.spools = {name: Spool(path / name, bytes_max) for name in ("one", "two")}
+        self.counts: Counter[str] = Counter()
+        self.sent: list[str] = []
+        self.answers: list[bool] = []
+        self.now_s = 0.0
+        self.route = RouteDuty([self.rows], self.store, self.spools, "us-east-1", "root", "host", count=self.count)
+        self.deliveries = [
+            DeliveryDuty(name, spool, self.send, self.count, lambda: self.now_s, lambda: 0.0)
+            for name, spool in self.spools.items()
+        ]
+
+    def count(self, fate: str, number: int) -> None:
+        self.counts[fate] += number
+
+    async def bucket(self) -> None:
+        await self.store.create_bucket(BucketInfo(name="b", created_ms=0, pool=""))
+        text = notification.store(notification.parse(DOCUMENT, ("one", "two")))
+        await self.store.change_bucket("b", BucketChange({"notification": text}))
+
+    async def send(self, message: bytes) -> bool:
+        taken = self.answers.pop(0) if self.answers else True
+        if taken:
+            record = json.loads(message)["Records"][0]
+            self.sent.append(f"{record['eventName']} {record['s3']['object']['key']}")
+        return taken
+
+    async def deliver(self) -> None:
+        while any([await duty.step() for duty in self.deliveries]):
+            pass
+
+
+def test_events_reach_whom_they_concern_in_order(tmp_path: Path) -> None:
+    async def run() -> None:
+        world = World(tmp_path)
+        await world.bucket()
+        for number in range(5):
+            world.rows.add("ObjectCreated:Put", f"k{number}")
+        world.rows.add("ObjectRemoved:Delete", "k0")
+        world.rows.add("ObjectTagging:Put", "k1")
+        world.rows.add("ObjectCreated:Put", "k", bucket="gone")
+        assert await world.route.step() == 8
+        assert not world.rows.events
+        assert await world.route.step() == 0
+        await world.deliver()
+        assert sorted(world.sent) == [*(f"ObjectCreated:Put k{n}" for n in range(5)), "ObjectRemoved:Delete k0"]
+        assert [each for each in world.sent if "Created" in each] == [f"ObjectCreated:Put k{n}" for n in range(5)]
+        assert world.counts == {"delivered": 6}
+
+    asyncio.run(run())
+
+
+def test_webhook_that_refuses_is_tried_again_with_longer_pauses_and_holds_up_no_other(tmp_path: Path) -> None:
+    async def run() -> None:
+        world = World(tmp_path)
+        await world.bucket()
+        world.rows.add("ObjectCreated:Put", "k")
+        world.rows.add("ObjectCreated:Put", "l")
+        await world.route.step()
+        (one, two) = world.deliveries
+        world.answers = [False] * 20
+        tries = []
+        for _ in range(400):
+            if world.answers:
+                before = len(world.answers)
+                await one.step()
+                if len(world.answers) < before:
+                    tries.append(world.now_s)
+            world.now_s += 1.0
+        assert tries[:8] == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0]
+        assert tries[9] - tries[8] == 60.0
+        world.answers = []
+        world.rows.add("ObjectRemoved:Delete", "k")
+        await world.route.step()
+        assert await two.step() == 1
+        world.now_s += 60
+        await world.deliver()
+        assert world.sent == ["ObjectRemoved:Delete k", "ObjectCreated:Put k", "ObjectCreated:Put l"]
+
+    asyncio.run(run())
+
+
+def test_kill_before_the_journal_forgets_repeats_and_loses_nothing(tmp_path: Path) -> None:
+    async def run() -> None:
+        world = World(tmp_path)
+        await world.bucket()
+        world.rows.add("ObjectCreated:Put", "k")
+        world.rows.dies = True
+        try:
+            await world.route.step()
+        except RuntimeError:
+            pass
+        for spool in world.spools.values():
+            spool.close()
+        after = World(tmp_path)
+        await after.bucket()
+        after.rows.events = world.rows.events
+        await after.route.step()
+        await after.deliver()
+        assert after.sent == ["ObjectCreated:Put k"] * 2
+
+    asyncio.run(run())
+
+
+def test_full_queue_drops_and_counts_the_newest(tmp_path: Path) -> None:
+    async def run() -> None:
+        world = World(tmp_path, 2000)
+        await world.bucket()
+        for number in range(10):
+            world.rows.add("ObjectCreated:Put", f"k{number}")
+        await world.route.step()
+        await world.deliver()
+        delivered = world.counts["delivered"]
+        assert 1 <= delivered < 10
+        assert world.counts["dropped"] == 10 - delivered
+        assert world.sent == [f"ObjectCreated:Put k{number}" for number in range(delivered)]
+
+    asyncio.run(run())
