@@ -71,7 +71,7 @@ async def _serve(settings: Settings, credentials: Credentials, slot: int, ready:
     connections = Connections(_limits(settings), loop)
     listeners: list[Listener] = []
     places = [(settings.listen, "")] + [(bound.address, bound.bucket) for bound in settings.bucket_listeners]
-    root = Identity(credentials.access_key, credentials.secret_key, OWNER_ID, credentials.access_key)
+    root = Identity(credentials.access_key, credentials.secret_key, OWNER_ID, credentials.access_key, root=True)
     for address, bucket in places:
         pipeline = Pipeline(
             store,

@@ -7,14 +7,14 @@ Owns nothing. Does not know sockets. Kind: value types and protocols.
 from __future__ import annotations
 
 import copy
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
 
 from s3api.errors import S3Error
 from s3api.message import Request, Response
-from tiering.contract import BucketInfo, Checksum, Origin, Store
+from tiering.contract import BucketInfo, Checksum, ObjectInfo, Origin, Store
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -47,14 +47,20 @@ class Identity(msgspec.Struct, frozen=True):
 class Access(Protocol):
     """Who may do what, beyond the operation itself, which the pipeline has already judged."""
 
-    def allows(
-        self, call: Call, action: str, bucket: str, key: str = "", version: str | None = None, **context: str
-    ) -> bool:
+    def allows(self, call: Call, action: str, bucket: str, key: str = "", info: ObjectInfo | None = None) -> bool:
         """Whether the caller may do `action` (`s3:GetObject`, …) to an object or, with `key` "", a bucket.
 
-        `context`: further condition keys, with `_` for `-` and without `s3:`, as `RequestObjectTag/…` cannot be; see
-        `s3api.access`.
+        `info`: the object as it is, where its owner, list or tags may decide. Raises NoSuchBucket.
         """
+
+    def is_plain(self, who: Identity, action: str, bucket: BucketInfo) -> bool:
+        """Whether nothing needs judging but what an object of another owner grants."""
+
+    def check_owner(self, header: str, stated: str, bucket: BucketInfo) -> None:
+        """Raises AccessDenied where a request states another owner of a bucket than it has."""
+
+    def judge_unbound(self, call: Call, action: str, resource: str) -> bool:
+        """Whether the caller may do `action` to `resource`, an ARN, by its own policies alone: no bucket has a say."""
 
     def display_name(self, owner_id: str) -> str:
         """The name shown for a canonical id; "" is the root account's."""
@@ -120,6 +126,7 @@ class Call:
 
     __slots__ = (
         "access",
+        "asked",
         "bucket",
         "bucket_info",
         "config",
@@ -131,7 +138,9 @@ class Call:
         "query",
         "request",
         "request_id",
+        "said",
         "store",
+        "tags",
     )
 
     def __init__(
@@ -163,12 +172,35 @@ class Call:
         self.config = config
         self.now_ms = now_ms
         self.bucket_info: BucketInfo | None = None
+        self.asked = ""  # the right that the object itself must still grant, once it is opened; see `check_object`
+        self.said: Mapping[str, Sequence[str]] = {}  # condition keys that only the handler knows
+        self.tags: Mapping[str, str] | None = None  # those a document asks for
 
-    def require(self, action: str, bucket: str = "", key: str = "", version: str | None = None) -> None:
-        """Raises AccessDenied unless the caller may also do `action`; `bucket` "" is the call's own, with its key."""
+    def require(
+        self, action: str, bucket: str = "", key: str = "", version: str | None = None, info: ObjectInfo | None = None
+    ) -> None:
+        """Raises AccessDenied unless the caller may also do `action`; `bucket` "" is the call's own, with its key.
+
+        `info`: the object, where it is at hand: its owner and its access list then count too.
+        """
         if not bucket:
             bucket, key = self.bucket, self.key
-        if not self.access.allows(self, action, bucket, key, version):
+        said = self.said
+        if version is not None:
+            self.said = {**said, "s3:versionid": (version or "null",)}
+        try:
+            if not self.access.allows(self, action, bucket, key, info):
+                raise S3Error("AccessDenied")
+        finally:
+            self.said = said
+
+    def check_object(self, info: ObjectInfo) -> None:
+        """Judges again by the very object that was opened: what was judged before it may have been another one.
+
+        To be called where `asked` is set or the object has an owner of its own. Raises AccessDenied.
+        """
+        action = self.asked or "s3:GetObject"
+        if not self.access.allows(self, action, self.bucket, self.key, info):
             raise S3Error("AccessDenied")
 
     def origin(self, event: str) -> Origin | None:

@@ -122,7 +122,7 @@ def _unset(
 
 def _batch(name: str, verb: str, *, action: str, body: Body = "document") -> Operation:
     """One of ours that names many keys in its body."""
-    return _served(name, "POST", "bucket", "recall", values={"recall": verb}, action=action, body=body)
+    return _served(name, "POST", "bucket", "recall", values={"recall": verb}, action=action, by_key=True, body=body)
 
 
 def _refused(

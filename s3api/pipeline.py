@@ -18,8 +18,8 @@ from collections.abc import Callable, Coroutine, Mapping
 from email.utils import formatdate
 from typing import Any, Final
 
-from s3api import cors, post_policy, sigv2, xml
-from s3api.access import OneAccount
+from s3api import acl, cors, post_policy, sigv2, xml
+from s3api.access import Directory, OneAccount, Rights
 from s3api.call import ApiConfig, Call, Handler, Identity
 from s3api.errors import ERRORS, S3Error, from_store
 from s3api.extensions import check_headers
@@ -28,9 +28,23 @@ from s3api.message import BodyError, Request, Response
 from s3api.operations import Operation, resolve
 from s3api.params import parse_query
 from s3api.payload import open_payload
-from s3api.sigv4 import SigV4
+from s3api.sigv4 import SigV4, Verified
 from s3api.target import Target, Targets, check_key
-from tiering.contract import Clock, NoSuchBucket, NotModified, ObjectInfo, Store, StoreError
+from s3api.versions import parse_version
+from tiering.contract import (
+    BucketInfo,
+    Clock,
+    IsMarker,
+    NoSuchBucket,
+    NoSuchKey,
+    NoSuchVersion,
+    NotModified,
+    ObjectInfo,
+    Reading,
+    ReadOptions,
+    Store,
+    StoreError,
+)
 
 _log = logging.getLogger("recall.s3api")
 
@@ -44,26 +58,44 @@ PREFLIGHT: Final = "Preflight"
 _BODY_ERRORS: Final = {"gone": "IncompleteBody", "slow": "RequestTimeout", "framing": "IncompleteBody"}
 _READS: Final = ("GET", "HEAD")
 _LENGTHLESS: Final = frozenset({204, 304})
-_OWNERS: Final = (b"x-amz-expected-bucket-owner", b"x-amz-source-expected-bucket-owner")
+_EXPECTED_OWNER: Final = b"x-amz-expected-bucket-owner"
+TOKEN_PARAMETER: Final = "X-Amz-Security-Token"
+ANONYMOUS: Final = Identity("")
+_FURTHER: Final = (
+    (b"x-amz-tagging", "s3:PutObjectTagging"),
+    (b"x-amz-object-lock-mode", "s3:PutObjectRetention"),
+    (b"x-amz-object-lock-retain-until-date", "s3:PutObjectRetention"),
+    (b"x-amz-object-lock-legal-hold", "s3:PutObjectLegalHold"),
+)
+_UNREAD: Any = None
+"""Stands for a call's payload until the call may be made."""
+
+
+def no_sessions(token: str, now_s: int) -> Identity:
+    """Where no session is ever begun."""
+    raise S3Error("InvalidToken")
 
 
 class Trace:
     """What the pipeline keeps of a request from `handle` to `finished`; lives in `request.state`."""
 
-    __slots__ = ("operation", "payload", "request_id", "target")
+    __slots__ = ("call", "operation", "payload", "request_id", "target")
 
     def __init__(self, request_id: str) -> None:
         self.request_id = request_id
         self.operation = UNRESOLVED
         self.target: Target | None = None
         self.payload: Any = None
+        self.call: Call | None = None  # only where a missing key may have to be denied instead
 
 
 class Pipeline:
     """Implements `s3api.message.Application`. One per worker.
 
     `identities` answers the identity of an access key, None if unknown. `handlers`: by operation name; one for a row the
-    table answers itself replaces that answer. `observer` is told of every finished request.
+    table answers itself replaces that answer. `observer` is told of every finished request. `directory` knows accounts;
+    without one there is a single, nameless one. `sessions` opens a session token at a time in seconds, and answers its
+    identity; it raises InvalidToken or ExpiredToken.
     """
 
     def __init__(
@@ -75,10 +107,15 @@ class Pipeline:
         clock: Clock,
         observer: Observer | None = None,
         monotonic: Callable[[], float] = time.monotonic,
+        *,
+        directory: Directory | None = None,
+        sessions: Callable[[str, int], Identity] = no_sessions,
     ) -> None:
         self._store = store
         self._config = config
         self._identities = identities
+        self._sessions = sessions
+        self._access = Rights(directory or OneAccount(ANONYMOUS))
         self._handlers = dict(handlers)
         self._clock = clock
         self._observer = observer
@@ -140,37 +177,88 @@ class Pipeline:
             return self._post_form(request, trace, target, operation, query, now_ms)
         verified = None  # of version 2: its content is unsigned
         if presigned_v2 or headers.get(b"authorization", b"").startswith(sigv2.SCHEME):
-            identity = self._identities(self._verify_v2(request, query, now_ms // 1000))
+            identity = self._known(self._verify_v2(request, query, now_ms // 1000))
         else:
-            verified = self._sigv4.verify(request.method, request.path, request.query, headers, now_ms // 1000)
-            identity = None if verified is None else self._identities(verified.access_key)
-        if identity is None:
-            raise S3Error("AccessDenied")
-        self._authorise(identity, operation, target, request)
+            verified, identity = self._verify(request, query, now_ms // 1000)
+        call = Call(
+            request=request,
+            request_id=trace.request_id,
+            operation=operation.name,
+            bucket=target.bucket,
+            key=target.key,
+            query=query,
+            identity=identity,
+            payload=_UNREAD,
+            store=self._store,
+            config=self._config,
+            now_ms=now_ms,
+            access=self._access,
+        )
+        judging = self._authorise(call, operation, trace)
+        if judging is not None:
+            return self._answer_after(judging, call, operation, verified, trace)
+        return self._answer(call, operation, verified, trace)
+
+    async def _answer_after(
+        self,
+        judging: Coroutine[Any, Any, None],
+        call: Call,
+        operation: Operation,
+        verified: Verified | None,
+        trace: Trace,
+    ) -> Response:
+        await judging
+        reply = self._answer(call, operation, verified, trace)
+        return reply if isinstance(reply, Response) else await reply
+
+    def _answer(
+        self, call: Call, operation: Operation, verified: Verified | None, trace: Trace
+    ) -> Response | Coroutine[Any, Any, Response]:
+        """What comes after the judgement: the payload, and the handler."""
         handler = self._handlers.get(operation.name)
         if handler is None:
-            return self._answer_from_table(operation, target, identity)
+            return self._answer_from_table(operation, call.bucket)
+        headers = call.request.headers
         if operation.method not in _READS:
             check_headers(operation.name, headers)
-        payload = trace.payload = open_payload(request.body, headers, verified, self._config.document_bytes_max)
+        payload = open_payload(call.request.body, headers, verified, self._config.document_bytes_max)
+        call.payload = trace.payload = payload
         if operation.body == "stream" and payload.length is None:
             raise S3Error("MissingContentLength")
-        return handler(
-            Call(
-                request=request,
-                request_id=trace.request_id,
-                operation=operation.name,
-                bucket=target.bucket,
-                key=target.key,
-                query=query,
-                identity=identity,
-                payload=payload,
-                store=self._store,
-                config=self._config,
-                now_ms=now_ms,
-                access=OneAccount(identity),
-            )
+        return handler(call)
+
+    # who calls
+
+    def _known(self, access_key: str) -> Identity:
+        identity = self._identities(access_key)
+        if identity is None:  # it was there when the signature was verified
+            raise S3Error("InvalidAccessKeyId", AWSAccessKeyId=access_key[:128])
+        return identity
+
+    def _verify(
+        self, request: Request, query: Mapping[str, str], now_s: int, body_sha256: str | None = None
+    ) -> tuple[Verified | None, Identity]:
+        """The signature and whose it is; ANONYMOUS for a request without one."""
+        headers = request.headers
+        token = headers.get(b"x-amz-security-token") or (query.get(TOKEN_PARAMETER) if query else None)
+        session = None
+        if token:
+            text = token if isinstance(token, str) else token.decode("latin-1")
+            session = self._sessions(text, now_s)
+        verified = self._sigv4.verify(
+            request.method,
+            request.path,
+            request.query,
+            headers,
+            now_s,
+            body_sha256,
+            None if session is None else (session.access_key, session.secret_key),
         )
+        if verified is None:
+            if session is not None:
+                raise S3Error("AccessDenied")
+            return None, ANONYMOUS
+        return verified, session or self._known(verified.access_key)
 
     async def _post_form(
         self,
@@ -185,25 +273,20 @@ class Pipeline:
         headers, now_s = request.headers, now_ms // 1000
         boundary = boundary_of(headers)
         self._store.bucket(target.bucket)
-        verified = self._sigv4.verify(request.method, request.path, request.query, headers, now_s)
+        verified, identity = self._verify(request, query, now_s)
         opened = open_payload(request.body, headers, verified, self._config.document_bytes_max)
         payload = trace.payload = FormPayload(opened, boundary)
         fields = await payload.begin()
-        access_key = post_policy.verify(fields, now_s, self._config.clock_skew_s, self._secret)
+        signer = self._verify_form(fields, now_s)
         key = post_policy.require_key(fields)
         trace.target = target = Target("object", target.bucket, check_key(key))
-        if access_key:
+        if signer is not None:
             if verified is not None:
                 raise S3Error("InvalidArgument", "Only one auth mechanism allowed; use the header or the form.")
+            identity = signer
             policy = post_policy.parse_policy(fields[post_policy.POLICY])
             post_policy.judge(policy, fields, target.bucket, now_s)
             payload.bounds = (policy.size_min, policy.size_max)
-        elif verified is not None:
-            access_key = verified.access_key
-        identity = self._identities(access_key)
-        if identity is None:
-            raise S3Error("AccessDenied")
-        self._authorise(identity, operation, target, request)
         as_put = Request(
             request.method,
             request.path,
@@ -214,24 +297,37 @@ class Pipeline:
             request.secure,
             request.started_s,
         )
-        check_headers(operation.name, as_put.headers)
-        answer = self._handlers[operation.name](
-            Call(
-                request=as_put,
-                request_id=trace.request_id,
-                operation=operation.name,
-                bucket=target.bucket,
-                key=target.key,
-                query=query,
-                identity=identity,
-                payload=payload,
-                store=self._store,
-                config=self._config,
-                now_ms=now_ms,
-                access=OneAccount(identity),
-            )
+        call = Call(
+            request=as_put,
+            request_id=trace.request_id,
+            operation=operation.name,
+            bucket=target.bucket,
+            key=target.key,
+            query=query,
+            identity=identity,
+            payload=payload,
+            store=self._store,
+            config=self._config,
+            now_ms=now_ms,
+            access=self._access,
         )
+        judging = self._authorise(call, operation, trace)
+        if judging is not None:
+            await judging
+        check_headers(operation.name, as_put.headers)
+        answer = self._handlers[operation.name](call)
         return answer if isinstance(answer, Response) else await answer
+
+    def _verify_form(self, fields: Mapping[str, str], now_s: int) -> Identity | None:
+        """Who signed a form's policy; None where nobody did."""
+        skew_s = self._config.clock_skew_s
+        token = fields.get(TOKEN_PARAMETER.lower())
+        if token:
+            session = self._sessions(token, now_s)
+            secrets = {session.access_key: session.secret_key}
+            return session if post_policy.verify(fields, now_s, skew_s, secrets.get) else None
+        access_key = post_policy.verify(fields, now_s, skew_s, self._secret)
+        return self._known(access_key) if access_key else None
 
     def _verify_v2(self, request: Request, query: Mapping[str, str], now_s: int) -> str:
         headers = request.headers
@@ -241,23 +337,79 @@ class Pipeline:
         skew_s = self._config.clock_skew_s
         return sigv2.verify_header(request.method, request.path, bucket, query, headers, now_s, skew_s, self._secret)
 
-    def _authorise(self, identity: Identity, operation: Operation, target: Target, request: Request) -> None:
-        """Every identity there is may do everything; only a stated bucket owner can still be somebody else."""
-        headers = request.headers
-        for name in _OWNERS:
-            if name in headers and headers[name].decode("latin-1") != identity.owner_id:
-                raise S3Error("AccessDenied", f"The bucket is not owned by the account that {name.decode()} names.")
+    # what they may
 
-    def _answer_from_table(self, operation: Operation, target: Target, identity: Identity) -> Response:
+    def _authorise(self, call: Call, operation: Operation, trace: Trace) -> Coroutine[Any, Any, None] | None:
+        """Raises AccessDenied, or NoSuchBucket. A coroutine where the object must be seen first: it is to be awaited."""
+        access, who = self._access, call.identity
+        if not call.bucket:
+            if not access.judge_unbound(call, operation.action, "arn:aws:s3:::*"):
+                raise S3Error("AccessDenied")
+            return None
+        if operation.name == "CreateBucket":
+            if not access.judge_unbound(call, operation.action, f"arn:aws:s3:::{call.bucket}"):
+                raise S3Error("AccessDenied")
+            return None
+        bucket = call.bucket_info = self._store.bucket(call.bucket)
+        if _EXPECTED_OWNER in call.request.headers:
+            access.check_owner(_EXPECTED_OWNER.decode(), call.header(_EXPECTED_OWNER), bucket)
+        action = operation.action
+        if operation.version_action and "versionId" in call.query:
+            action = operation.version_action
+        if operation.by_key or access.is_plain(who, action, bucket):
+            return None
+        trace.call = call
+        if operation.name == "PutObjectTagging" and access.by_request_tags(who, bucket):
+            call.asked = action  # the tags are in the document: the handler asks
+            return None
+        if call.key and (access.by_list(action, bucket) or access.by_tags(who, action, bucket)):
+            # A reader whom policies allow needs no list; an object of another owner is judged when it is opened.
+            if operation.method not in _READS or access.by_tags(who, action, bucket):
+                return self._judge_object(call, action, bucket)
+            if not access.judge(call, action, bucket, call.key):
+                return self._judge_object(call, action, bucket)
+            return None
+        if not access.judge(call, action, bucket, call.key):
+            raise S3Error("AccessDenied")
+        if operation.action == "s3:PutObject":
+            self._check_further(call, bucket)
+        return None
+
+    async def _judge_object(self, call: Call, action: str, bucket: BucketInfo) -> None:
+        """Judges by the object as it is now. Of one that is not there, only who may list the bucket is told so."""
+        version = call.query.get("versionId")
+        options = ReadOptions(head=True, version=None if version is None else parse_version(version))
+        info = None
+        try:
+            opened = self._store.open(call.bucket, call.key, options)
+            info = (opened if isinstance(opened, Reading) else await opened).info
+        except (NoSuchKey, NoSuchVersion, IsMarker):
+            if not self._access.judge(call, "s3:ListBucket", bucket):
+                raise S3Error("AccessDenied") from None
+            return
+        if not self._access.judge(call, action, bucket, call.key, info):
+            raise S3Error("AccessDenied")
+        call.asked = action
+
+    def _check_further(self, call: Call, bucket: BucketInfo) -> None:
+        """The rights that a write's headers need beyond the write itself. Raises AccessDenied."""
+        headers = call.request.headers
+        wanted = {action for header, action in _FURTHER if header in headers}
+        if acl.asked(headers):
+            wanted.add("s3:PutObjectAcl")
+        for action in sorted(wanted):
+            if not self._access.judge(call, action, bucket, call.key, creating=True):
+                raise S3Error("AccessDenied")
+
+    def _answer_from_table(self, operation: Operation, bucket: str) -> Response:
         """Operations without a handler: not served, or truly answered by their row once the bucket is known to exist."""
         if operation.unset or operation.document:
-            self._store.bucket(target.bucket)
             if operation.document:
                 writer = xml.XmlWriter(operation.document)
                 for name, value in operation.document_fields.items():
                     writer.leaf(name, value)
                 return Response(200, xml.CONTENT_TYPE, writer.finish())
-            raise S3Error(operation.unset, operation.unset_message, **_about(target, operation.unset))
+            raise S3Error(operation.unset, operation.unset_message, **_about(bucket, operation.unset))
         raise S3Error("NotImplemented", f"{operation.name} is not implemented.")
 
     def _preflight(self, target: Target, headers: Mapping[bytes, bytes]) -> Response:
@@ -302,6 +454,8 @@ class Pipeline:
 
     def _failed(self, request: Request, trace: Trace, error: Exception) -> Response:
         """The one border: every failure becomes a reply."""
+        if isinstance(error, NoSuchKey | NoSuchVersion) and self._is_hidden(trace):
+            error = S3Error("AccessDenied")
         if isinstance(error, S3Error):
             failure = error
         elif isinstance(error, StoreError):
@@ -317,6 +471,13 @@ class Pipeline:
         if isinstance(error, StoreError) and failure.spec is ERRORS["InternalError"]:
             _log.error("request %s (%s): %s", trace.request_id, trace.operation, error)
         return self._render(request, trace, failure)
+
+    def _is_hidden(self, trace: Trace) -> bool:
+        """Whether the caller may not know that a key is missing: that takes the right to list the bucket."""
+        call = trace.call
+        if call is None or call.bucket_info is None:
+            return False
+        return not self._access.judge(call, "s3:ListBucket", call.bucket_info)
 
     def _render(self, request: Request, trace: Trace, failure: S3Error) -> Response:
         spec = failure.spec
@@ -383,8 +544,8 @@ def _name_subject(failure: S3Error, request: Request, target: Target | None) -> 
                 fields.setdefault("RangeRequested", asked.decode("latin-1")[:256])
 
 
-def _about(target: Target, code: str) -> dict[str, Any]:
-    return {"BucketName": target.bucket} if ERRORS[code].status == 404 else {}
+def _about(bucket: str, code: str) -> dict[str, Any]:
+    return {"BucketName": bucket} if ERRORS[code].status == 404 else {}
 
 
 def _validators(info: object) -> bytes:

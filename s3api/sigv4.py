@@ -189,11 +189,13 @@ class SigV4:
         headers: Headers,
         now_s: int,
         body_sha256: str | None = None,
+        session: tuple[str, str] | None = None,
     ) -> Verified | None:
         """Who signed; None when nothing in the request claims to be a signature.
 
         `path` and `query` as sent. `body_sha256`: hash of the content for services whose clients send no
-        x-amz-content-sha256 (sts). Raises S3Error with AWS's code for what is wrong. About 6 µs for a GET.
+        x-amz-content-sha256 (sts). `session`: access key and secret of the session whose token the request carries; a
+        token without one is refused. Raises S3Error with AWS's code for what is wrong. About 6 µs for a GET.
         """
         authorization = headers.get(b"authorization")
         # Names spelled with escapes are not looked for: such a request is anonymous here, and refused as that.
@@ -202,10 +204,10 @@ class SigV4:
             if any(name in _QUERY_NAMES for name, _ in pairs):
                 if authorization is not None:
                     raise S3Error("InvalidArgument", "Only one auth mechanism allowed; use the header or the query.")
-                return self._verify_query(method, path, pairs, headers, now_s)
+                return self._verify_query(method, path, pairs, headers, now_s, session)
         if authorization is None:
             return None
-        return self._verify_header(method, path, query, headers, now_s, authorization, body_sha256)
+        return self._verify_header(method, path, query, headers, now_s, authorization, body_sha256, session)
 
     def _verify_header(
         self,
@@ -216,6 +218,7 @@ class SigV4:
         now_s: int,
         authorization: bytes,
         body_sha256: str | None,
+        session: tuple[str, str] | None,
     ) -> Verified:
         head, _, signature = authorization.rpartition(b"Signature=")
         credential = self._credentials.get(head)
@@ -230,9 +233,9 @@ class SigV4:
             sent_s = parse_timestamp(timestamp)
             if sent_s is None:
                 raise S3Error("AccessDenied", "AWS authentication requires a valid Date or x-amz-date header.")
-        if b"x-amz-security-token" in headers:
+        if session is None and b"x-amz-security-token" in headers:
             _no_token(headers[b"x-amz-security-token"])
-        key = self._key(credential, "AuthorizationHeaderMalformed")
+        key = self._key(credential, "AuthorizationHeaderMalformed", session)
         if timestamp[:8] != credential.date:
             raise S3Error(
                 "AuthorizationHeaderMalformed",
@@ -270,7 +273,13 @@ class SigV4:
         return Verified(credential.access_key, payload, key, timestamp, credential.scope, signature, False)
 
     def _verify_query(
-        self, method: str, path: bytes, pairs: list[tuple[bytes, bytes]], headers: Headers, now_s: int
+        self,
+        method: str,
+        path: bytes,
+        pairs: list[tuple[bytes, bytes]],
+        headers: Headers,
+        now_s: int,
+        session: tuple[str, str] | None,
     ) -> Verified:
         given: dict[bytes, bytes] = {}
         for name, value in pairs:
@@ -291,8 +300,9 @@ class SigV4:
         credential = _Credential(
             given[b"X-Amz-Credential"], given[b"X-Amz-SignedHeaders"], "AuthorizationQueryParametersError"
         )
-        _no_token(given.get(b"X-Amz-Security-Token"))
-        key = self._key(credential, "AuthorizationQueryParametersError")
+        if session is None:
+            _no_token(given.get(b"X-Amz-Security-Token"))
+        key = self._key(credential, "AuthorizationQueryParametersError", session)
         if timestamp[:8] != credential.date:
             raise _bad_query("The date of X-Amz-Credential does not match X-Amz-Date.")
         if sent_s > now_s + self._skew_s:
@@ -334,8 +344,13 @@ class SigV4:
             )
         return expires_s
 
-    def _key(self, credential: _Credential, code: str) -> SigningKey:
-        secret = self._secret_of(credential.access_key)
+    def _key(self, credential: _Credential, code: str, session: tuple[str, str] | None) -> SigningKey:
+        if session is None:
+            secret = self._secret_of(credential.access_key)
+        elif session[0] == credential.access_key:
+            secret = session[1]
+        else:
+            raise S3Error("InvalidToken")
         held = self._keys.get(credential.text)
         if held is not None and held.secret == secret:  # a changed secret must not live on here
             return held
@@ -457,7 +472,7 @@ def _payload(content: bytes) -> str:
 
 
 def _no_token(token: bytes | None) -> None:
-    """No identity here has a session, so a session token belongs to somebody else's credentials."""
+    """A session token that was not opened belongs to somebody else's credentials."""
     if token:
         raise S3Error("InvalidToken")
 

@@ -50,7 +50,7 @@ def _handler(call: Call) -> Response:
 
 
 def _steps() -> list[tuple[str, Callable[[], Any]]]:
-    root = Identity("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "owner", "root")
+    root = Identity("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "owner", "root", root=True)
     config = ApiConfig()
     identities = {root.access_key: root}.get
     names = ("GetObject", "HeadObject", "PutObject", "UploadPart", "ListObjectsV2")

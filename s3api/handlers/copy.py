@@ -10,6 +10,7 @@ from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from s3api import xml
+from s3api.access import ownership_for
 from s3api.call import Call
 from s3api.checksums import ALGORITHMS
 from s3api.errors import S3Error
@@ -31,8 +32,18 @@ from s3api.params import choice, invalid
 from s3api.preconditions import source_conditions, write_conditions
 from s3api.target import BUCKET_CHARS_MAX, check_key
 from s3api.versions import parse_version, version_line
-from tiering.contract import Checksum, CopyOptions, IsMarker, ObjectInfo, Reading, ReadOptions
+from tiering.contract import (
+    Checksum,
+    CopyOptions,
+    IsMarker,
+    NoSuchKey,
+    NoSuchVersion,
+    ObjectInfo,
+    Reading,
+    ReadOptions,
+)
 
+SOURCE_OWNER: Final = b"x-amz-source-expected-bucket-owner"
 _DIRECTIVES: Final = ("COPY", "REPLACE")
 _CHANGES: Final = (b"x-amz-storage-class", b"x-amz-checksum-algorithm", PIN_HEADER.encode(), TTL_HEADER.encode())
 """Headers whose presence makes a copy of an object onto itself a change."""
@@ -77,14 +88,39 @@ def copy_source(headers: Headers) -> Source:
 async def look_at_source(call: Call, source: Source, options: ReadOptions) -> Reading:
     """Opens the source without a body, once the caller may read it. Raises as `Objects.open`, InvalidRequest for a
     delete marker that is named, AccessDenied."""
-    call.require(source.action, *source)
+    bucket = call.store.bucket(source.bucket)
+    if SOURCE_OWNER in call.request.headers:
+        call.access.check_owner(SOURCE_OWNER.decode(), call.header(SOURCE_OWNER), bucket)
+    judged = call.access.is_plain(call.identity, source.action, bucket)
     try:
-        return await arrived(call.store.open(*source.place, options))
+        if not judged:  # before ranges and conditions, whose refusals would tell of the object
+            await _judge_source(call, source)
+        reading = await arrived(call.store.open(*source.place, options))
     except IsMarker:
         raise S3Error(
             "InvalidRequest",
             "The source of a copy request may not specifically refer to a delete marker by version id.",
         ) from None
+    if judged and reading.info.owner:
+        call.require(source.action, *source, reading.info)
+    return reading
+
+
+async def _judge_source(call: Call, source: Source) -> None:
+    """Raises AccessDenied, also for a key that is missing where the caller may not list its bucket."""
+    try:
+        opened = await arrived(call.store.open(*source.place, ReadOptions(head=True, version=source.version)))
+    except (NoSuchKey, NoSuchVersion):
+        if not call.access.allows(call, "s3:ListBucket", source.bucket):
+            raise S3Error("AccessDenied") from None
+        raise
+    call.require(source.action, *source, opened.info)
+
+
+def _require_tags(call: Call, source: Source) -> None:
+    """Copying tags is reading them there and writing them here. Raises AccessDenied."""
+    call.require("s3:GetObjectTagging" if source.version is None else "s3:GetObjectVersionTagging", *source)
+    call.require("s3:PutObjectTagging")
 
 
 def source_line(call: Call, source: Source, info: ObjectInfo) -> str:
@@ -146,7 +182,10 @@ async def copy_object(call: Call) -> Response:
         replace, pin_ms = None, intent.pin_ms or 0
         ttl = intent.ttl if intent.ttl is not None and intent.ttl.ttl_ms else None
     bucket = bucket_of(call)
+    ownership = ownership_for(call, bucket)
     seen = (await look_at_source(call, source, ReadOptions(head=True, version=source.version))).info
+    if seen.tags and tags is None:
+        _require_tags(call, source)
     if seen.size > SINGLE_PUT_BYTES_MAX:
         raise S3Error(
             "InvalidRequest",
@@ -166,6 +205,8 @@ async def copy_object(call: Call) -> Response:
             ttl=ttl,
             checksum_algorithm=algorithm or None,
             source_version=seen.version or source.version,  # the very version that the reply will name
+            owner=ownership.owner,
+            acl=ownership.acl,
         ),
     )
     writer = xml.XmlWriter("CopyObjectResult")

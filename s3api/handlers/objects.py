@@ -164,6 +164,8 @@ def _unchanged(unchanged: NotModified) -> Response:
 def _reply(call: Call, reading: Reading, options: ReadOptions, overrides: Mapping[str, str] | None) -> Response:
     try:
         info, start, stop = reading.info, reading.start, reading.stop
+        if info.owner or call.asked:
+            call.check_object(info)
         lines = object_lines(info, reading.tier, call.now_ms, overrides, expiry_of(call, info))
         lines += version_line(info.version, bucket_of(call))
         status = 200

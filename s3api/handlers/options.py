@@ -1,6 +1,6 @@
 """What a write request says of the object it makes: headers → `PutOptions`, tags and storage class.
 
-Owns nothing. Does not know bodies or the store. Kind: pure. Invariants: nothing with a control character is let
+Owns nothing. Does not know bodies or objects that stand. Kind: pure. Invariants: nothing with a control character is let
 through, so no stored value can break a reply's header block; what S3 knows and is not served here is refused.
 Spec: AWS PutObject (request headers), "Working with object metadata", "Categorizing your storage using tags"; RFC 2047.
 """
@@ -14,6 +14,7 @@ from email.header import decode_header, make_header
 from typing import Final
 from urllib.parse import unquote_plus
 
+from s3api.access import ownership_for
 from s3api.call import Call
 from s3api.errors import S3Error
 from s3api.extensions import write_intent
@@ -51,7 +52,6 @@ STORAGE_CLASSES: Final = frozenset(
         "EXPRESS_ONEZONE",
     }
 )
-_OWNERS_ACLS: Final = frozenset({"private", "bucket-owner-full-control", "bucket-owner-read"})
 _LOCKS: Final = (b"x-amz-object-lock-mode", b"x-amz-object-lock-retain-until-date", b"x-amz-object-lock-legal-hold")
 
 
@@ -157,17 +157,11 @@ def tags_of(headers: Headers) -> dict[str, str]:
 
 
 def refuse_unserved(headers: Headers) -> None:
-    """Headers that promise something not kept here: encryption, locks, other people's rights."""
+    """Headers that promise something not kept here: encryption, locks."""
     if b"x-amz-server-side-encryption" in headers:
         raise S3Error("NotImplemented", Header="x-amz-server-side-encryption")
     if any(name in headers for name in _LOCKS):
         raise S3Error("InvalidRequest", "Bucket is missing Object Lock Configuration.")
-    acl = headers.get(b"x-amz-acl")
-    if acl is not None and acl.decode("latin-1") not in _OWNERS_ACLS:
-        raise S3Error("NotImplemented", "The bucket does not allow ACLs.", Header="x-amz-acl")
-    for name in headers:
-        if name.startswith(b"x-amz-grant-"):
-            raise S3Error("NotImplemented", "The bucket does not allow ACLs.", Header=name.decode("latin-1"))
 
 
 def put_options(call: Call, tags: Mapping[str, str] | None = None) -> PutOptions:
@@ -177,6 +171,7 @@ def put_options(call: Call, tags: Mapping[str, str] | None = None) -> PutOptions
     metadata = metadata_of(headers)
     kept_tags = tags_of(headers) if tags is None else tags
     intent = write_intent(headers, metadata, kept_tags, call.bucket, call.key, call.config.key_rules)
+    ownership = ownership_for(call, call.bucket_info or call.store.bucket(call.bucket))
     return PutOptions(
         content_type=_text(b"content-type", headers.get(b"content-type", b"")),
         headers=system_of(headers),
@@ -186,4 +181,6 @@ def put_options(call: Call, tags: Mapping[str, str] | None = None) -> PutOptions
         pin_ms=intent.pin_ms or 0,
         ttl=intent.ttl if intent.ttl is not None and intent.ttl.ttl_ms else None,  # a new object has no TTL to remove
         conditions=write_conditions(headers),
+        owner=ownership.owner,
+        acl=ownership.acl,
     )

@@ -42,6 +42,8 @@ async def _replace(call: Call, tags: Mapping[str, str], event: str) -> bytes:
     # a removed twin's pin stays until it is unpinned: no state that a single order of the two could not leave.
     version = named_version(call.query)
     old = (await arrived(call.store.open(call.bucket, call.key, ReadOptions(head=True, version=version)))).info
+    if call.asked:
+        call.check_object(old)
     intent = tag_intent(old.tags, tags)
     change = ObjectChange(
         pin_ms=intent.pin_ms,
@@ -64,7 +66,8 @@ def read_tagging(body: bytes) -> dict[str, str]:
 
 async def put_object_tagging(call: Call) -> Response:
     """Replaces all tags."""
-    return Response(200, await _replace(call, read_tagging(await document(call)), "ObjectTagging:Put"))
+    tags = call.tags = read_tagging(await document(call))
+    return Response(200, await _replace(call, tags, "ObjectTagging:Put"))
 
 
 async def delete_object_tagging(call: Call) -> Response:

@@ -249,7 +249,7 @@ def test_payload(headers: dict[bytes, bytes], kind: str) -> None:
 
 def _pipeline() -> Pipeline:
     clock = ManualClock()
-    return Pipeline(MemoryStore(clock), CONFIG, {"a": Identity("a", "s")}.get, {}, clock)
+    return Pipeline(MemoryStore(clock), CONFIG, {"a": Identity("a", "s", root=True)}.get, {}, clock)
 
 
 @given(st.sampled_from(["GET", "PUT", "POST", "HEAD", "DELETE", "PATCH", "\xff"]), paths, queries, header_sets)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from s3api import xml
-from s3api.access import OneAccount
+from s3api.access import OneAccount, Rights
 from s3api.call import ApiConfig, Call, Identity, Payload
 from s3api.errors import S3Error, from_store
 from s3api.handlers import HANDLERS
@@ -25,7 +25,7 @@ from tests.support.clock import ManualClock
 from tiering.contract import FileSpans, Store, StoreError
 from tiering.memory import MemoryStore
 
-ROOT = Identity("root", "secret", "owner-id", "owner-name")
+ROOT = Identity("root", "secret", "owner-id", "owner-name", root=True)
 ANONYMOUS = Identity("")
 
 
@@ -140,7 +140,7 @@ class Harness:
             store=self.store,
             config=self.config,
             now_ms=self.clock.now_ms(),
-            access=OneAccount(ROOT),
+            access=Rights(OneAccount(ROOT)),
         )
 
 

@@ -28,7 +28,7 @@ from s3api.pipeline import Pipeline
 from tests.unit.handler_harness import Body
 from tiering.memory import MemoryStore
 
-ROOT = Identity("access", "secret", "owner-id", "owner-name")
+ROOT = Identity("access", "secret", "owner-id", "owner-name", root=True)
 
 
 class WallClock:

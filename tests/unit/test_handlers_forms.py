@@ -22,7 +22,7 @@ from tests.unit.handler_harness import Body, Reply
 from tiering.contract import BucketInfo, ReadOptions
 from tiering.memory import MemoryStore
 
-ROOT = Identity("root", "topsecret", "owner", "root")
+ROOT = Identity("root", "topsecret", "owner", "root", root=True)
 NOW_S = NEW_YEAR_MS // 1000
 DAY = time.strftime("%Y%m%d", time.gmtime(NOW_S))
 B = "XxFormBoundaryxX"

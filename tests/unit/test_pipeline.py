@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from s3api import xml
+from s3api.access import OneAccount
 from s3api.call import ApiConfig, Call, Handler, Identity
 from s3api.errors import ERRORS, S3Error
 from s3api.message import BodyError, Request, Response
@@ -22,7 +23,7 @@ from tiering import contract
 from tiering.contract import BucketInfo, ObjectInfo
 from tiering.memory import MemoryStore
 
-ROOT = Identity("root", "topsecret", "owner", "root")
+ROOT = Identity("root", "topsecret", "owner", "root", root=True)
 NOW_S = NEW_YEAR_MS // 1000
 
 
@@ -57,6 +58,7 @@ class Edge:
             clock,
             lambda *facts: self.observed.append(facts),
             monotonic=lambda: 12.5,
+            directory=OneAccount(ROOT),
         )
 
     def answer(self, call: Call) -> Response:

@@ -323,7 +323,7 @@ class Edge:
         self.pipeline = Pipeline(
             store,
             ApiConfig(domains=("s3.test",), host_buckets={"bound": "bucket"}),
-            {ACCESS_KEY: Identity(ACCESS_KEY, SECRET_KEY)}.get,
+            {ACCESS_KEY: Identity(ACCESS_KEY, SECRET_KEY, root=True)}.get,
             {row.handler: self._answer for row in TABLE if row.handler},
             clock,
         )
