@@ -250,6 +250,8 @@ def list_parts(call: Call) -> Response:
 
 def _claims(body: bytes) -> list[PartClaim]:
     """The parts a completion names. Raises MalformedXML."""
+    if not body:  # S3 says so of this operation alone
+        raise S3Error("MalformedXML")
     root = xml.parse(body, "CompleteMultipartUpload")
     nodes = root.all("Part")
     if not 1 <= len(nodes) <= PARTS_MAX:
