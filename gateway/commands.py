@@ -19,12 +19,13 @@ from typing import Any, Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway import config, credentials, log
+from gateway import config, credentials, keys, log
 from gateway.admin import token
 from gateway.client import Client, ClientError
 from gateway.config import POOL_SETTINGS, SETTINGS, Settings, SettingsError
 from gateway.credentials import Credentials, CredentialsError
 from gateway.datadir import DataDir, StartError
+from gateway.keys import KeysError
 from gateway.value import parse_duration
 
 EXIT_DONE: Final = 0
@@ -78,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
         return EXIT_FAILED
     except SettingsError as error:
         return _refuse("the settings cannot be used:\n  " + "\n  ".join(error.faults), EXIT_BAD)
-    except CredentialsError as error:
+    except (CredentialsError, KeysError) as error:
         return _refuse(str(error), EXIT_BAD)
     except StartError as error:
         return _refuse(str(error), error.status)
@@ -221,12 +222,14 @@ def _serve(options: argparse.Namespace) -> int:
     try:
         # Under the lock: two first starts at once must not both make credentials.
         root = credentials.load(data_dir.path, os.environ, generate=True)
+        ring = keys.load(data_dir.path, settings.kms_key_file, os.environ)
         return Supervisor(
             settings,
             root,
             data_dir,
             announce=lambda actual: print(banner(actual, root), flush=True),
             module=getattr(options, "runner", DEFAULT_RUNNER),
+            ring=ring,
         ).run()
     finally:
         data_dir.close()

@@ -47,6 +47,7 @@ _ENVIRONMENT_KNOWN: Final = frozenset(
         "RECALL_ROOT_PASSWORD",
         "RECALL_BACKING_ACCESS_KEY",
         "RECALL_BACKING_SECRET_KEY",
+        "RECALL_KMS_SECRET_KEY",
     }
 )
 """Names that are no settings: the settings file, and secrets, which must never be in a Settings."""
@@ -210,6 +211,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "what lifecycle rules and RestoreObject count as a day; any other length than 24 h is for tests, and then nothing is "
         "rounded to midnight",
         "a day")] = 86_400.0
+    kms_key_file: Annotated[str, Row("S3", v.parse_text, "FILE",
+        "file of further master keys for server-side encryption, a line name:key each, mode 0600; the last one is the default",
+        "without any the gateway makes one key in its data directory")] = ""
     backing: Annotated[str, Row("Backing store", v.parse_backing_url, "URL",
         "file:///dir or s3://bucket/prefix?endpoint=http://host:9000&region=…",
         "a directory, so that one command starts everything")] = ""

@@ -23,6 +23,7 @@ import msgspec
 from gateway import log
 from gateway.config import Settings
 from gateway.credentials import Credentials
+from s3api.sealing import NO_KEYS, KeyRing
 
 Ready = Callable[[int | None], None]
 """Called once, when the child can serve, with the port it listens on (None for the keeper)."""
@@ -41,6 +42,7 @@ class Briefing(msgspec.Struct, frozen=True):
     settings: Settings
     credentials: Credentials
     first: bool = True
+    keys: KeyRing = NO_KEYS
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -53,7 +55,7 @@ class Report(msgspec.Struct, frozen=True):
 class Roles(msgspec.Struct, frozen=True):
     """What the two kinds of child do. Each blocks until SIGTERM and returns when it has drained."""
 
-    worker: Callable[[Settings, Credentials, int, Ready], None]
+    worker: Callable[[Settings, Credentials, KeyRing, int, Ready], None]
     keeper: Callable[[Settings, Credentials, Ready, bool], None]  # the last: Briefing.first
 
 
@@ -80,7 +82,7 @@ def main(arguments: Sequence[str] | None = None, roles: Roles | None = None) -> 
         log.start(name, briefing.settings.log_level)
         actual = roles or _ours()
         if options.role == "worker":
-            actual.worker(briefing.settings, briefing.credentials, options.slot, report.ready)
+            actual.worker(briefing.settings, briefing.credentials, briefing.keys, options.slot, report.ready)
         else:
             actual.keeper(briefing.settings, briefing.credentials, report.ready, briefing.first)
     except Exception as error:

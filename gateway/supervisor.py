@@ -25,11 +25,13 @@ from typing import Final
 
 import msgspec
 
+from gateway import keys
 from gateway.config import Settings, with_capacities
 from gateway.credentials import SECRET_VARIABLES, Credentials
 from gateway.datadir import DataDir, StartError
 from gateway.runner import Briefing, Report
 from gateway.value import Address
+from s3api.sealing import NO_KEYS, KeyRing
 
 RESTART_WAIT_FIRST_S: Final = 0.1
 RESTART_WAIT_MAX_S: Final = 5.0
@@ -107,11 +109,13 @@ class Supervisor:
         data_dir: DataDir,
         announce: Callable[[Settings], None],
         module: str = "gateway.runner",
+        ring: KeyRing = NO_KEYS,
     ) -> None:
         self._data_dir = data_dir
         self._announce = announce
         self._module = module
         self._credentials = credentials
+        self._ring = ring
         self._held: list[socket.socket] = []
         self._settings = self._fixed(settings)
         self._keeper = _Child("keeper", ("keeper",))
@@ -220,7 +224,7 @@ class Supervisor:
         child.restart_wait_s = min(child.restart_wait_s * 2, RESTART_WAIT_MAX_S)
 
     def _spawn(self, child: _Child) -> None:
-        briefing = msgspec.json.encode(Briefing(self._settings, self._credentials, first=child.starts == 0))
+        briefing = msgspec.json.encode(Briefing(self._settings, self._credentials, child.starts == 0, self._ring))
         briefing_fd = os.memfd_create("recall-briefing")  # a pipe could fill up and block us
         report_fd, ready_fd = os.pipe()
         os.set_blocking(report_fd, False)
@@ -232,7 +236,8 @@ class Supervisor:
             command = [sys.executable, "-m", self._module, *child.arguments, "--parent", str(os.getpid())]
             for name, descriptor in descriptors.items():
                 command += [f"--{name}", str(descriptor)]
-            environment = {name: text for name, text in os.environ.items() if name not in SECRET_VARIABLES}
+            hidden = (*SECRET_VARIABLES, *keys.SECRET_VARIABLES)
+            environment = {name: text for name, text in os.environ.items() if name not in hidden}
             child.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, env=environment, pass_fds=tuple(descriptors.values())
             )

@@ -32,6 +32,7 @@ from s3api.call import ApiConfig, Identity
 from s3api.handlers import HANDLERS
 from s3api.operations import BY_NAME
 from s3api.pipeline import PREFLIGHT, Pipeline
+from s3api.sealing import KeyRing
 from tiering.orders import Orders
 from tiering.store import TieredStore
 
@@ -44,13 +45,13 @@ SWITCH_S: Final = 0.0005
 _log = logging.getLogger("recall.worker")
 
 
-def run(settings: Settings, credentials: Credentials, slot: int, ready: Ready) -> None:
+def run(settings: Settings, credentials: Credentials, keys: KeyRing, slot: int, ready: Ready) -> None:
     """Serves until SIGTERM, then drains. Raises what keeps it from starting."""
     sys.setswitchinterval(SWITCH_S)
-    uvloop.run(_serve(settings, credentials, slot, ready))
+    uvloop.run(_serve(settings, credentials, keys, slot, ready))
 
 
-async def _serve(settings: Settings, credentials: Credentials, slot: int, ready: Ready) -> None:
+async def _serve(settings: Settings, credentials: Credentials, keys: KeyRing, slot: int, ready: Ready) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
@@ -66,6 +67,7 @@ async def _serve(settings: Settings, credentials: Credentials, slot: int, ready:
         host_buckets=settings.host_buckets,
         key_rules=settings.key_rules,
         notify_targets=tuple(settings.notify_webhooks),
+        keys=keys,
         day_ms=round(settings.lifecycle_day_s * 1000),
     )
     connections = Connections(_limits(settings), loop)

@@ -14,6 +14,7 @@ import msgspec
 
 from s3api.errors import S3Error
 from s3api.message import Request, Response
+from s3api.sealing import NO_KEYS, KeyRing
 from tiering.contract import BucketInfo, Checksum, ObjectInfo, Origin, Store
 
 
@@ -102,6 +103,7 @@ class ApiConfig(msgspec.Struct, frozen=True):
     buckets_max: int = 10_000
     presign_expires_max_s: int = 604_800
     notify_targets: tuple[str, ...] = ()  # names of the webhooks that notifications may be sent to
+    keys: KeyRing = NO_KEYS  # the master keys of sealed objects
     day_ms: int = 86_400_000  # what rules and restores count as a day; another length is for tests
 
 

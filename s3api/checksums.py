@@ -28,6 +28,9 @@ INLINE_BYTES_MAX: Final = 64 << 10
 
 Kind = Literal["FULL_OBJECT", "COMPOSITE"]
 
+crc64nvme: Final[Callable[[Buffer, int], int]] = crt.crc64nvme
+"""The next CRC64NVME of bytes, from the last."""
+
 
 class Hash(Protocol):
     """The part of hashlib's objects that is used."""

@@ -37,6 +37,7 @@ CUSTOMER: Final = b"x-amz-server-side-encryption-customer-"
 SOURCE_CUSTOMER: Final = b"x-amz-copy-source-server-side-encryption-customer-"
 _TRIO: Final = (b"algorithm", b"key", b"key-md5")
 CUSTOMER_TRIO: Final = tuple(CUSTOMER + each for each in _TRIO)
+CUSTOMER_ALGORITHM, CUSTOMER_KEY, _ = CUSTOMER_TRIO
 ASKING: Final = (SSE, KMS_KEY, CONTEXT, BUCKET_KEY, *CUSTOMER_TRIO)
 """Every header by which a write asks for encryption."""
 
@@ -83,7 +84,7 @@ def customer_key(headers: Headers, prefix: bytes = CUSTOMER, *, reading: bool = 
     if algorithm is None and key is None and md5 is None:
         return None
     if algorithm is None:
-        raise _argument(f"{_CUSTOMERS} a valid encryption algorithm.")
+        raise customer_key_missing()
     if algorithm != "AES256":
         raise S3Error(
             "InvalidEncryptionAlgorithmError",
@@ -105,6 +106,11 @@ def customer_key(headers: Headers, prefix: bytes = CUSTOMER, *, reading: bool = 
     if len(raw) != KEY_BYTES and not reading:
         raise _argument("The secret key was invalid for the specified algorithm.")
     return CustomerKey(raw, calculated)
+
+
+def customer_key_missing() -> S3Error:
+    """What a request is answered that has to bring a customer's key, and names not even an algorithm."""
+    return _argument(f"{_CUSTOMERS} a valid encryption algorithm.")
 
 
 def wrong_customer_key() -> S3Error:
@@ -129,33 +135,30 @@ NO_DEFAULT: Final = DefaultEncryption()
 
 @functools.lru_cache(maxsize=1024)
 def parse_default_encryption(text: str) -> DefaultEncryption:
-    """A `ServerSideEncryptionConfiguration` document, stored or just sent. Raises MalformedXML, InvalidArgument,
-    NotImplemented for a double encryption.
+    """A stored `ServerSideEncryptionConfiguration`. Remembered by its text: a bucket's document is read for every write."""
+    return read_default_encryption(xml.parse(text.encode(), "ServerSideEncryptionConfiguration"))
 
-    Remembered by its text: a bucket's document is read for every write.
-    """
-    root = xml.parse(text.encode(), "ServerSideEncryptionConfiguration")
-    rules = root.all("Rule")
-    if len(rules) != 1 or len(root.children) != 1:
+
+def read_default_encryption(root: xml.Node) -> DefaultEncryption:
+    """A document that was just sent. Raises MalformedXML, InvalidArgument, NotImplemented for a double encryption."""
+    rule = root.only("Rule").find("Rule")
+    if rule is None or not rule.only(*_RULE).children:
         raise S3Error("MalformedXML")
-    rule = rules[0]
-    if any(each.name not in _RULE for each in rule.children) or not rule.children:
-        raise S3Error("MalformedXML")
-    apply = rule.find("ApplyServerSideEncryptionByDefault")
+    apply, blocked = rule.find("ApplyServerSideEncryptionByDefault"), rule.find("BlockedEncryptionTypes")
     by_default = NO_DEFAULT if apply is None else _by_default(apply)
-    blocked = rule.find("BlockedEncryptionTypes")
-    kinds = [] if blocked is None else [each.own.strip() for each in blocked.all("EncryptionType")]
-    if any(kind not in ("NONE", "SSE-C") for kind in kinds):
+    kinds = set() if blocked is None else {each.own.strip() for each in blocked.only("EncryptionType").children}
+    if not kinds <= {"NONE", "SSE-C"}:
         raise S3Error("MalformedXML")
-    bucket_key = _flag(rule.text("BucketKeyEnabled", "false"))
+    bucket_key = rule.boolean("BucketKeyEnabled")
     return msgspec.structs.replace(by_default, bucket_key=bucket_key, blocks_customer_keys="SSE-C" in kinds)
 
 
-_RULE: Final = frozenset({"ApplyServerSideEncryptionByDefault", "BucketKeyEnabled", "BlockedEncryptionTypes"})
+_RULE: Final = ("ApplyServerSideEncryptionByDefault", "BucketKeyEnabled", "BlockedEncryptionTypes")
 
 
 def _by_default(apply: xml.Node) -> DefaultEncryption:
-    mode, key_id = apply.required("SSEAlgorithm").strip(), apply.text("KMSMasterKeyID").strip()
+    mode = apply.only("SSEAlgorithm", "KMSMasterKeyID").required("SSEAlgorithm").strip()
+    key_id = apply.text("KMSMasterKeyID").strip()
     if mode == "aws:kms":
         return DefaultEncryption("aws:kms", key_id)
     if mode == "aws:kms:dsse":
@@ -169,13 +172,6 @@ def _by_default(apply: xml.Node) -> DefaultEncryption:
             "ApplyServerSideEncryptionByDefault",
         )
     return DefaultEncryption("AES256")
-
-
-def _flag(text: str) -> bool:
-    value = text.strip().lower()
-    if value not in ("true", "false"):
-        raise S3Error("MalformedXML")
-    return value == "true"
 
 
 def default_encryption_document(default: DefaultEncryption) -> bytes:

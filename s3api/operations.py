@@ -350,7 +350,6 @@ DISCRIMINATORS: Final[frozenset[str]] = frozenset(
 UNSERVED_HEADERS: Final = (
     b"x-amz-write-offset-bytes",
     b"x-amz-rename-source",
-    b"x-amz-server-side-encryption-customer-algorithm",
     b"x-amz-website-redirect-location",
 )
 """Headers that make a write another operation, or promise something not kept here: refused on writes."""

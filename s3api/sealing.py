@@ -118,6 +118,9 @@ class KeyRing(msgspec.Struct, frozen=True):
         return next(reversed(tuple(self.keys)), "")
 
 
+NO_KEYS: Final = KeyRing()
+
+
 # --- sealing ----------------------------------------------------------------------------------------------------------
 
 

@@ -20,14 +20,13 @@ import msgspec
 
 from s3api import xml
 from s3api.access import OWNERSHIPS, PUBLIC_ACCESS_NAMES
+from s3api.encryption import default_encryption_document, read_default_encryption
 from s3api.errors import S3Error
 
 BUCKET_TAGS_MAX: Final = 50
 TAG_KEY_CHARS_MAX: Final = 128
 TAG_VALUE_CHARS_MAX: Final = 256
 _TAG_TEXT = re.compile(r"[\w \-+=.:/@]*\Z")
-_ALGORITHMS: Final = ("AES256", "aws:kms")
-_KNOWN_ALGORITHMS: Final = (*_ALGORITHMS, "aws:kms:dsse")
 
 
 # -- tags
@@ -122,58 +121,9 @@ def public_access_document(kept: str) -> str:
 # -- encryption
 
 
-class BucketEncryption(msgspec.Struct, frozen=True):
-    """How new objects are sealed that say nothing themselves: `algorithm` is `AES256` or `aws:kms`."""
-
-    algorithm: str
-    key_id: str = ""
-    bucket_key: bool = False
-
-
 def check_encryption(root: xml.Node) -> str:
-    """Raises MalformedXML; InvalidArgument for a key where no key belongs; NotImplemented for what is not served."""
-    rule = root.only("Rule").find("Rule")
-    if rule is None:
-        raise S3Error("MalformedXML")
-    default = rule.only("ApplyServerSideEncryptionByDefault", "BucketKeyEnabled", "BlockedEncryptionTypes").find(
-        "ApplyServerSideEncryptionByDefault"
-    )
-    if default is None:
-        raise S3Error("MalformedXML")
-    algorithm = default.only("SSEAlgorithm", "KMSMasterKeyID").one_of("SSEAlgorithm", _KNOWN_ALGORITHMS)
-    key_id = default.text("KMSMasterKeyID").strip()
-    if algorithm not in _ALGORITHMS:
-        raise S3Error("NotImplemented", f"Encryption with {algorithm} is not served.")
-    if key_id and algorithm == "AES256":
-        raise S3Error(
-            "InvalidArgument",
-            "a KMSMasterKeyID is not applicable if the default sse algorithm is not aws:kms or aws:kms:dsse",
-            ArgumentName="ApplyServerSideEncryptionByDefault",
-        )
-    blocked = rule.find("BlockedEncryptionTypes")
-    if blocked is not None and any(node.own.strip() != "NONE" for node in blocked.only("EncryptionType").children):
-        raise S3Error("NotImplemented", "Encryption types cannot be blocked.")
-    writer = xml.XmlWriter("ServerSideEncryptionConfiguration")
-    with writer.nested("Rule"):
-        with writer.nested("ApplyServerSideEncryptionByDefault"):
-            writer.leaf("SSEAlgorithm", algorithm)
-            writer.leaf("KMSMasterKeyID", key_id or None)
-        writer.leaf("BucketKeyEnabled", rule.boolean("BucketKeyEnabled"))
-    return writer.finish().decode()
-
-
-@functools.lru_cache(maxsize=256)
-def bucket_encryption(text: str) -> BucketEncryption | None:
-    """The default of a stored document; None of ""."""
-    if not text:
-        return None
-    rule = xml.parse(text.encode(), "ServerSideEncryptionConfiguration").find("Rule")
-    assert rule is not None
-    default = rule.find("ApplyServerSideEncryptionByDefault")
-    assert default is not None
-    return BucketEncryption(
-        default.text("SSEAlgorithm"), default.text("KMSMasterKeyID"), rule.boolean("BucketKeyEnabled")
-    )
+    """Raises as `encryption.read_default_encryption`."""
+    return default_encryption_document(read_default_encryption(root)).decode()
 
 
 # -- logging

@@ -26,7 +26,6 @@ from tiering.contract import (
     InvalidPart,
     InvalidPartNumber,
     InvalidPartOrder,
-    InvalidRange,
     Lock,
     Locked,
     LockNeedsVersions,
@@ -185,17 +184,7 @@ def judge_renamable(bucket: BucketInfo) -> None:
 
 def clip(wanted: ByteRange | None, size: int) -> tuple[int, int]:
     """The half-open range of an object of `size` bytes that answers `wanted`. Raises InvalidRange (fact: size)."""
-    if wanted is None:
-        return 0, size
-    if wanted.suffix:
-        length = min(wanted.stop or 0, size)
-        if length <= 0:
-            raise InvalidRange(size=size)
-        return size - length, size
-    stop = size if wanted.stop is None else min(wanted.stop, size)
-    if wanted.start >= stop:  # also every range of an empty object
-        raise InvalidRange(size=size)
-    return wanted.start, stop
+    return (0, size) if wanted is None else wanted.clip(size)
 
 
 def clip_part(number: int, info: ObjectInfo) -> tuple[int, int]:

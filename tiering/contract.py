@@ -208,6 +208,18 @@ class ByteRange(msgspec.Struct, frozen=True):
     stop: int | None = None
     suffix: bool = False
 
+    def clip(self, size: int) -> tuple[int, int]:
+        """The half-open range of `size` bytes that answers it. Raises InvalidRange (fact: size)."""
+        if self.suffix:
+            length = min(self.stop or 0, size)
+            if length <= 0:
+                raise InvalidRange(size=size)
+            return size - length, size
+        stop = size if self.stop is None else min(self.stop, size)
+        if self.start >= stop:  # also every range of an empty object
+            raise InvalidRange(size=size)
+        return self.start, stop
+
 
 class ReadOptions(msgspec.Struct, frozen=True):
     """How to open an object. At most one of `range` and `part_number`. `head`: no body, no waiting, no heat."""

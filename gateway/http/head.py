@@ -190,6 +190,7 @@ class HeadParser:
                 return 400
             self.length = int(stated)
         if b"expect" in headers and not self.version_1_0:
-            # Another expectation is not met and not refused either: S3 answers such a request as any other.
-            self.expect = headers[b"expect"].lower() == b"100-continue"
+            if headers[b"expect"].lower() != b"100-continue":
+                return 417
+            self.expect = True
         return 0

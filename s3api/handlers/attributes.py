@@ -10,9 +10,9 @@ from typing import Final
 from s3api import xml
 from s3api.call import Call
 from s3api.errors import S3Error
-from s3api.handlers.body import arrived
 from s3api.handlers.copy import checksum_leaves
 from s3api.handlers.fields import http_date, kept_checksum, storage_class
+from s3api.handlers.sealed import open_object
 from s3api.message import Response
 from s3api.params import integer, invalid
 from s3api.preconditions import read_conditions
@@ -42,7 +42,7 @@ async def get_object_attributes(call: Call) -> Response:
     options = ReadOptions(
         head=True, conditions=read_conditions(call.request.headers), version=named_version(call.query)
     )
-    info = (await arrived(call.store.open(call.bucket, call.key, options))).info
+    info = (await open_object(call, options)).info
     writer = xml.XmlWriter("GetObjectAttributesResponse")
     if "ETag" in wanted:
         writer.leaf("ETag", info.etag)  # without quotes, unlike everywhere else in S3

@@ -23,6 +23,7 @@ from tiering.contract import (
     Checksum,
     Conditions,
     FileSpans,
+    ObjectInfo,
     Objects,
     PartWriter,
     PreconditionFailed,
@@ -121,30 +122,38 @@ async def source_pieces(
     """The bytes of `opened`'s range (a reading of (bucket, key) `source`, of which no body is taken), for a writer.
     `version`: the one that was opened, as `ReadOptions.version`.
 
-    Each piece is read to its end and its reading closed before it is given out: a writer may wait for room that an open
-    reading of the same pool keeps from being freed. Raises PreconditionFailed once the source is another generation.
+    Raises PreconditionFailed once the source is another generation.
     """
-    info = opened.info
-    unchanged = Conditions(if_match=(info.etag,))
     for start in range(opened.start, opened.stop, COPY_PIECE_BYTES):
         stop = min(start + COPY_PIECE_BYTES, opened.stop)
-        options = ReadOptions(range=ByteRange(start, stop), conditions=unchanged, version=version)
-        try:
-            reading = await arrived(store.open(*source, options))
-        except PreconditionFailed:
-            raise _changed() from None
-        held = bytearray()
-        try:
-            if reading.info.generation != info.generation:  # written again, with the same bytes so far
-                raise _changed()
-            async with aclosing(pieces(reading)) as parts:
-                async for part in parts:
-                    held += part
-        finally:
-            reading.close()
-        if len(held) != stop - start:
-            raise S3Error("InternalError", "The source ended early.")
-        yield held
+        yield await read_range(store, source, opened.info, start, stop, version)
+
+
+async def read_range(
+    store: Objects, source: tuple[str, str], info: ObjectInfo, start: int, stop: int, version: str | None
+) -> bytearray:
+    """Stored bytes `start:stop` of the generation `info`. Raises PreconditionFailed once the source is another one.
+
+    They are read to their end and the reading closed before they are given out: a writer may wait for room that an open
+    reading of the same pool keeps from being freed.
+    """
+    options = ReadOptions(range=ByteRange(start, stop), conditions=Conditions(if_match=(info.etag,)), version=version)
+    try:
+        reading = await arrived(store.open(*source, options))
+    except PreconditionFailed:
+        raise _changed() from None
+    held = bytearray()
+    try:
+        if reading.info.generation != info.generation:  # written again, with the same bytes so far
+            raise _changed()
+        async with aclosing(pieces(reading)) as parts:
+            async for part in parts:
+                held += part
+    finally:
+        reading.close()
+    if len(held) != stop - start:
+        raise S3Error("InternalError", "The source ended early.")
+    return held
 
 
 async def arrived(value: T | Awaitable[T]) -> T:

@@ -6,16 +6,20 @@ Spec: AWS CopyObject, UploadPartCopy; docs/EXTENSIONS.md (a copy's pin and TTL c
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import Final, NamedTuple
 from urllib.parse import unquote_to_bytes
+
+import msgspec
 
 from s3api import xml
 from s3api.access import ownership_for
 from s3api.call import Call
-from s3api.checksums import ALGORITHMS
+from s3api.checksums import ALGORITHMS, Requested
+from s3api.encryption import SOURCE_CUSTOMER, Asked
 from s3api.errors import S3Error
 from s3api.extensions import PIN_HEADER, TTL_HEADER, write_intent
-from s3api.handlers.body import arrived
+from s3api.handlers.body import Intake, arrived
 from s3api.handlers.fields import iso_date, kept_checksum, lease_lines
 from s3api.handlers.lifecycle import expiry_of
 from s3api.handlers.objects import bucket_of
@@ -26,6 +30,7 @@ from s3api.handlers.options import (
     storage_class_of,
     tags_of,
 )
+from s3api.handlers.sealed import Seal, as_content, content_pieces, has_md5, make_seal, wanted_of, written_lines
 from s3api.message import Headers, Response
 from s3api.operations import COPY_SOURCE
 from s3api.params import choice, invalid
@@ -38,9 +43,13 @@ from tiering.contract import (
     IsMarker,
     NoSuchKey,
     NoSuchVersion,
+    NotModified,
     ObjectInfo,
+    PreconditionFailed,
+    PutOptions,
     Reading,
     ReadOptions,
+    Writer,
 )
 
 SOURCE_OWNER: Final = b"x-amz-source-expected-bucket-owner"
@@ -86,8 +95,8 @@ def copy_source(headers: Headers) -> Source:
 
 
 async def look_at_source(call: Call, source: Source, options: ReadOptions) -> Reading:
-    """Opens the source without a body, once the caller may read it. Raises as `Objects.open`, InvalidRequest for a
-    delete marker that is named, AccessDenied."""
+    """Opens the source without a body, in terms of its content, once the caller may read it. Raises as `Objects.open`;
+    InvalidRequest for a delete marker that is named, and for a customer's key that is missing; AccessDenied."""
     bucket = call.store.bucket(source.bucket)
     if SOURCE_OWNER in call.request.headers:
         call.access.check_owner(SOURCE_OWNER.decode(), call.header(SOURCE_OWNER), bucket)
@@ -103,7 +112,7 @@ async def look_at_source(call: Call, source: Source, options: ReadOptions) -> Re
         ) from None
     if judged and reading.info.owner:
         call.require(source.action, *source, reading.info)
-    return reading
+    return await as_content(call, source.place, reading, options, SOURCE_CUSTOMER)
 
 
 async def _judge_source(call: Call, source: Source) -> None:
@@ -165,8 +174,10 @@ async def copy_object(call: Call) -> Response:
     replace_metadata = _directive(call, "x-amz-metadata-directive")
     replace_tags = _directive(call, "x-amz-tagging-directive")
     algorithm = algorithm_of(headers)
+    bucket = bucket_of(call)
+    wanted = wanted_of(call, bucket, headers)
     if source == (call.bucket, call.key, None):
-        changes = replace_metadata or replace_tags or any(name in headers for name in _CHANGES)
+        changes = replace_metadata or replace_tags or wanted is not None or any(name in headers for name in _CHANGES)
         if not changes:
             raise S3Error(
                 "InvalidRequest",
@@ -181,9 +192,9 @@ async def copy_object(call: Call) -> Response:
         intent = write_intent(headers, {}, tags or {}, call.bucket, call.key, call.config.key_rules)
         replace, pin_ms = None, intent.pin_ms or 0
         ttl = intent.ttl if intent.ttl is not None and intent.ttl.ttl_ms else None
-    bucket = bucket_of(call)
     ownership = ownership_for(call, bucket)
-    seen = (await look_at_source(call, source, ReadOptions(head=True, version=source.version))).info
+    opened = await _opened_source(call, source)
+    seen = opened.info
     if seen.tags and tags is None:
         _require_tags(call, source)
     if seen.size > SINGLE_PUT_BYTES_MAX:
@@ -192,27 +203,96 @@ async def copy_object(call: Call) -> Response:
             "The specified copy source is larger than the maximum allowable size for a copy source: "
             f"{SINGLE_PUT_BYTES_MAX}",
         )
-    info = await call.store.copy(
-        source.place,
-        (call.bucket, call.key),
-        CopyOptions(
-            source_conditions=source_conditions(headers),
-            conditions=write_conditions(headers),
-            replace=replace,
-            tags=tags,
-            storage_class=storage_class_of(headers),
-            pin_ms=pin_ms,
-            ttl=ttl,
-            checksum_algorithm=algorithm or None,
-            source_version=seen.version or source.version,  # the very version that the reply will name
-            owner=ownership.owner,
-            acl=ownership.acl,
-        ),
+    options = CopyOptions(
+        source_conditions=source_conditions(headers),
+        conditions=write_conditions(headers),
+        replace=replace,
+        tags=tags,
+        storage_class=storage_class_of(headers),
+        pin_ms=pin_ms,
+        ttl=ttl,
+        checksum_algorithm=algorithm or None,
+        source_version=seen.version or source.version,  # the very version that the reply will name
+        owner=ownership.owner,
+        acl=ownership.acl,
     )
+    if _shares_bytes(seen, wanted, algorithm):
+        info = await call.store.copy(source.place, (call.bucket, call.key), options)
+    else:
+        seal = None if wanted is None else make_seal(call, wanted)
+        info = await _copy_content(call, source, opened, options, seal)
     writer = xml.XmlWriter("CopyObjectResult")
     writer.leaf("LastModified", iso_date(info.modified_ms))
     writer.leaf("ETag", f'"{info.etag}"')
     checksum_leaves(writer, kept_checksum(info))
     lines = lease_lines(info, call.now_ms, expiry_of(call, info))
-    lines += version_line(info.version, bucket) + source_line(call, source, seen)
+    lines += version_line(info.version, bucket) + source_line(call, source, seen) + written_lines(call, info)
     return Response(200, xml.CONTENT_TYPE + lines.encode(), writer.finish())
+
+
+async def _opened_source(call: Call, source: Source) -> Reading:
+    """The head of the source. Raises as `look_at_source`; PreconditionFailed."""
+    conditions = source_conditions(call.request.headers)
+    try:
+        return await look_at_source(call, source, ReadOptions(head=True, conditions=conditions, version=source.version))
+    except NotModified:
+        name = "None-Match" if conditions is not None and conditions.if_none_match is not None else "Modified-Since"
+        raise S3Error("PreconditionFailed", Condition=f"x-amz-copy-source-If-{name}") from None
+    except PreconditionFailed as failed:
+        raise S3Error("PreconditionFailed", Condition=f"x-amz-copy-source-{failed.facts['condition']}") from None
+
+
+def _shares_bytes(seen: ObjectInfo, wanted: Asked | None, algorithm: str) -> bool:
+    """Whether the copy is stored in the source's very bytes, so that the store may make it without moving any."""
+    kept = seen.encryption
+    if kept is None or wanted is None:
+        return kept is None and wanted is None
+    same = (kept.mode, kept.key_id, kept.context, kept.bucket_key)
+    if wanted.customer is not None or same != (wanted.mode, wanted.key_id, wanted.context, wanted.bucket_key):
+        return False
+    return not algorithm or (seen.checksum is not None and seen.checksum.algorithm == algorithm)
+
+
+async def _copy_content(
+    call: Call, source: Source, opened: Reading, options: CopyOptions, seal: Seal | None
+) -> ObjectInfo:
+    """A copy that is sealed in another way than its source. Raises PreconditionFailed once the source is another object."""
+    seen, bucket = opened.info, bucket_of(call)
+    described = copied_options(seen, options)
+    size = opened.stop - opened.start
+    writer: Writer
+    if seal is None:
+        writer = await arrived(call.store.put(call.bucket, call.key, size, described))
+    else:
+        writer = await seal.put(call, size, described)
+    try:
+        kept = "" if seen.checksum is None else seen.checksum.algorithm
+        requested = Requested(options.checksum_algorithm or kept)
+        intake = Intake(writer, requested, md5=has_md5(bucket, seal))
+        pieces = content_pieces(call.store, source.place, opened, options.source_version)
+        async with aclosing(pieces) as found:
+            async for piece in found:
+                await intake.take(piece)
+        return await writer.commit(intake.conclude())
+    except BaseException:  # cancellation too
+        writer.abort()
+        raise
+
+
+def copied_options(source: ObjectInfo, options: CopyOptions) -> PutOptions:
+    """What a copy is stored with when its bytes are written: as the store does it for a copy of its own."""
+    kept = options.replace or PutOptions(
+        content_type=source.content_type, headers=source.headers, metadata=source.metadata
+    )
+    return msgspec.structs.replace(
+        kept,
+        tags=source.tags if options.tags is None else options.tags,
+        storage_class=options.storage_class or kept.storage_class,
+        pin_ms=options.pin_ms,
+        ttl=options.ttl,
+        conditions=options.conditions,
+        lock=options.lock,
+        owner=options.owner,
+        acl=options.acl,
+        origin=options.origin,
+    )

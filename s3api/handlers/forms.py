@@ -23,6 +23,7 @@ from s3api.handlers.fields import checksum_lines, kept_checksum, lease_lines
 from s3api.handlers.lifecycle import expiry_of
 from s3api.handlers.objects import bucket_of, stored
 from s3api.handlers.options import SINGLE_PUT_BYTES_MAX, put_options
+from s3api.handlers.sealed import written_lines
 from s3api.handlers.tagging import read_tagging
 from s3api.message import Response
 from s3api.versions import version_line
@@ -48,7 +49,7 @@ async def post_object(call: Call) -> Response:
     redirect = _redirect(call, form.fields.get("success_action_redirect") or form.fields.get("redirect", ""), info)
     expiry = expiry_of(call, info)
     lines = f'etag: "{info.etag}"\r\n{checksum_lines(kept_checksum(info))}{lease_lines(info, call.now_ms, expiry)}'
-    lines += version_line(info.version, bucket_of(call))
+    lines += version_line(info.version, bucket_of(call)) + written_lines(call, info)
     lines += f"location: {redirect or location}\r\n"
     if redirect:
         return Response(303, lines.encode())

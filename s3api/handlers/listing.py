@@ -18,7 +18,7 @@ from s3api.handlers.objects import bucket_of
 from s3api.message import Response
 from s3api.paging import PAGE_KEYS_MAX, decode_token, encode_token
 from s3api.params import choice, query_integer
-from tiering.contract import Listing, ListOptions, ObjectInfo, PendingListing, PendingOptions
+from tiering.contract import Listing, ListOptions, ObjectInfo, PendingListing, PendingOptions, content_bytes
 
 _NOTHING: Final = Listing((), (), False)
 _NOTHING_PENDING: Final = PendingListing((), (), False)
@@ -57,7 +57,7 @@ def _contents(writer: xml.XmlWriter, call: Call, page: Page, listing: Listing, o
             writer.leaf("ETag", f'"{info.etag}"')
             writer.leaf("ChecksumAlgorithm", checksum.algorithm)
             writer.leaf("ChecksumType", checksum.kind)
-            writer.leaf("Size", info.size)
+            writer.leaf("Size", content_bytes(info))
             if owners:
                 owner(writer, call, owner_id=info.owner)
             writer.leaf("StorageClass", storage_class(info))

@@ -18,6 +18,7 @@ from typing import Any, Final
 from s3api import xml
 from s3api.call import Call
 from s3api.checksums import requested_checksum
+from s3api.encryption import CUSTOMER_ALGORITHM, CUSTOMER_KEY, SSE
 from s3api.errors import S3Error, from_store
 from s3api.handlers.body import Intake, arrived, document
 from s3api.handlers.fields import (
@@ -29,6 +30,15 @@ from s3api.handlers.fields import (
 )
 from s3api.handlers.lifecycle import expiry_of
 from s3api.handlers.options import SINGLE_PUT_BYTES_MAX, checked, put_options
+from s3api.handlers.sealed import (
+    check_plain,
+    check_reading,
+    has_md5,
+    invalid_range,
+    new_seal,
+    open_sealed,
+    written_lines,
+)
 from s3api.message import Response, StreamBody
 from s3api.params import boolean, date, etags, http_date, integer
 from s3api.preconditions import delete_conditions, read_conditions
@@ -43,12 +53,14 @@ from tiering.contract import (
     Deleted,
     DeleteOptions,
     FileSpans,
+    InvalidRange,
     NotModified,
     ObjectInfo,
     PutOptions,
     Reading,
     ReadOptions,
     StoreError,
+    Writer,
 )
 
 _log = logging.getLogger(__name__)
@@ -94,6 +106,8 @@ def _read(call: Call, head: bool) -> Response | Coroutine[Any, Any, Response]:
     wanted = parse_range(headers[b"range"].decode("latin-1")) if b"range" in headers else None
     if wanted is not None and part is not None:
         raise S3Error("InvalidRequest", "Cannot specify both Range header and partNumber query parameter")
+    if SSE in headers:
+        check_reading(headers)
     conditions = read_conditions(headers)
     if wanted is None and part is None and conditions is None and version is None:
         options = _HEAD if head else _GET
@@ -105,7 +119,11 @@ def _read(call: Call, head: bool) -> Response | Coroutine[Any, Any, Response]:
         opened = call.store.open(call.bucket, call.key, options)
     except NotModified as unchanged:
         return _unchanged(unchanged)
+    except InvalidRange as error:
+        return _out_of_range(call, options, error)
     if isinstance(opened, Reading):
+        if opened.info.encryption is not None:
+            return _reply_sealed(call, opened, options, overrides)
         return _reply(call, opened, options, overrides)
     return _read_later(call, opened, options, overrides)
 
@@ -117,7 +135,28 @@ async def _read_later(
         reading = await opened
     except NotModified as unchanged:
         return _unchanged(unchanged)
+    except InvalidRange as error:
+        return await _out_of_range(call, options, error)
+    return await _reply_any(call, reading, options, overrides)
+
+
+async def _reply_sealed(
+    call: Call, reading: Reading, options: ReadOptions, overrides: Mapping[str, str] | None
+) -> Response:
+    opened = await open_sealed(call, (call.bucket, call.key), reading, options)
+    return _reply(call, opened, options, overrides, opened.lines)
+
+
+async def _reply_any(
+    call: Call, reading: Reading, options: ReadOptions, overrides: Mapping[str, str] | None
+) -> Response:
+    if reading.info.encryption is not None:
+        return await _reply_sealed(call, reading, options, overrides)
     return _reply(call, reading, options, overrides)
+
+
+async def _out_of_range(call: Call, options: ReadOptions, error: InvalidRange) -> Response:
+    raise await invalid_range(call, (call.bucket, call.key), options, error)
 
 
 async def _read_if_range(call: Call, options: ReadOptions, overrides: Mapping[str, str] | None) -> Response:
@@ -129,11 +168,13 @@ async def _read_if_range(call: Call, options: ReadOptions, overrides: Mapping[st
         if _is_named(call.header(b"if-range"), seen):
             reading = await arrived(call.store.open(call.bucket, call.key, options))
             if reading.info.generation == seen.generation:
-                return _reply(call, reading, options, overrides)
+                return await _reply_any(call, reading, options, overrides)
             reading.close()
-        return _reply(call, await arrived(call.store.open(call.bucket, call.key, whole)), whole, overrides)
+        return await _reply_any(call, await arrived(call.store.open(call.bucket, call.key, whole)), whole, overrides)
     except NotModified as unchanged:
         return _unchanged(unchanged)
+    except InvalidRange as error:
+        return await _out_of_range(call, options, error)
 
 
 def _is_named(if_range: str, info: ObjectInfo) -> bool:
@@ -161,20 +202,26 @@ def _unchanged(unchanged: NotModified) -> Response:
     return Response(304, unchanged_lines(info).encode())
 
 
-def _reply(call: Call, reading: Reading, options: ReadOptions, overrides: Mapping[str, str] | None) -> Response:
+def _reply(
+    call: Call, reading: Reading, options: ReadOptions, overrides: Mapping[str, str] | None, sealed_lines: str = ""
+) -> Response:
     try:
         info, start, stop = reading.info, reading.start, reading.stop
         if info.owner or call.asked:
             call.check_object(info)
         lines = object_lines(info, reading.tier, call.now_ms, overrides, expiry_of(call, info))
         lines += version_line(info.version, bucket_of(call))
+        headers = call.request.headers
+        if sealed_lines:
+            lines += sealed_lines
+        elif CUSTOMER_ALGORITHM in headers or CUSTOMER_KEY in headers:
+            check_plain(headers)
         status = 200
         if options.range is not None or (options.part_number is not None and info.size):
             status = 206
             lines += f"content-range: {content_range(start, stop, info.size)}\r\n"
             if options.part_number is not None and info.parts:
                 lines += f"x-amz-mp-parts-count: {len(info.parts)}\r\n"
-        headers = call.request.headers
         if b"x-amz-checksum-mode" in headers and headers[b"x-amz-checksum-mode"].lower() == b"enabled":
             lines += _read_checksum_lines(info, start, stop, options.part_number)
         length = stop - start
@@ -222,9 +269,14 @@ async def stored(call: Call, options: PutOptions, size: int, short: bool = False
     """Stores the body; nothing is visible unless all of it came and was right. `short`: `size` is only a bound."""
     requested = requested_checksum(call.request.headers)
     bucket = bucket_of(call)
-    writer = await arrived(call.store.put(call.bucket, call.key, size, options))
+    seal = new_seal(call, bucket)
+    writer: Writer
+    if seal is None:
+        writer = await arrived(call.store.put(call.bucket, call.key, size, options))
+    else:
+        writer = await seal.put(call, size, options)
     try:
-        intake = Intake(writer, requested, md5=not bucket.opaque_etag)
+        intake = Intake(writer, requested, md5=has_md5(bucket, seal))
         await intake.drain(call.payload)
         return await writer.commit(intake.conclude(call.payload.trailer, short=short))
     except BaseException:  # cancellation too: the room it holds must come back
@@ -237,7 +289,7 @@ async def put_object(call: Call) -> Response:
     options = put_options(call)
     info = await stored(call, options, check_length(call))
     lines = f'etag: "{info.etag}"\r\n{checksum_lines(kept_checksum(info))}{lease_lines(info, call.now_ms, expiry_of(call, info))}'
-    lines += version_line(info.version, bucket_of(call))
+    lines += version_line(info.version, bucket_of(call)) + written_lines(call, info)
     return Response(200, lines.encode())
 
 

@@ -157,9 +157,7 @@ def tags_of(headers: Headers) -> dict[str, str]:
 
 
 def refuse_unserved(headers: Headers) -> None:
-    """Headers that promise something not kept here: encryption, locks."""
-    if b"x-amz-server-side-encryption" in headers:
-        raise S3Error("NotImplemented", Header="x-amz-server-side-encryption")
+    """Headers that promise something not kept here: locks."""
     if any(name in headers for name in _LOCKS):
         raise S3Error("InvalidRequest", "Bucket is missing Object Lock Configuration.")
 

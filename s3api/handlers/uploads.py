@@ -31,7 +31,7 @@ from s3api.checksums import (
     requested_checksum,
 )
 from s3api.errors import S3Error
-from s3api.handlers.body import AnyWriter, Intake, arrived, source_pieces
+from s3api.handlers.body import AnyWriter, Intake
 from s3api.handlers.buckets import owner
 from s3api.handlers.copy import (
     Source,
@@ -52,6 +52,16 @@ from s3api.handlers.fields import (
 from s3api.handlers.lifecycle import abort_lines, expiry_of
 from s3api.handlers.objects import bucket_of, check_length
 from s3api.handlers.options import SINGLE_PUT_BYTES_MAX, put_options
+from s3api.handlers.sealed import (
+    completing_lines,
+    content_pieces,
+    has_md5,
+    new_seal,
+    put_part,
+    sealed_whole,
+    shown_part,
+    upload_seal,
+)
 from s3api.message import Response
 from s3api.params import integer, query_integer
 from s3api.preconditions import source_conditions, write_conditions
@@ -101,6 +111,9 @@ def _kind(call: Call, algorithm: str) -> Kind | None:
 async def create_multipart_upload(call: Call) -> Response:
     """Begins an upload; what the headers say is kept for the object it will become."""
     options = msgspec.structs.replace(put_options(call), conditions=None)  # they count when it is completed
+    seal = new_seal(call, bucket_of(call))
+    if seal is not None:
+        options = msgspec.structs.replace(options, encryption=seal.encryption)
     algorithm = algorithm_of(call.request.headers)
     kind = _kind(call, algorithm)
     upload = await call.store.begin_upload(call.bucket, call.key, options, algorithm, kind)
@@ -110,6 +123,8 @@ async def create_multipart_upload(call: Call) -> Response:
     writer.leaf("UploadId", upload.upload_id)
     lines = f"x-amz-checksum-algorithm: {algorithm}\r\nx-amz-checksum-type: {kind}\r\n" if algorithm else ""
     lines += abort_lines(call, upload.initiated_ms)
+    if seal is not None:
+        lines += seal.lines(context=True)
     return Response(200, xml.CONTENT_TYPE + lines.encode(), writer.finish())
 
 
@@ -149,9 +164,10 @@ async def upload_part(call: Call) -> Response:
     upload_id, number, upload = _part_request(call)
     requested = _part_checksum(claimed, upload)
     bucket = bucket_of(call)
-    writer = await arrived(call.store.put_part(call.bucket, call.key, upload_id, number, size))
+    seal = upload_seal(call, upload)
+    writer = await put_part(call, upload_id, number, size, seal)
     try:
-        intake = Intake(writer, requested, md5=not bucket.opaque_etag)
+        intake = Intake(writer, requested, md5=has_md5(bucket, seal))
         await intake.drain(call.payload)
         result = intake.conclude(call.payload.trailer)
         part = await writer.commit(_part_result(upload, writer, result))
@@ -162,6 +178,8 @@ async def upload_part(call: Call) -> Response:
     lines = f'etag: "{part.etag}"\r\n'
     if shown is not None:
         lines += checksum_line(shown)
+    if seal is not None:
+        lines += seal.lines()
     return Response(200, lines.encode())
 
 
@@ -193,14 +211,15 @@ async def upload_part_copy(call: Call) -> Response:
     """Makes a part of an object's bytes, or a range of them."""
     upload_id, number, upload = _part_request(call)
     bucket = bucket_of(call)
+    seal = upload_seal(call, upload)
     source = copy_source(call.request.headers)
     opened = await _open_source(call, source)
     size = opened.stop - opened.start
-    writer = await arrived(call.store.put_part(call.bucket, call.key, upload_id, number, size))
+    writer = await put_part(call, upload_id, number, size, seal)
     try:
-        intake = Intake(writer, _part_checksum(NOTHING_REQUESTED, upload), md5=not bucket.opaque_etag)
+        intake = Intake(writer, _part_checksum(NOTHING_REQUESTED, upload), md5=has_md5(bucket, seal))
         version = opened.info.version or source.version  # read on under its id, whatever becomes current
-        async with aclosing(source_pieces(call.store, source.place, opened, version)) as found:
+        async with aclosing(content_pieces(call.store, source.place, opened, version)) as found:
             async for piece in found:
                 await intake.take(piece)
         part = await writer.commit(_part_result(upload, writer, intake.conclude()))
@@ -212,7 +231,8 @@ async def upload_part_copy(call: Call) -> Response:
     document.leaf("ETag", f'"{part.etag}"')
     if part.checksum is not None:
         checksum_leaves(document, part.checksum, with_type=False)
-    return Response(200, xml.CONTENT_TYPE + source_line(call, source, opened.info).encode(), document.finish())
+    lines = source_line(call, source, opened.info) + ("" if seal is None else seal.lines())
+    return Response(200, xml.CONTENT_TYPE + lines.encode(), document.finish())
 
 
 def list_parts(call: Call) -> Response:
@@ -241,7 +261,7 @@ def list_parts(call: Call) -> Response:
             writer.leaf("PartNumber", part.number)
             writer.leaf("LastModified", iso_date(part.modified_ms))
             writer.leaf("ETag", f'"{part.etag}"')
-            writer.leaf("Size", part.size)
+            writer.leaf("Size", shown_part(upload, part).size)
             if part.checksum is not None:
                 checksum_leaves(writer, part.checksum, with_type=False)
     lines = abort_lines(call, upload.initiated_ms)
@@ -250,8 +270,6 @@ def list_parts(call: Call) -> Response:
 
 def _claims(body: bytes) -> list[PartClaim]:
     """The parts a completion names. Raises MalformedXML."""
-    if not body:  # S3 says so of this operation alone
-        raise S3Error("MalformedXML")
     root = xml.parse(body, "CompleteMultipartUpload")
     nodes = root.all("Part")
     if not 1 <= len(nodes) <= PARTS_MAX:
@@ -268,13 +286,14 @@ def _claims(body: bytes) -> list[PartClaim]:
 
 
 def _whole_checksum(upload: UploadInfo, chosen: Sequence[PartInfo]) -> Checksum | None:
-    """The object's checksum from its parts'; None for the one every object has anyway, CRC64NVME of the whole."""
-    if not upload.checksum_algorithm:
+    """The object's checksum from its parts'; None for the one every object has anyway, CRC64NVME of the whole, unless its
+    bytes are sealed: then what the store has is not of the content."""
+    if not upload.checksum_algorithm and upload.options.encryption is None:
         return None
     parts = [(part.checksum.value, part.size) for part in chosen if part.checksum is not None]
     if upload.checksum_kind == "COMPOSITE":
         return composite(upload.checksum_algorithm, [value for value, _ in parts])
-    return full_object(upload.checksum_algorithm, parts)
+    return full_object(upload.checksum_algorithm or DEFAULT_ALGORITHM, parts)
 
 
 def _check_claimed(call: Call, upload: UploadInfo, chosen: Sequence[PartInfo], whole: Checksum | None) -> None:
@@ -334,7 +353,7 @@ async def complete_multipart_upload(call: Call) -> Response:
     upload_id = call.query["uploadId"]
     # The checksum headers of this request are about the object, not about this document.
     claims = _claims(await call.payload.document())
-    whole = None
+    whole, encryption, sealed_lines = None, None, ""
     try:
         upload = call.store.upload(call.bucket, call.key, upload_id)
         stored = {part.number: part for part in call.store.parts(call.bucket, call.key, upload_id)}
@@ -344,13 +363,17 @@ async def complete_multipart_upload(call: Call) -> Response:
         if not upload.checksum_algorithm:
             claims = [_kept_algorithm(claim, stored.get(claim.number)) for claim in claims]
         _check_complete(upload, claims)
-        chosen = [stored[claim.number] for claim in claims if claim.number in stored]
+        chosen = [shown_part(upload, stored[claim.number]) for claim in claims if claim.number in stored]
         if len(chosen) == len(claims):  # else the store refuses it, with the part's number
             whole = _whole_checksum(upload, chosen)
             _check_claimed(call, upload, chosen, whole)
+            if upload.options.encryption is not None:
+                sealed_lines = completing_lines(call, upload)
+                encryption = sealed_whole(upload, chosen, object_size)
+                object_size = None  # judged: the store knows sealed sizes only
     etag = multipart_etag([claim.etag for claim in claims])
     info = await call.store.complete_upload(
-        call.bucket, call.key, upload_id, claims, CompleteOptions(etag, whole, object_size, conditions)
+        call.bucket, call.key, upload_id, claims, CompleteOptions(etag, whole, object_size, conditions, encryption)
     )
     writer = xml.XmlWriter("CompleteMultipartUploadResult")
     scheme = "https" if call.request.secure else "http"
@@ -361,6 +384,7 @@ async def complete_multipart_upload(call: Call) -> Response:
     writer.leaf("ETag", f'"{info.etag}"')
     checksum_leaves(writer, kept_checksum(info))
     lines = lease_lines(info, call.now_ms, expiry_of(call, info)) + version_line(info.version, bucket_of(call))
+    lines += sealed_lines
     return Response(200, xml.CONTENT_TYPE + lines.encode(), writer.finish())
 
 

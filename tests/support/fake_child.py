@@ -20,6 +20,7 @@ from pathlib import Path
 from gateway.config import Settings
 from gateway.credentials import Credentials
 from gateway.runner import Ready, Roles, main
+from s3api.sealing import KeyRing
 
 _MODE = os.environ.get("RECALL_TEST_FAKE", "")
 
@@ -47,7 +48,7 @@ def _listen(host: str, port: int, body: bytes) -> None:
     threading.Thread(target=_answer, args=(listener, body), daemon=True).start()
 
 
-def worker(settings: Settings, credentials: Credentials, slot: int, ready: Ready) -> None:
+def worker(settings: Settings, credentials: Credentials, keys: KeyRing, slot: int, ready: Ready) -> None:
     """Serves `worker-<slot> <access key>` until SIGTERM."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     if _MODE == "worker-refuses":

@@ -313,7 +313,7 @@ def test_metadata_limit(s3: Harness) -> None:
     ("headers", "code"),
     [
         ({"x-amz-storage-class": "COLDISH"}, "InvalidStorageClass"),
-        ({"x-amz-server-side-encryption": "AES256"}, "NotImplemented"),
+        ({"x-amz-server-side-encryption": "aws:kms:dsse"}, "NotImplemented"),
         ({"x-amz-object-lock-mode": "GOVERNANCE"}, "InvalidRequest"),
         ({"x-amz-acl": "mine"}, "InvalidArgument"),
         ({"x-amz-grant-read": "id=1"}, "InvalidArgument"),

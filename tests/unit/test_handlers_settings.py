@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from s3api import settings, xml
+from s3api.encryption import DefaultEncryption, parse_default_encryption
 from s3api.handlers.settings import DOCUMENT_BYTES_MAX, SETTINGS
 from s3api.operations import BY_NAME
 from tests.unit.handler_harness import Harness
@@ -26,6 +27,9 @@ def tagging(*pairs: tuple[str, str]) -> str:
 
 def cors(rule: str) -> str:
     return f"<CORSConfiguration><CORSRule>{rule}</CORSRule></CORSConfiguration>"
+
+
+UNBLOCKED = "<BlockedEncryptionTypes><EncryptionType>NONE</EncryptionType></BlockedEncryptionTypes>"
 
 
 def encryption(default: str, rest: str = "") -> str:
@@ -65,12 +69,11 @@ KEPT = [
     ("cors", cors("<AllowedOrigin/><AllowedMethod>GET</AllowedMethod>"),
      cors("<AllowedMethod>GET</AllowedMethod><AllowedOrigin></AllowedOrigin>")),
     ("encryption", encryption("<SSEAlgorithm>AES256</SSEAlgorithm>"),
-     encryption("<SSEAlgorithm>AES256</SSEAlgorithm>", "<BucketKeyEnabled>false</BucketKeyEnabled>")),
+     encryption("<SSEAlgorithm>AES256</SSEAlgorithm>", "<BucketKeyEnabled>false</BucketKeyEnabled>" + UNBLOCKED)),
     ("encryption", encryption("<KMSMasterKeyID>k1</KMSMasterKeyID><SSEAlgorithm>aws:kms</SSEAlgorithm>",
-                              "<BucketKeyEnabled>TRUE</BucketKeyEnabled>"
-                              "<BlockedEncryptionTypes><EncryptionType>NONE</EncryptionType></BlockedEncryptionTypes>"),
+                              "<BucketKeyEnabled>TRUE</BucketKeyEnabled>" + UNBLOCKED),
      encryption("<SSEAlgorithm>aws:kms</SSEAlgorithm><KMSMasterKeyID>k1</KMSMasterKeyID>",
-                "<BucketKeyEnabled>true</BucketKeyEnabled>")),
+                "<BucketKeyEnabled>true</BucketKeyEnabled>" + UNBLOCKED)),
     ("ownershipControls", ownership("ObjectWriter"), ownership("ObjectWriter")),
     ("publicAccessBlock", blocks("<BlockPublicPolicy>true</BlockPublicPolicy>"),
      blocks("<BlockPublicAcls>false</BlockPublicAcls><IgnorePublicAcls>false</IgnorePublicAcls>"
@@ -189,7 +192,7 @@ BAD = [
     ("encryption", encryption("<SSEAlgorithm>AES256</SSEAlgorithm>", "<BucketKeyEnabled>1</BucketKeyEnabled>"), "MalformedXML"),
     ("encryption", encryption("<SSEAlgorithm>AES256</SSEAlgorithm>").replace("<Rule>", "<Rule/><Rule>"), "MalformedXML"),
     ("encryption", encryption("<SSEAlgorithm>AES256</SSEAlgorithm>",
-     "<BlockedEncryptionTypes><EncryptionType>SSE-C</EncryptionType></BlockedEncryptionTypes>"), "NotImplemented"),
+     "<BlockedEncryptionTypes><EncryptionType>SSE-X</EncryptionType></BlockedEncryptionTypes>"), "MalformedXML"),
     ("ownershipControls", "<OwnershipControls/>", "MalformedXML"),
     ("ownershipControls", "<OwnershipControls><Rule/></OwnershipControls>", "MalformedXML"),
     ("ownershipControls", ownership("Other"), "MalformedXML"),
@@ -254,8 +257,6 @@ def test_stored_documents_are_read(s3: Harness) -> None:
     assert stored(s3, "publicAccessBlock", blocks("<BlockPublicAcls>false</BlockPublicAcls>")) == ""
     assert s3("GET", "/bucket?publicAccessBlock").status == 200
     kms = encryption("<SSEAlgorithm>aws:kms</SSEAlgorithm><KMSMasterKeyID>k1</KMSMasterKeyID>")
-    text = stored(s3, "encryption", kms)
-    assert settings.bucket_encryption(text) == settings.BucketEncryption("aws:kms", "k1")
-    assert settings.bucket_encryption("") is None
+    assert parse_default_encryption(stored(s3, "encryption", kms)) == DefaultEncryption("aws:kms", "k1")
     assert settings.bucket_logging(stored(s3, "logging", logging(TARGET))) == settings.Logging("bucket", "logs/")
     assert settings.bucket_logging("") is None

@@ -207,7 +207,7 @@ def test_bad_completions(s3: Harness) -> None:
     etags = [f'"{hashlib.md5(data).hexdigest()}"' for data in (BIG, SMALL)]
     for bad, code in (
         (document(), "MalformedXML"),
-        (b"", "MalformedXML"),
+        (b"", "MissingRequestBodyError"),
         (b"<CompleteMultipartUpload><Part><ETag>x</ETag></Part></CompleteMultipartUpload>", "MalformedXML"),
         (document((0, "x")), "MalformedXML"),
         (document((2, etags[1]), (1, etags[0])), "InvalidPartOrder"),

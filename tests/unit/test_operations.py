@@ -107,7 +107,6 @@ REFUSED = [
     ("GET", "bucket", "list-type=2&versions", {}, "InvalidArgument"),
     ("DELETE", "object", "uploadId=u&tagging", {}, "InvalidRequest"),
     ("PUT", "object", "", {b"x-amz-write-offset-bytes": b"0"}, "NotImplemented"),
-    ("PUT", "object", "", {b"x-amz-server-side-encryption-customer-algorithm": b"AES256"}, "NotImplemented"),
 ]
 
 

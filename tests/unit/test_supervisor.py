@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import logging
 import os
@@ -9,7 +10,7 @@ import signal
 import socket
 import stat
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,8 @@ from tests.support.gateway import Gateway, GatewayFailed, _runs, wait_for
 FAKE = "tests.support.fake_gateway"
 
 
-def fake(mode: str = "", **options: Any) -> Gateway:
-    return Gateway(main=FAKE, env={"RECALL_TEST_FAKE": mode} if mode else None, **options)
+def fake(mode: str = "", env: Mapping[str, str] | None = None, **options: Any) -> Gateway:
+    return Gateway(main=FAKE, env={**({"RECALL_TEST_FAKE": mode} if mode else {}), **(env or {})}, **options)
 
 
 def fetch(endpoint: str) -> str:
@@ -162,12 +163,14 @@ def test_a_child_that_does_not_drain_is_killed(data_dir: Path) -> None:
 
 
 def test_secrets_are_neither_in_arguments_nor_in_the_environment_of_children() -> None:
-    with fake() as gateway:
+    key = base64.b64encode(bytes(range(32))).decode()
+    with fake(env={"RECALL_KMS_SECRET_KEY": f"mine:{key}"}) as gateway:
         for name in ("keeper", "worker-0"):
             pid = gateway.pids()[name]
-            for where in ("cmdline", "environ"):
-                assert gateway.secret_key.encode() not in Path(f"/proc/{pid}/{where}").read_bytes(), (name, where)
-        assert gateway.secret_key not in gateway.log
+            for secret in (gateway.secret_key, key):
+                for where in ("cmdline", "environ"):
+                    assert secret.encode() not in Path(f"/proc/{pid}/{where}").read_bytes(), (name, where)
+                assert secret not in gateway.log
 
 
 # its parts

@@ -1,0 +1,110 @@
+"""The master keys of sealed objects: from the data directory, from the file of `kms_key_file`, from the environment.
+
+Promise: a key is never in a Settings, an argument vector, a log line or a repr; a file that others may read is refused
+rather than repaired. A gateway that is given no key makes one at its first start, so that encryption works out of the box.
+
+Owns `<data-dir>/master.keys`. Does not know what keys are used for. Kind: owner of one file (process: the supervisor).
+Spec: docs/OPERATIONS.md, "Master keys".
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+import re
+import secrets
+import stat
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from s3api.sealing import KEY_BYTES, KeyRing
+
+FILE_NAME: Final = "master.keys"
+FILE_BYTES_MAX: Final = 1 << 20
+SECRET_VARIABLES: Final = ("RECALL_KMS_SECRET_KEY", "MINIO_KMS_SECRET_KEY")
+"""The first that is set counts. They are taken out of the environment of child processes."""
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+
+class KeysError(Exception):
+    """The master keys cannot be used."""
+
+
+def load(data_dir: Path, key_file: str, environ: Mapping[str, str]) -> KeyRing:
+    """The keys of all places, the newest last; made and stored where there is none. Raises KeysError."""
+    found: dict[str, bytes] = {}
+    own = data_dir / FILE_NAME
+    places = [(str(own), _read(own, required=False))]
+    if key_file:
+        places.append((key_file, _read(Path(key_file), required=True)))
+    for variable in SECRET_VARIABLES:
+        if environ.get(variable):
+            places.append((variable, environ[variable].split(",")))
+            break
+    for where, lines in places:
+        for name, key in _parse(lines, where):
+            if found.setdefault(name, key) != key:
+                raise KeysError(f"{where}: {name} stands for another key elsewhere")
+            found[name] = found.pop(name)  # named again, it is as new as its last place
+    return KeyRing(found or _make(own))
+
+
+def _read(path: Path, required: bool) -> list[str]:
+    try:
+        with open(path, "rb") as stream:
+            mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
+            content = stream.read(FILE_BYTES_MAX)
+    except FileNotFoundError:
+        if required:
+            raise KeysError(f"kms_key_file: {path} does not exist") from None
+        return []
+    except OSError as error:
+        raise KeysError(f"{path} cannot be read: {error.strerror}") from None
+    if mode & 0o077:
+        raise KeysError(
+            f"{path} has mode {mode:04o}, so others on this machine may have read it: accept that with chmod 600, and add "
+            f"a new key at its end"
+        )
+    try:
+        return content.decode("ascii").splitlines()
+    except UnicodeDecodeError:
+        raise KeysError(f"{path} is not text") from None
+
+
+def _parse(lines: list[str], where: str) -> Iterator[tuple[str, bytes]]:
+    """Each `name:key`; empty lines and comments are passed over. Errors name the place and never the key."""
+    for number, line in enumerate(lines, start=1):
+        text = line.strip()
+        if not text or text.startswith("#"):
+            continue
+        name, colon, encoded = text.partition(":")
+        if not colon or not _NAME.fullmatch(name):
+            raise KeysError(
+                f"{where}, entry {number}: write it as name:key, the name of up to 64 letters, digits and -_."
+            )
+        try:
+            key = base64.b64decode(encoded, validate=True)
+        except (binascii.Error, ValueError):
+            key = b""
+        if len(key) != KEY_BYTES:
+            raise KeysError(f"{where}, entry {number}: the key of {name} must be {KEY_BYTES} bytes in base64")
+        yield name, key
+
+
+def _make(path: Path) -> dict[str, bytes]:
+    """A first key, under a name that no other gateway's has: a key that was lost is then missed by name."""
+    name, key = f"recall-{secrets.token_hex(4)}", secrets.token_bytes(KEY_BYTES)
+    partial = path.with_suffix(".new")
+    partial.unlink(missing_ok=True)
+    line = f"{name}:{base64.b64encode(key).decode()}\n"
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        stream.write(
+            "# Master keys of this gateway. Without them encrypted objects cannot be read: back this file up.\n"
+        )
+        stream.write(line)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(partial, path)
+    return {name: key}
