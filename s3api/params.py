@@ -20,6 +20,8 @@ NO_QUERY: Final[dict[str, str]] = {}
 """The query of a request that has none: shared, never changed."""
 
 QUERY_PAIRS_MAX: Final = 128
+PAGE_NUMBER_MAX: Final = (1 << 31) - 1
+"""Largest number a page size or part marker may state, though it is lowered to what a page holds."""
 
 _INT = re.compile(r"[+-]?[0-9]{1,18}\Z")
 _MONTHS: Final = {
@@ -122,8 +124,8 @@ def query_integer(query: Mapping[str, str], name: str, default: int, low: int, h
     if not _INT.match(value):
         raise invalid(name, value, "it must be a whole number")
     number = int(value)
-    if number < low:
-        raise invalid(name, value, f"it must be at least {low}")
+    if not low <= number <= PAGE_NUMBER_MAX:
+        raise invalid(name, value, f"it must be between {low} and {PAGE_NUMBER_MAX}")
     return min(number, high)
 
 

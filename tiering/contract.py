@@ -340,7 +340,8 @@ DELETE: Final = DeleteOptions()
 
 
 class ListOptions(msgspec.Struct, frozen=True):
-    """One page of keys in UTF-8 byte order. `after` is exclusive and may be a common prefix already given out."""
+    """One page of keys in UTF-8 byte order. `after` is exclusive and may be a common prefix already given
+    out; a common prefix it lies in is not listed (again), as S3 has it."""
 
     prefix: str = ""
     delimiter: str = ""

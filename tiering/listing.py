@@ -48,7 +48,7 @@ def list_objects(
                 break
             key = raw[4:].decode()
             common = common_prefix(key, options.prefix, options.delimiter)
-            if common and common == options.after:
+            if common and options.after.startswith(common):  # what the place lies in was given out before it
                 found = cursor.set_range(successor(base + common.encode()))
                 continue
             if key <= options.after:

@@ -560,12 +560,11 @@ class MemoryStore:
         if options.upload_id_after:
             floor = (options.key_after, options.upload_id_after)
             mine = [pair for pair in mine if pair > floor]
-            after = ""
         else:
-            after = options.key_after
+            mine = [pair for pair in mine if pair[0] > options.key_after]
         # "\0" sorts below every other character, so (key, id) pairs keep their order as one text.
-        found = {f"{key}\0{i}": i for key, i in mine if not after or key > after}
-        page = _page(found, options.prefix, options.delimiter, after, options.limit, tagged=True)
+        found = {f"{key}\0{i}": i for key, i in mine}
+        page = _page(found, options.prefix, options.delimiter, options.key_after, options.limit, tagged=True)
         uploads = [self._uploads[found[text]].info for text in page.keys]
         key, _, upload_id = page.last.rpartition("\0") if page.last in found else (page.last, "", "")
         return c.PendingListing(uploads, page.prefixes, page.truncated, key, upload_id)
@@ -589,7 +588,7 @@ def _page(found: Mapping[str, Any], prefix: str, delimiter: str, after: str, lim
             continue
         cut = name.find(delimiter, len(prefix)) if delimiter else -1
         common = name[: cut + len(delimiter)] if cut >= 0 else ""
-        if common and (common == after or (prefixes and prefixes[-1] == common)):
+        if common and (after.startswith(common) or (prefixes and prefixes[-1] == common)):
             continue
         if len(keys) + len(prefixes) == limit:
             return _Page(keys, prefixes, limit > 0, last)

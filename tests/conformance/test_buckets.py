@@ -113,7 +113,7 @@ async def test_after_a_common_prefix_skips_what_it_stands_for(store: Store) -> N
     await keys(store, "a/1", "a/2", "b/1", "c")
     assert listed(store, delimiter="/", after="a/") == (["c"], ["b/"], False)
     assert listed(store, after="a/")[0] == ["a/1", "a/2", "b/1", "c"]
-    assert listed(store, delimiter="/", after="a/1") == (["c"], ["a/", "b/"], False)
+    assert listed(store, delimiter="/", after="a/1") == (["c"], ["b/"], False)  # it lies in `a/`, which came before it
 
 
 async def test_page_is_truncated_only_when_more_follows(store: Store) -> None:

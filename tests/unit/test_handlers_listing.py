@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from urllib.parse import quote
+from urllib.parse import quote, unquote, unquote_plus
 
 import pytest
 
@@ -92,14 +92,52 @@ def test_v1_next_marker_only_with_a_delimiter(s3: Harness) -> None:
     assert (keys, prefixes, root.text("Marker")) == (["b", "d e+f", "ü"], ["c/"], "a/")
 
 
+def test_a_marker_inside_a_common_prefix_is_behind_it(s3: Harness) -> None:
+    assert listed(s3, "delimiter=/&marker=a/1", 1)[:2] == (["b", "d e+f", "ü"], ["c/"])
+    assert listed(s3, "delimiter=/&start-after=a/1")[:2] == (["b", "d e+f", "ü"], ["c/"])
+    assert listed(s3, "start-after=a/1")[0][0] == "a/2"
+
+
+@pytest.mark.parametrize("delimiter", ["x/", "a", "%25", "%0A", "+f", "ü", "no such"])
+def test_any_text_is_a_delimiter(s3: Harness, delimiter: str) -> None:
+    plain = unquote_plus(delimiter)
+    keys, prefixes, root = listed(s3, f"delimiter={delimiter}")
+    assert root.text("Delimiter") == plain
+    assert keys == [key for key in KEYS if plain not in key]
+    assert prefixes == sorted({key[: key.index(plain) + len(plain)] for key in KEYS if plain in key})
+
+
+ODD = ("\n", " ", "%", "%41", "+", "a&b", "<x>", '"', "~", "*", "\x7f", "\u2028", "\U0001f600")
+
+
+def test_odd_keys_come_back_in_either_encoding(s3: Harness) -> None:
+    s3("PUT", "/odd")
+    for key in ODD:
+        assert s3("PUT", f"/odd/{quote(key)}", {}, b"").status == 200
+    wanted = sorted(ODD, key=lambda key: key.encode())
+    for version in ("", "list-type=2&"):
+        root = s3("GET", f"/odd?{version}encoding-type=url").xml("ListBucketResult")
+        assert [unquote(node.text("Key")) for node in root.all("Contents")] == wanted
+        root = s3("GET", f"/odd?{version}").xml("ListBucketResult")
+        assert [node.text("Key") for node in root.all("Contents")] == wanted
+        for at, key in enumerate(wanted):  # each is a marker and a prefix too
+            after = "marker" if not version else "start-after"
+            root = s3("GET", f"/odd?{version}{after}={quote(key, safe='')}").xml("ListBucketResult")
+            assert [node.text("Key") for node in root.all("Contents")] == wanted[at + 1 :]
+            root = s3("GET", f"/odd?{version}prefix={quote(key, safe='')}").xml("ListBucketResult")
+            assert (root.text("Prefix"), len(root.all("Contents"))) == (key, sum(each.startswith(key) for each in ODD))
+
+
 def test_max_keys(s3: Harness) -> None:
     for version in (1, 2):
         keys, prefixes, root = listed(s3, "max-keys=0", version)
         assert (keys, prefixes, root.text("IsTruncated"), root.text("MaxKeys")) == ([], [], "false", "0")
         assert listed(s3, "max-keys=5000", version)[2].text("MaxKeys") == "1000"
         assert listed(s3, "max-keys=", version)[2].text("MaxKeys") == "1000"
-    for bad in ("-1", "x"):
-        assert s3("GET", f"/bucket?max-keys={bad}").code == "InvalidArgument"
+        assert listed(s3, "max-keys=2147483647", version)[2].text("MaxKeys") == "1000"
+    for bad in ("-1", "x", "1.0", "2147483648", "9" * 19):
+        reply = s3("GET", f"/bucket?max-keys={bad}")
+        assert (reply.code, reply.fields["ArgumentName"]) == ("InvalidArgument", "max-keys")
     for path in ("/none", "/none?max-keys=0", "/none?list-type=2"):
         assert s3("GET", path).code == "NoSuchBucket"
 
