@@ -183,7 +183,6 @@ def _families(query: str, noun: str, listed: str) -> Iterator[Operation]:
 
 
 _V: Final = ("versionId",)
-_NO_LOCK: Final = "Bucket is missing Object Lock Configuration."
 
 TABLE: Final[tuple[Operation, ...]] = (
     # service
@@ -242,8 +241,6 @@ TABLE: Final[tuple[Operation, ...]] = (
     _served("GetObjectAcl", "GET", "object", "acl", version_action="GetObjectVersionAcl", allow=_V),
     _served("RestoreObject", "POST", "object", "restore", allow=_V, body="document"),
     _served("ChangeObject", "POST", "object", "recall", action="PutObject", allow=_V),
-    _unset("GetObjectRetention", "object", "retention", "InvalidRequest", message=_NO_LOCK, allow=_V),
-    _unset("GetObjectLegalHold", "object", "legal-hold", "InvalidRequest", message=_NO_LOCK, allow=_V),
     _served(
         "PutObjectAcl",
         "PUT",
@@ -253,8 +250,10 @@ TABLE: Final[tuple[Operation, ...]] = (
         allow=_V,
         body="document",
     ),
-    _refused("PUT", "object", "PutObjectRetention", "retention", allow=_V),
-    _refused("PUT", "object", "PutObjectLegalHold", "legal-hold", allow=_V),
+    _served("GetObjectRetention", "GET", "object", "retention", allow=_V),
+    _served("GetObjectLegalHold", "GET", "object", "legal-hold", allow=_V),
+    _served("PutObjectRetention", "PUT", "object", "retention", allow=_V, body="document"),
+    _served("PutObjectLegalHold", "PUT", "object", "legal-hold", allow=_V, body="document"),
     _refused("PUT", "object", "RenameObject", "renameObject"),
     _refused("PUT", "object", "UpdateObjectEncryption", "encryption", allow=_V),
     _refused("GET", "object", "GetObjectTorrent", "torrent"),
@@ -310,12 +309,19 @@ TABLE: Final[tuple[Operation, ...]] = (
     ),
     _served("DeleteBucketLifecycle", "DELETE", "bucket", "lifecycle", action="PutLifecycleConfiguration"),
     _unset("GetBucketWebsite", "bucket", "website", "NoSuchWebsiteConfiguration"),
-    _unset("GetObjectLockConfiguration", "bucket", "object-lock", "ObjectLockConfigurationNotFoundError"),
+    _served("GetObjectLockConfiguration", "GET", "bucket", "object-lock", action="GetBucketObjectLockConfiguration"),
+    _served(
+        "PutObjectLockConfiguration",
+        "PUT",
+        "bucket",
+        "object-lock",
+        action="PutBucketObjectLockConfiguration",
+        body="document",
+    ),
     _unset("GetBucketReplication", "bucket", "replication", "ReplicationConfigurationNotFoundError"),
     _refused("GET", "bucket", "GetBucketMetadataConfiguration", "metadataConfiguration"),
     _refused("GET", "bucket", "GetBucketMetadataTableConfiguration", "metadataTable"),
     _refused("PUT", "bucket", "PutBucketWebsite", "website"),
-    _refused("PUT", "bucket", "PutObjectLockConfiguration", "object-lock"),
     _refused("PUT", "bucket", "PutBucketReplication", "replication"),
     _refused("POST", "bucket", "CreateBucketMetadataConfiguration", "metadataConfiguration"),
     _refused("POST", "bucket", "CreateBucketMetadataTableConfiguration", "metadataTable"),

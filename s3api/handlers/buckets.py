@@ -74,10 +74,13 @@ async def create_bucket(call: Call) -> Response:
     """Makes a bucket. Making one's own again is 200 in us-east-1 and 409 elsewhere, as AWS has it."""
     check_bucket_name(call.bucket)
     headers = call.request.headers
-    if b"x-amz-bucket-object-lock-enabled" in headers and boolean(
+    object_lock = b"x-amz-bucket-object-lock-enabled" in headers and boolean(
         "x-amz-bucket-object-lock-enabled", call.header(b"x-amz-bucket-object-lock-enabled")
-    ):
-        raise S3Error("NotImplemented", Header="x-amz-bucket-object-lock-enabled")
+    )
+    if object_lock:
+        for action in ("s3:PutBucketObjectLockConfiguration", "s3:PutBucketVersioning"):
+            if not call.access.judge_unbound(call, action, f"arn:aws:s3:::{call.bucket}"):
+                raise S3Error("AccessDenied")
     documents = _ownership(call)
     access_list = _access_list(call, documents)
     location, tags = _configuration(await document(call), call.config.region)
@@ -93,6 +96,8 @@ async def create_bucket(call: Call) -> Response:
         location=location,
         documents=documents | ({"acl": access_list} if access_list else {}),
         owner=call.identity.owner,
+        versioning="Enabled" if object_lock else "",
+        object_lock=object_lock,
     )
     names = [bucket.name for bucket in call.store.buckets() if bucket.owner == wanted.owner]
     # Counted without a lock: of creations at once a few may pass, which a bound against runaways can bear.

@@ -25,8 +25,8 @@ from s3api.handlers.lifecycle import expiry_of
 from s3api.handlers.objects import bucket_of
 from s3api.handlers.options import (
     SINGLE_PUT_BYTES_MAX,
+    lock_of,
     put_options,
-    refuse_unserved,
     storage_class_of,
     tags_of,
 )
@@ -169,7 +169,6 @@ def _directive(call: Call, name: str) -> bool:
 async def copy_object(call: Call) -> Response:
     """Copies within the gateway; metadata and tags are the source's unless a directive replaces them."""
     headers = call.request.headers
-    refuse_unserved(headers)
     source = copy_source(headers)
     replace_metadata = _directive(call, "x-amz-metadata-directive")
     replace_tags = _directive(call, "x-amz-tagging-directive")
@@ -215,6 +214,8 @@ async def copy_object(call: Call) -> Response:
         source_version=seen.version or source.version,  # the very version that the reply will name
         owner=ownership.owner,
         acl=ownership.acl,
+        lock=replace.lock if replace is not None else lock_of(call, headers),
+        origin=call.origin("ObjectCreated:Copy"),
     )
     if _shares_bytes(seen, wanted, algorithm):
         info = await call.store.copy(source.place, (call.bucket, call.key), options)

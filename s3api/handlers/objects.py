@@ -23,6 +23,7 @@ from s3api.errors import S3Error, from_store
 from s3api.handlers.body import Intake, arrived, document
 from s3api.handlers.fields import (
     checksum_lines,
+    iso_moment,
     kept_checksum,
     lease_lines,
     object_lines,
@@ -40,6 +41,7 @@ from s3api.handlers.sealed import (
     written_lines,
 )
 from s3api.message import Response, StreamBody
+from s3api.objectlock import HEADERS, HOLD, MODE, UNTIL
 from s3api.params import boolean, date, etags, http_date, integer
 from s3api.preconditions import delete_conditions, read_conditions
 from s3api.ranges import content_range, parse_range
@@ -54,6 +56,7 @@ from tiering.contract import (
     DeleteOptions,
     FileSpans,
     InvalidRange,
+    Lock,
     NotModified,
     ObjectInfo,
     PutOptions,
@@ -216,6 +219,8 @@ def _reply(
             lines += sealed_lines
         elif CUSTOMER_ALGORITHM in headers or CUSTOMER_KEY in headers:
             check_plain(headers)
+        if info.lock is not None:
+            lines += _lock_lines(call, info, info.lock)
         status = 200
         if options.range is not None or (options.part_number is not None and info.size):
             status = 206
@@ -236,6 +241,17 @@ def _reply(
     except BaseException:
         reading.close()
         raise
+
+
+def _lock_lines(call: Call, info: ObjectInfo, lock: Lock) -> str:
+    """Retention and legal hold, as far as the caller may know them."""
+    lines = ""
+    may = call.access.allows
+    if lock.mode and may(call, "s3:GetObjectRetention", call.bucket, call.key, info):
+        lines = f"{MODE.decode()}: {lock.mode}\r\n{UNTIL.decode()}: {iso_moment(lock.until_ms)}\r\n"
+    if lock.legal_hold is not None and may(call, "s3:GetObjectLegalHold", call.bucket, call.key, info):
+        lines += f"{HOLD.decode()}: {'ON' if lock.legal_hold else 'OFF'}\r\n"
+    return lines
 
 
 def _read_checksum_lines(info: ObjectInfo, start: int, stop: int, part_number: int | None) -> str:
@@ -284,9 +300,24 @@ async def stored(call: Call, options: PutOptions, size: int, short: bool = False
         raise
 
 
+def _check_vouched(call: Call) -> None:
+    """Raises InvalidRequest where nothing vouches for the content of an object that its headers lock.
+
+    # differs from AWS: one that is locked by its bucket's default alone needs no checksum.
+    """
+    requested = requested_checksum(call.request.headers)
+    if not requested.algorithm and requested.content_md5 is None:
+        raise S3Error(
+            "InvalidRequest",
+            "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters",
+        )
+
+
 async def put_object(call: Call) -> Response:
     """Stores the body. 200 with ETag and checksum."""
-    options = put_options(call)
+    options = put_options(call, event="ObjectCreated:Put")
+    if not HEADERS.isdisjoint(call.request.headers):
+        _check_vouched(call)
     info = await stored(call, options, check_length(call))
     lines = f'etag: "{info.etag}"\r\n{checksum_lines(kept_checksum(info))}{lease_lines(info, call.now_ms, expiry_of(call, info))}'
     lines += version_line(info.version, bucket_of(call)) + written_lines(call, info)

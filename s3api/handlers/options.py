@@ -19,10 +19,11 @@ from s3api.call import Call
 from s3api.errors import S3Error
 from s3api.extensions import write_intent
 from s3api.message import Headers
+from s3api.objectlock import DOCUMENT, headers_lock, load
 from s3api.params import invalid
 from s3api.payload import stored_content_encoding
 from s3api.preconditions import write_conditions
-from tiering.contract import PutOptions
+from tiering.contract import BucketInfo, Lock, PutOptions
 
 SINGLE_PUT_BYTES_MAX: Final = 5 << 30
 """Largest body of one PUT or part, and largest source of one copy (AWS: multipart upload limits)."""
@@ -52,7 +53,6 @@ STORAGE_CLASSES: Final = frozenset(
         "EXPRESS_ONEZONE",
     }
 )
-_LOCKS: Final = (b"x-amz-object-lock-mode", b"x-amz-object-lock-retain-until-date", b"x-amz-object-lock-legal-hold")
 
 
 def checked(name: str, value: str) -> str:
@@ -156,16 +156,35 @@ def tags_of(headers: Headers) -> dict[str, str]:
     return check_tags(pairs)
 
 
-def refuse_unserved(headers: Headers) -> None:
-    """Headers that promise something not kept here: locks."""
-    if any(name in headers for name in _LOCKS):
+def check_lockable(bucket: BucketInfo) -> None:
+    """Raises InvalidRequest for a bucket without object lock."""
+    if not bucket.object_lock:
         raise S3Error("InvalidRequest", "Bucket is missing Object Lock Configuration.")
 
 
-def put_options(call: Call, tags: Mapping[str, str] | None = None) -> PutOptions:
-    """All that the headers of PUT, CreateMultipartUpload or a replacing copy say. `tags` None reads x-amz-tagging."""
+def lock_of(call: Call, headers: Headers) -> Lock | None:
+    """The lock of a new object: what the headers say, else the bucket's default. Raises InvalidArgument, InvalidRequest
+    for a bucket without object lock, AccessDenied."""
+    bucket = call.store.bucket(call.bucket)
+    lock = headers_lock(headers, call.now_ms)
+    if lock is not None:
+        check_lockable(bucket)
+        if lock.mode:
+            call.require("s3:PutObjectRetention")
+        if lock.legal_hold is not None:
+            call.require("s3:PutObjectLegalHold")
+    if not bucket.object_lock or (lock is not None and lock.mode):
+        return lock
+    default = load(bucket.documents.get(DOCUMENT, ""))
+    if default is None:
+        return lock
+    return Lock(default.mode, default.until_ms(call.now_ms), None if lock is None else lock.legal_hold)
+
+
+def put_options(call: Call, tags: Mapping[str, str] | None = None, event: str = "") -> PutOptions:
+    """All that the headers of PUT, CreateMultipartUpload or a replacing copy say. `tags` None reads x-amz-tagging.
+    `event`: what to record with the object, as `Call.origin`."""
     headers = call.request.headers
-    refuse_unserved(headers)
     metadata = metadata_of(headers)
     kept_tags = tags_of(headers) if tags is None else tags
     intent = write_intent(headers, metadata, kept_tags, call.bucket, call.key, call.config.key_rules)
@@ -181,4 +200,6 @@ def put_options(call: Call, tags: Mapping[str, str] | None = None) -> PutOptions
         conditions=write_conditions(headers),
         owner=ownership.owner,
         acl=ownership.acl,
+        lock=lock_of(call, headers),
+        origin=call.origin(event) if event else None,
     )

@@ -373,7 +373,18 @@ async def complete_multipart_upload(call: Call) -> Response:
                 object_size = None  # judged: the store knows sealed sizes only
     etag = multipart_etag([claim.etag for claim in claims])
     info = await call.store.complete_upload(
-        call.bucket, call.key, upload_id, claims, CompleteOptions(etag, whole, object_size, conditions, encryption)
+        call.bucket,
+        call.key,
+        upload_id,
+        claims,
+        CompleteOptions(
+            etag,
+            whole,
+            object_size,
+            conditions,
+            encryption,
+            call.origin("ObjectCreated:CompleteMultipartUpload"),
+        ),
     )
     writer = xml.XmlWriter("CompleteMultipartUploadResult")
     scheme = "https" if call.request.secure else "http"

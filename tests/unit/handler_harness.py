@@ -13,7 +13,7 @@ from typing import Any
 
 from s3api import xml
 from s3api.access import OneAccount, Rights
-from s3api.call import ApiConfig, Call, Identity, Payload
+from s3api.call import Access, ApiConfig, Call, Identity, Payload
 from s3api.errors import S3Error, from_store
 from s3api.handlers import HANDLERS
 from s3api.message import Request, StreamBody
@@ -68,6 +68,7 @@ class Harness:
         self.clock = ManualClock()
         self.store: Store = store or MemoryStore(self.clock)
         self.config = config or ApiConfig()
+        self.access: Access = Rights(OneAccount(ROOT))
 
     def __call__(
         self,
@@ -140,7 +141,7 @@ class Harness:
             store=self.store,
             config=self.config,
             now_ms=self.clock.now_ms(),
-            access=Rights(OneAccount(ROOT)),
+            access=self.access,
         )
 
 

@@ -130,17 +130,6 @@ def test_tags_and_ownership_at_creation(s3: Harness) -> None:
         assert s3("PUT", "/other", {"x-amz-object-ownership": value}).code == "InvalidArgument"
 
 
-@pytest.mark.parametrize(
-    "headers",
-    [
-        {"x-amz-bucket-object-lock-enabled": "true"},
-    ],
-)
-def test_what_is_not_served_is_refused(s3: Harness, headers: dict[str, str]) -> None:
-    assert s3("PUT", "/bucket", headers).code == "NotImplemented"
-    assert s3("HEAD", "/bucket").code == "NoSuchBucket"
-
-
 def test_pools_by_header_and_rule() -> None:
     s3 = Harness(ApiConfig(key_rules=(KeyRule(bucket="kv-*", pool="kv"),)))
     s3("PUT", "/kv-one")

@@ -314,7 +314,7 @@ def test_metadata_limit(s3: Harness) -> None:
     [
         ({"x-amz-storage-class": "COLDISH"}, "InvalidStorageClass"),
         ({"x-amz-server-side-encryption": "aws:kms:dsse"}, "NotImplemented"),
-        ({"x-amz-object-lock-mode": "GOVERNANCE"}, "InvalidRequest"),
+        ({"x-amz-object-lock-legal-hold": "ON"}, "InvalidRequest"),
         ({"x-amz-acl": "mine"}, "InvalidArgument"),
         ({"x-amz-grant-read": "id=1"}, "InvalidArgument"),
         ({"x-amz-tagging": "a=1&a=2"}, "InvalidTag"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 
@@ -9,6 +10,8 @@ import pytest
 
 from s3api import xml
 from tests.unit.handler_harness import Harness, Reply
+from tiering.contract import BucketChange
+from tiering.memory import MemoryStore
 
 UNKNOWN = "3HL4kqtJvjVBH40Nrjfkd"
 
@@ -416,3 +419,41 @@ def test_empty_markers_and_pages(s3: Harness) -> None:
     root = listed(s3, "&max-keys=0")
     assert (entries(root), root.text("IsTruncated")) == ([], "false")
     assert s3("GET", "/none?versions&max-keys=0").code == "NoSuchBucket"
+
+
+# -- what is recorded of changes, where a bucket notifies somebody
+
+
+def test_changes_name_their_event() -> None:
+    s3 = Harness()
+    asyncio.run(_changes(s3))
+    assert isinstance(s3.store, MemoryStore)
+    assert [each.event for each in s3.store.events] == EVENTS
+
+
+EVENTS = [
+    "ObjectCreated:Put",
+    "ObjectCreated:Copy",
+    "ObjectTagging:Put",
+    "ObjectTagging:Delete",
+    "ObjectRemoved:DeleteMarkerCreated",
+    "ObjectRemoved:Delete",
+    "ObjectCreated:Put",
+    "ObjectRemoved:Delete",
+]
+
+
+async def _changes(s3: Harness) -> None:
+    for bucket in ("ver", "plain"):
+        await s3.request("PUT", f"/{bucket}")
+        await s3.store.change_bucket(bucket, BucketChange({"notification": "<x/>"}))
+    body = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>"
+    await s3.request("PUT", "/ver?versioning", {}, body)
+    version = (await s3.request("PUT", "/ver/k", {}, b"data")).headers["x-amz-version-id"]
+    await s3.request("PUT", "/ver/copy", {"x-amz-copy-source": "ver/k"})
+    await s3.request("PUT", "/ver/k?tagging", {}, b"<Tagging><TagSet/></Tagging>")
+    await s3.request("DELETE", "/ver/k?tagging")
+    await s3.request("DELETE", "/ver/k")
+    await s3.request("DELETE", f"/ver/k?versionId={version}")
+    await s3.request("PUT", "/plain/k", {}, b"data")
+    await s3.request("DELETE", "/plain/k")
