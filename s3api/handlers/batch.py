@@ -16,7 +16,7 @@ import asyncio
 import logging
 import os
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any, Final, TypeVar
 
@@ -30,6 +30,7 @@ from s3api.extensions import parse_pin, parse_ttl
 from s3api.handlers.body import Intake, arrived, pieces
 from s3api.handlers.objects import bucket_of
 from s3api.handlers.options import put_options
+from s3api.handlers.sealed import has_md5, new_seal, object_key_of, open_sealed
 from s3api.message import Response, StreamBody
 from s3api.target import check_key
 from tiering.contract import (
@@ -37,6 +38,7 @@ from tiering.contract import (
     Buffer,
     Conditions,
     DeleteOptions,
+    Encryption,
     FileSpans,
     NoSuchKey,
     ObjectChange,
@@ -48,6 +50,7 @@ from tiering.contract import (
     StoreError,
     Ttl,
     Writer,
+    content_bytes,
 )
 
 _log = logging.getLogger(__name__)
@@ -153,7 +156,7 @@ async def batch_lookup(call: Call) -> Response:
 
 
 def _found(info: ObjectInfo, now_ms: int) -> Found:
-    found = Found(info.size, "cold" if info.residency is Residency.COLD_ONLY else "hot", info.etag)
+    found = Found(content_bytes(info), "cold" if info.residency is Residency.COLD_ONLY else "hot", info.etag)
     if info.expires_ms:
         found.ttl_ms = max(0, info.expires_ms - now_ms)
     if info.pin_until_ms > now_ms:
@@ -176,11 +179,20 @@ async def batch_get(call: Call) -> Response:
         elif info is None or (cold and asked.hot_only):
             status = 404
         else:
-            status = 200
+            status = 200 if info.encryption is None else _sealed_status(call, info.encryption)
         wanted.append(_Wanted(key, status, info if status == 200 else None))
         if status != 200 and asked.stop_at_miss:
             break
     return _Gathered(call, wanted).response()
+
+
+def _sealed_status(call: Call, kept: Encryption) -> int:
+    """200 where the request can open what is sealed: with a customer's key it opens what has it, and only that."""
+    try:
+        object_key_of(call, kept)
+    except S3Error as error:
+        return error.spec.status
+    return 200
 
 
 class _Wanted:
@@ -195,7 +207,7 @@ class _Wanted:
 
     @property
     def size(self) -> int:
-        return 0 if self.info is None else self.info.size
+        return 0 if self.info is None else content_bytes(self.info)
 
 
 class _Gathered:
@@ -241,6 +253,9 @@ class _Gathered:
             if isinstance(opened, Coroutine):
                 opened.close()
             return False
+        if opened.info.encryption is not None:
+            opened.close()
+            return False
         each.reading, each.info = opened, opened.info
         return isinstance(opened.body, bytes | FileSpans)
 
@@ -282,10 +297,10 @@ class _Gathered:
                     each = waiting.popleft()
                     if each.info is not None and each.reading is None and each.opening is None:
                         opened = self._call.store.open(self._call.bucket, each.key, _GET)
-                        if isinstance(opened, Reading):
+                        if isinstance(opened, Reading) and opened.info.encryption is None:
                             each.reading = opened
                         else:
-                            each.opening = asyncio.ensure_future(opened)
+                            each.opening = asyncio.ensure_future(self._content(each.key, opened))
                     ahead.append(each)
                 each = ahead.popleft()
                 yield _head(each)
@@ -304,6 +319,12 @@ class _Gathered:
                 each.reading = None
         finally:
             self._close()
+
+    async def _content(self, key: str, opened: Reading | Awaitable[Reading]) -> Reading:
+        reading = await arrived(opened)
+        if reading.info.encryption is None:
+            return reading
+        return await open_sealed(self._call, (self._call.bucket, key), reading, _GET)
 
     def _close(self) -> None:
         for each in self._wanted:
@@ -422,9 +443,13 @@ class _Put:
 
     async def _open(self) -> None:
         call, entry = self._call, self._entry
-        options = put_options(call)
-        self._writer = await arrived(call.store.put(call.bucket, call.key, entry.size, _said(options, entry)))
-        self._intake = Intake(self._writer, NOTHING_REQUESTED, md5=not bucket_of(call).opaque_etag)
+        options, bucket = _said(put_options(call), entry), bucket_of(call)
+        seal = new_seal(call, bucket)
+        if seal is None:
+            self._writer = await arrived(call.store.put(call.bucket, call.key, entry.size, options))
+        else:
+            self._writer = await seal.put(call, entry.size, options)
+        self._intake = Intake(self._writer, NOTHING_REQUESTED, md5=has_md5(bucket, seal))
 
     async def commit(self) -> Outcome:
         if self._refused is not None:

@@ -146,6 +146,12 @@ async def _read_later(
 async def _reply_sealed(
     call: Call, reading: Reading, options: ReadOptions, overrides: Mapping[str, str] | None
 ) -> Response:
+    if reading.info.owner or call.asked:  # before the key is asked for, which would tell of the object
+        try:
+            call.check_object(reading.info)
+        except BaseException:
+            reading.close()
+            raise
     opened = await open_sealed(call, (call.bucket, call.key), reading, options)
     return _reply(call, opened, options, overrides, opened.lines)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import json
 from collections.abc import Mapping
 
 import pytest
@@ -14,6 +15,7 @@ from s3api.checksums import Digest
 from s3api.encryption import DefaultEncryption, default_encryption_document
 from s3api.sealing import PACKAGE_BYTES, SEALED_BYTES, KeyRing, sealed_bytes
 from tests.unit.handler_harness import Harness, Reply
+from tests.unit.test_handlers_batch import cut, put_body
 from tiering.contract import BucketChange, BucketInfo, Corrupt
 from tiering.memory import MemoryStore, _Stored
 
@@ -500,3 +502,42 @@ def test_the_context_is_repeated_by_writes_only(s3: Harness) -> None:
     assert f"{SSE}-context" not in got.headers
     assert f"{SSE}-context" not in s3("PUT", "/b/c", {"x-amz-copy-source": "/b/k", SSE: "aws:kms"}).headers
     assert s3("GET", "/b/c").body == CONTENT
+
+
+# --- what else touches objects ----------------------------------------------------------------------------------------
+
+
+def test_many_keys_at_once(s3: Harness) -> None:
+    put(s3, "AES256", key="a")
+    put(s3, "SSE-C", CONTENT * 4, key="c")
+    put(s3, "", b"plain", key="p")
+    keys = json.dumps({"keys": ["a", "c", "p"]}).encode()
+    found = json.loads(s3("POST", "/b?recall=lookup", {}, keys).body)
+    assert [each["size"] for each in found["objects"]] == [len(CONTENT), 4 * len(CONTENT), 5]
+    for headers, wanted in (
+        ({}, [(200, CONTENT), (400, b""), (200, b"plain")]),
+        (customer(KEY_B), [(400, b""), (403, b""), (200, b"plain")]),
+        (customer(), [(400, b""), (200, CONTENT * 4), (200, b"plain")]),
+    ):
+        assert cut(s3("POST", "/b?recall=get", headers, keys).body) == wanted
+    set_default(s3, DefaultEncryption("AES256"))
+    stored_now = json.loads(s3("POST", "/b?recall=put", {}, put_body(({"key": "new"}, CONTENT))).body)
+    assert "code" not in stored_now["objects"][0]
+    assert s3("HEAD", "/b/new").headers[SSE] == "AES256"
+    assert s3("GET", "/b/new").body == CONTENT
+
+
+def test_recalls_own_verbs(s3: Harness) -> None:
+    put(s3, "SSE-C")
+    assert s3("POST", "/b/k?recall", {"x-recall-tier": "cold", "x-recall-pin": "60"}).status == 200
+    assert s3("GET", "/b/k", customer()).body == CONTENT
+    assert s3("POST", "/b/k?restore", {}, b"<RestoreRequest><Days>1</Days></RestoreRequest>").status in (200, 202)
+    assert s3("PUT", "/b/k?tagging", {}, b"<Tagging><TagSet/></Tagging>").status == 200
+
+
+def test_appends_are_refused(s3: Harness) -> None:
+    put(s3, "AES256")
+    appending = {"x-amz-write-offset-bytes": str(len(CONTENT))}
+    assert s3("PUT", "/b/k", appending, b"x").status in (400, 501)
+    assert s3("PUT", "/b/new", {"x-amz-write-offset-bytes": "0", **writing("AES256")}, b"x").status in (400, 501)
+    assert s3("GET", "/b/k").body == CONTENT
