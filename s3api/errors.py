@@ -61,6 +61,7 @@ _ROWS: Final = (
     ErrorSpec("InvalidURI", 400, "The request path cannot be parsed: it must be percent-encoded UTF-8."),
     ErrorSpec("InvalidHostHeader", 400, "The Host header is missing or cannot be parsed."),
     ErrorSpec("InvalidBucketName", 400, "The specified bucket is not valid."),
+    ErrorSpec("InvalidRedirectLocation", 400, "The website redirect location must have a prefix of 'http://' or 'https://' or '/'."),
     ErrorSpec("InvalidStorageClass", 400, "The storage class you specified is not valid."),
     ErrorSpec("InvalidTag", 400, "The tag provided is not valid."),
     ErrorSpec("InvalidEncryptionAlgorithmError", 400, "The encryption algorithm you specified is not valid."),

@@ -356,7 +356,6 @@ DISCRIMINATORS: Final[frozenset[str]] = frozenset(
 UNSERVED_HEADERS: Final = (
     b"x-amz-write-offset-bytes",
     b"x-amz-rename-source",
-    b"x-amz-website-redirect-location",
 )
 """Headers that make a write another operation, or promise something not kept here: refused on writes."""
 
@@ -424,7 +423,15 @@ def _refusal(method: str, scope: str, selected: frozenset[str], copy: bool) -> S
     """Why no row answers. Only the code differs: whichever it is, nothing was done."""
     here = _ROWS.get((method, scope, False), ())
     if copy and any(_fits(row, selected) for row in here):
-        return S3Error("InvalidRequest", "This operation takes no x-amz-copy-source header.")
+        return S3Error(
+            "InvalidArgument",
+            "You can only specify a copy source header for copy requests.",
+            ArgumentName="x-amz-copy-source",
+        )
+    if method == "PUT" and scope == "object" and len(given := selected & {"partNumber", "uploadId"}) == 1:
+        (half,) = given
+        other = "uploadId" if half == "partNumber" else "partNumber"
+        return S3Error("InvalidArgument", f"This operation does not accept {half} without {other}", ArgumentName=half)
     if selected and any(selected < frozenset(row.query) for row in here):
         return S3Error("InvalidRequest", f"The query string parameters {_list(selected)} are half of an operation.")
     named = [row for row in TABLE if row.scope == scope and _fits(row, selected) and (row.query or not selected)]

@@ -15,6 +15,7 @@ from collections.abc import Collection, Mapping
 from typing import Final
 
 from s3api.errors import S3Error
+from tiering.contract import PARTS_MAX
 
 NO_QUERY: Final[dict[str, str]] = {}
 """The query of a request that has none: shared, never changed."""
@@ -114,6 +115,18 @@ def integer(name: str, value: str, low: int, high: int) -> int:
     if not low <= number <= high:
         raise invalid(name, value, f"it must be between {low} and {high}")
     return number
+
+
+def part_number(text: str) -> int:
+    """A `partNumber` of a query. Raises InvalidArgument, in AWS's words."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 6 and 1 <= int(text) <= PARTS_MAX):
+        raise S3Error(
+            "InvalidArgument",
+            f"Part number must be an integer between 1 and {PARTS_MAX}, inclusive",
+            ArgumentName="partNumber",
+            ArgumentValue=text[:64],
+        )
+    return int(text)
 
 
 def query_integer(query: Mapping[str, str], name: str, default: int, low: int, high: int) -> int:

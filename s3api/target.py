@@ -28,6 +28,7 @@ RESERVED_BUCKETS: Final = frozenset({"minio", "recall"})
 
 _NAME = re.compile(r"(?=.{3,63}\Z)[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*\Z", re.ASCII)
 """Labels between dots begin and end with a letter or digit: AWS refuses `.-` and `-.` as it does `..`."""
+_ONCE_A_NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{BUCKET_CHARS_MAX - 1}}}\Z", re.ASCII)
 _IPV4 = re.compile(r"\d{1,3}(?:\.\d{1,3}){3}\Z", re.ASCII)
 _PREFIXES: Final = ("xn--", "sthree-", "amzn-s3-demo-")
 _SUFFIXES: Final = ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3")
@@ -54,6 +55,11 @@ def check_bucket_name(name: str) -> None:
         or name in RESERVED_BUCKETS
     ):
         raise S3Error("InvalidBucketName", BucketName=name[:BUCKET_CHARS_MAX])
+
+
+def may_be_bucket(name: str) -> bool:
+    """Whether a bucket could ever have had that name: looser than what is created now."""
+    return _ONCE_A_NAME.match(name) is not None and not _IPV4.match(name)
 
 
 def decode_path(path: bytes) -> str:

@@ -14,7 +14,7 @@ from s3api.handlers.copy import checksum_leaves
 from s3api.handlers.fields import http_date, kept_checksum, storage_class
 from s3api.handlers.sealed import open_object
 from s3api.message import Response
-from s3api.params import integer, invalid
+from s3api.params import integer
 from s3api.preconditions import read_conditions
 from s3api.versions import named_version, version_line
 from tiering.contract import PARTS_MAX, ObjectInfo, ReadOptions
@@ -27,9 +27,17 @@ def _wanted(call: Call) -> set[str]:
     value = call.header(b"x-amz-object-attributes")
     names = {name.strip() for name in value.split(",") if name.strip()}
     if not names:
-        raise S3Error("InvalidRequest", "The x-amz-object-attributes header specifying the attributes is missing.")
+        raise S3Error(
+            "InvalidRequest",
+            "The x-amz-object-attributes header specifying the attributes to be retrieved is either missing or empty",
+        )
     if not names <= ATTRIBUTES:
-        raise invalid("x-amz-object-attributes", value, f"it must be among {', '.join(sorted(ATTRIBUTES))}")
+        raise S3Error(
+            "InvalidArgument",
+            "Invalid attribute name specified.",
+            ArgumentName="x-amz-object-attributes",
+            ArgumentValue=value[:256],
+        )
     return names
 
 

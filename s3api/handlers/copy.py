@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from contextlib import aclosing
 from typing import Final, NamedTuple
-from urllib.parse import unquote_to_bytes
 
 import msgspec
 
@@ -24,21 +23,24 @@ from s3api.handlers.fields import iso_date, kept_checksum, lease_lines
 from s3api.handlers.lifecycle import expiry_of
 from s3api.handlers.objects import bucket_of
 from s3api.handlers.options import (
+    REDIRECT,
     SINGLE_PUT_BYTES_MAX,
     lock_of,
     put_options,
+    redirect_of,
     storage_class_of,
     tags_of,
 )
 from s3api.handlers.sealed import Seal, as_content, content_pieces, has_md5, make_seal, wanted_of, written_lines
 from s3api.message import Headers, Response
 from s3api.operations import COPY_SOURCE
-from s3api.params import choice, invalid
+from s3api.params import percent_decode
 from s3api.preconditions import source_conditions, write_conditions
-from s3api.target import BUCKET_CHARS_MAX, check_key
+from s3api.target import check_key, may_be_bucket
 from s3api.versions import parse_version, version_line
 from tiering.contract import (
     Checksum,
+    Conditions,
     CopyOptions,
     IsMarker,
     NoSuchKey,
@@ -53,8 +55,14 @@ from tiering.contract import (
 )
 
 SOURCE_OWNER: Final = b"x-amz-source-expected-bucket-owner"
-_DIRECTIVES: Final = ("COPY", "REPLACE")
-_CHANGES: Final = (b"x-amz-storage-class", b"x-amz-checksum-algorithm", PIN_HEADER.encode(), TTL_HEADER.encode())
+_DIRECTIVES: Final = ("", "COPY", "REPLACE")
+_CHANGES: Final = (
+    REDIRECT,
+    b"x-amz-storage-class",
+    b"x-amz-checksum-algorithm",
+    PIN_HEADER.encode(),
+    TTL_HEADER.encode(),
+)
 """Headers whose presence makes a copy of an object onto itself a change."""
 
 
@@ -81,17 +89,22 @@ def copy_source(headers: Headers) -> Source:
     Raises InvalidArgument, KeyTooLongError.
     """
     raw = headers[COPY_SOURCE].strip()
-    shown = raw.decode("latin-1")
     path, question, named = raw.partition(b"?versionId=")  # a question mark of the key is sent as %3F
     version = parse_version(named.decode("latin-1")) if question else None
     try:
-        text = unquote_to_bytes(path).decode()
-    except UnicodeDecodeError:
-        raise invalid("x-amz-copy-source", shown, "it must be percent-encoded UTF-8") from None
-    bucket, slash, key = text.removeprefix("/").partition("/")
-    if not bucket or not slash or not key or len(bucket) > BUCKET_CHARS_MAX or bucket.startswith("arn:"):
-        raise invalid("x-amz-copy-source", shown, "it must be of the form bucket/key")
+        text = percent_decode(path).decode()
+    except (S3Error, UnicodeDecodeError):
+        raise _bad_source("Invalid copy source encoding", raw) from None
+    bucket, _, key = text.removeprefix("/").partition("/")
+    if not may_be_bucket(bucket):
+        raise _bad_source("Invalid copy source bucket name", raw)
+    if not key:
+        raise _bad_source("Invalid copy source object key", raw)
     return Source(bucket, check_key(key), version)
+
+
+def _bad_source(why: str, raw: bytes) -> S3Error:
+    return S3Error("InvalidArgument", why, ArgumentName="x-amz-copy-source", ArgumentValue=raw.decode("latin-1")[:256])
 
 
 async def look_at_source(call: Call, source: Source, options: ReadOptions) -> Reading:
@@ -163,7 +176,25 @@ def algorithm_of(headers: Headers) -> str:
 def _directive(call: Call, name: str) -> bool:
     """Whether a directive header says REPLACE."""
     value = call.header(name.encode())
-    return choice(name, value, _DIRECTIVES) == "REPLACE" if value else False
+    if value not in _DIRECTIVES:
+        kind = name.removeprefix("x-amz-").replace("-", " ")
+        raise S3Error("InvalidArgument", f"Unknown {kind}.", ArgumentName=name, ArgumentValue=value[:256])
+    return value == "REPLACE"
+
+
+def _redirected(options: CopyOptions, headers: Headers, seen: ObjectInfo) -> CopyOptions:
+    """The options of a copy that keeps its source's metadata but for the redirect, which is never copied: it is the
+    request's own, or none."""
+    name = REDIRECT.decode()
+    named = redirect_of(headers)
+    if not named and name not in seen.headers:
+        return options
+    kept = {header: value for header, value in seen.headers.items() if header != name}
+    replace = PutOptions(content_type=seen.content_type, headers=kept | named, metadata=seen.metadata)
+    wanted = options.source_conditions or Conditions()
+    if wanted.if_match is None:  # the words of the object that was looked at must not go with other bytes
+        wanted = msgspec.structs.replace(wanted, if_match=(seen.etag,))
+    return msgspec.structs.replace(options, replace=replace, source_conditions=wanted)
 
 
 async def copy_object(call: Call) -> Response:
@@ -217,6 +248,8 @@ async def copy_object(call: Call) -> Response:
         lock=replace.lock if replace is not None else lock_of(call, headers),
         origin=call.origin("ObjectCreated:Copy"),
     )
+    if replace is None:
+        options = _redirected(options, headers, seen)
     if _shares_bytes(seen, wanted, algorithm):
         info = await call.store.copy(source.place, (call.bucket, call.key), options)
     else:

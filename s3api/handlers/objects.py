@@ -42,14 +42,13 @@ from s3api.handlers.sealed import (
 )
 from s3api.message import Response, StreamBody
 from s3api.objectlock import HEADERS, HOLD, MODE, UNTIL
-from s3api.params import boolean, date, etags, http_date, integer
+from s3api.params import boolean, date, etags, http_date, part_number
 from s3api.preconditions import delete_conditions, read_conditions
 from s3api.ranges import content_range, parse_range
 from s3api.target import check_key
 from s3api.versions import named_version, parse_version, spelled, version_line
 from tiering.contract import (
     OBJECT_BYTES_MAX,
-    PARTS_MAX,
     BucketInfo,
     Conditions,
     Deleted,
@@ -105,7 +104,7 @@ def _read(call: Call, head: bool) -> Response | Coroutine[Any, Any, Response]:
         overrides = _overrides(call)
         version = named_version(call.query)
         if "partNumber" in call.query:
-            part = integer("partNumber", call.query["partNumber"], 1, PARTS_MAX)
+            part = part_number(call.query["partNumber"])
     wanted = parse_range(headers[b"range"].decode("latin-1")) if b"range" in headers else None
     if wanted is not None and part is not None:
         raise S3Error("InvalidRequest", "Cannot specify both Range header and partNumber query parameter")

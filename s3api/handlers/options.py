@@ -28,17 +28,20 @@ from tiering.contract import BucketInfo, Lock, PutOptions
 SINGLE_PUT_BYTES_MAX: Final = 5 << 30
 """Largest body of one PUT or part, and largest source of one copy (AWS: multipart upload limits)."""
 METADATA_BYTES_MAX: Final = 2048
+REDIRECT: Final = b"x-amz-website-redirect-location"
+REDIRECT_BYTES_MAX: Final = 2048
 TAGS_MAX: Final = 10
 TAG_KEY_CHARS_MAX: Final = 128
 TAG_VALUE_CHARS_MAX: Final = 256
 
 _META: Final = b"x-amz-meta-"
 _SYSTEM: Final = frozenset(
-    {b"cache-control", b"content-disposition", b"content-encoding", b"content-language", b"expires"}
+    {b"cache-control", b"content-disposition", b"content-encoding", b"content-language", b"expires", REDIRECT}
 )
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f]")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9a-z-]+\Z", re.ASCII)
 _ENCODED_WORD = re.compile(r"=\?[^?\s]+\?[bqBQ]\?[^?\s]*\?=")
+_BROKEN_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _TAG_TEXT = re.compile(r"[\w \-+=.:/@]*\Z")
 STORAGE_CLASSES: Final = frozenset(
     {
@@ -106,9 +109,22 @@ def system_of(headers: Headers) -> dict[str, str]:
         value = _text(header, headers[header])
         if header == b"content-encoding":
             value = stored_content_encoding(value)
+        elif header == REDIRECT:
+            _check_redirect(value)
         if value:
             found[header.decode()] = value
     return found
+
+
+def _check_redirect(location: str) -> None:
+    """Raises InvalidRedirectLocation: a place in the bucket, or a web address, and no longer than AWS takes."""
+    if not location.startswith(("/", "http://", "https://")) or len(location.encode()) > REDIRECT_BYTES_MAX:
+        raise S3Error("InvalidRedirectLocation")
+
+
+def redirect_of(headers: Headers) -> dict[str, str]:
+    """The redirect alone, as `system_of` has it."""
+    return system_of({REDIRECT: headers[REDIRECT]}) if REDIRECT in headers else {}
 
 
 def storage_class_of(headers: Headers) -> str:
@@ -145,15 +161,29 @@ def tags_of(headers: Headers) -> dict[str, str]:
     raw = headers.get(b"x-amz-tagging")
     if not raw:
         return {}
-    pairs = []
-    for piece in raw.decode("latin-1").strip().split("&"):
-        if piece:
-            key, _, value = piece.partition("=")
-            try:
-                pairs.append((unquote_plus(key, errors="strict"), unquote_plus(value, errors="strict")))
-            except UnicodeDecodeError:
-                raise invalid("x-amz-tagging", piece, "it must be percent-encoded UTF-8") from None
-    return check_tags(pairs)
+    text = raw.decode("latin-1").strip()
+    pairs = [piece.partition("=") for piece in text.split("&") if piece]
+    if _BROKEN_ESCAPE.search(text) or any(not key for key, _, _ in pairs):
+        raise _bad_tagging(text)
+    try:
+        decoded = [
+            (unquote_plus(key, errors="strict"), unquote_plus(value, errors="strict")) for key, _, value in pairs
+        ]
+    except UnicodeDecodeError:
+        raise _bad_tagging(text) from None
+    if len({key for key, _ in decoded}) < len(decoded):
+        raise _bad_tagging(text)
+    return check_tags(decoded)
+
+
+def _bad_tagging(text: str) -> S3Error:
+    return S3Error(
+        "InvalidArgument",
+        "The header 'x-amz-tagging' shall be encoded as UTF-8 then URLEncoded URL query parameters without tag name "
+        "duplicates.",
+        ArgumentName="x-amz-tagging",
+        ArgumentValue=text[:256],
+    )
 
 
 def check_lockable(bucket: BucketInfo) -> None:

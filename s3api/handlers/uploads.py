@@ -10,6 +10,7 @@ AbortMultipartUpload; "Checking object integrity for multipart uploads".
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from contextlib import aclosing
 from typing import Final
@@ -63,15 +64,15 @@ from s3api.handlers.sealed import (
     upload_seal,
 )
 from s3api.message import Response
-from s3api.params import integer, query_integer
+from s3api.params import part_number, query_integer
 from s3api.preconditions import source_conditions, write_conditions
 from s3api.ranges import parse_copy_range
 from s3api.versions import version_line
 from tiering.contract import (
-    OBJECT_BYTES_MAX,
     PARTS_MAX,
     Checksum,
     CompleteOptions,
+    InvalidRange,
     NoSuchUpload,
     NotModified,
     PartClaim,
@@ -129,7 +130,7 @@ async def create_multipart_upload(call: Call) -> Response:
 
 
 def _part_request(call: Call) -> tuple[str, int, UploadInfo]:
-    number = integer("partNumber", call.query["partNumber"], 1, PARTS_MAX)
+    number = part_number(call.query["partNumber"])
     upload_id = call.query["uploadId"]
     return upload_id, number, call.store.upload(call.bucket, call.key, upload_id)
 
@@ -195,24 +196,32 @@ async def _open_source(call: Call, source: Source) -> Reading:
         raise S3Error("PreconditionFailed", Condition="x-amz-copy-source-If-None-Match") from None
     except PreconditionFailed as failed:
         raise S3Error("PreconditionFailed", Condition=f"x-amz-copy-source-{failed.facts['condition']}") from None
+    except InvalidRange as beyond:
+        raise _beyond(beyond.facts["size"]) from None
     size = reading.stop - reading.start
     if wanted is not None and reading.stop != wanted.stop:
-        raise S3Error(
-            "InvalidArgument",
-            f"Range specified is not valid for source object of size: {reading.info.size}",
-            ArgumentName="x-amz-copy-source-range",
-        )
+        raise _beyond(reading.info.size)
     if size > SINGLE_PUT_BYTES_MAX:
         raise S3Error("EntityTooLarge", ProposedSize=size, MaxSizeAllowed=SINGLE_PUT_BYTES_MAX)
     return reading
 
 
+def _beyond(size: int) -> S3Error:
+    """Of a part's range: not the 416 of a read, and not clipped as there."""
+    return S3Error(
+        "InvalidArgument",
+        f"Range specified is not valid for source object of size: {size}",
+        ArgumentName="x-amz-copy-source-range",
+        ArgumentValue=size,
+    )
+
+
 async def upload_part_copy(call: Call) -> Response:
     """Makes a part of an object's bytes, or a range of them."""
+    source = copy_source(call.request.headers)
     upload_id, number, upload = _part_request(call)
     bucket = bucket_of(call)
     seal = upload_seal(call, upload)
-    source = copy_source(call.request.headers)
     opened = await _open_source(call, source)
     size = opened.stop - opened.start
     writer = await put_part(call, upload_id, number, size, seal)
@@ -269,20 +278,45 @@ def list_parts(call: Call) -> Response:
 
 
 def _claims(body: bytes) -> list[PartClaim]:
-    """The parts a completion names. Raises MalformedXML."""
+    """The parts a completion names. Raises MalformedXML, InvalidRequest, InvalidArgument."""
+    if not body.strip():  # S3 says so of this operation alone
+        raise S3Error("MalformedXML")
     root = xml.parse(body, "CompleteMultipartUpload")
     nodes = root.all("Part")
-    if not 1 <= len(nodes) <= PARTS_MAX:
+    if not nodes:
+        raise S3Error("InvalidRequest", "You must specify at least one part")
+    if len(nodes) > PARTS_MAX:
         raise S3Error("MalformedXML", f"An upload is completed from 1 to {PARTS_MAX} parts.")
     claims = []
     for node in nodes:
         given = [(name, text) for name in ALGORITHMS if (text := node.text(f"Checksum{name}").strip())]
         if len(given) > 1:
             raise S3Error("MalformedXML", "A part has more than one checksum.")
-        number = node.integer("PartNumber", 1, PARTS_MAX)
+        number = _claimed_number(node)
         etag = node.required("ETag").strip().strip('"')
         claims.append(PartClaim(number, etag, Checksum(*given[0]) if given else None))
     return claims
+
+
+def _claimed_number(node: xml.Node) -> int:
+    text = node.required("PartNumber").strip()
+    if not re.fullmatch("-?[0-9]{1,9}", text):
+        raise S3Error("MalformedXML")
+    if int(text) < 1:
+        raise S3Error("InvalidArgument", "PartNumber must be >= 1", ArgumentName="PartNumber", ArgumentValue=text)
+    return part_number(text)
+
+
+def _object_size(call: Call) -> int | None:
+    """`x-amz-mp-object-size`. Raises InvalidRequest."""
+    text = call.header(b"x-amz-mp-object-size")
+    if not text:
+        return None
+    if re.fullmatch("-[0-9]{1,18}", text):
+        raise S3Error("InvalidRequest", f"Value for x-amz-mp-object-size header is less than zero: '{text}'")
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise S3Error("InvalidRequest", "Value for x-amz-mp-object-size header is invalid.")
+    return int(text)
 
 
 def _whole_checksum(upload: UploadInfo, chosen: Sequence[PartInfo]) -> Checksum | None:
@@ -348,8 +382,7 @@ async def complete_multipart_upload(call: Call) -> Response:
     """Makes the object. Order, sizes, ETags and preconditions are judged by the store, all at once."""
     headers = call.request.headers
     conditions = write_conditions(headers)
-    raw_size = call.header(b"x-amz-mp-object-size")
-    object_size = integer("x-amz-mp-object-size", raw_size, 0, OBJECT_BYTES_MAX) if raw_size else None
+    object_size = _object_size(call)
     upload_id = call.query["uploadId"]
     # The checksum headers of this request are about the object, not about this document.
     claims = _claims(await call.payload.document())
@@ -371,6 +404,13 @@ async def complete_multipart_upload(call: Call) -> Response:
                 sealed_lines = completing_lines(call, upload)
                 encryption = sealed_whole(upload, chosen, object_size)
                 object_size = None  # judged: the store knows sealed sizes only
+            size = sum(part.size for part in chosen)
+            if object_size not in (None, size):
+                raise S3Error(
+                    "InvalidRequest",
+                    f"The provided 'x-amz-mp-object-size' header value {object_size} does not match what was "
+                    f"computed: {size}",
+                )
     etag = multipart_etag([claim.etag for claim in claims])
     info = await call.store.complete_upload(
         call.bucket,

@@ -168,3 +168,57 @@ def test_copy_of_and_to_nothing(s3: Harness) -> None:
     assert s3("PUT", "/bucket/new", {"x-amz-copy-source": "bucket/none"}).code == "NoSuchKey"
     assert s3("PUT", "/bucket/new", {"x-amz-copy-source": "none/old"}).code == "NoSuchBucket"
     assert s3("PUT", "/none/new", SOURCE).code == "NoSuchBucket"
+
+
+def test_redirect_is_stored_shown_and_never_copied(s3: Harness) -> None:
+    name = "x-amz-website-redirect-location"
+    s3(
+        "PUT",
+        "/bucket/r",
+        {name: "https://h.test/x", "content-type": "a/b", "cache-control": "c", "x-amz-meta-m": "1"},
+        b"1",
+    )
+    assert s3("HEAD", "/bucket/r").headers[name] == "https://h.test/x"
+    for headers, expected in (
+        ({}, None),
+        ({name: "/other"}, "/other"),
+        ({"x-amz-metadata-directive": "REPLACE"}, None),
+        ({"x-amz-metadata-directive": "REPLACE", name: "http://h/"}, "http://h/"),
+    ):
+        assert s3("PUT", "/bucket/c", {"x-amz-copy-source": "bucket/r", **headers}).status == 200
+        copied = s3("GET", "/bucket/c").headers
+        assert copied.get(name) == expected
+        if "x-amz-metadata-directive" not in headers:
+            assert (copied["content-type"], copied["cache-control"], copied["x-amz-meta-m"]) == ("a/b", "c", "1")
+    assert s3("PUT", "/bucket/r", {"x-amz-copy-source": "bucket/r", name: "/moved"}).status == 200
+    assert s3("HEAD", "/bucket/r").headers[name] == "/moved"
+    assert s3("PUT", "/bucket/r", {"x-amz-copy-source": "bucket/r", name: "moved"}).code == "InvalidRedirectLocation"
+
+
+def test_directives_are_spelled_as_aws_spells_them(s3: Harness) -> None:
+    for header, message in (
+        ("x-amz-metadata-directive", "Unknown metadata directive."),
+        ("x-amz-tagging-directive", "Unknown tagging directive."),
+    ):
+        reply = s3("PUT", "/bucket/new", SOURCE | {header: "copy"})
+        assert (reply.code, reply.body.decode()) == ("InvalidArgument", message)
+
+
+@pytest.mark.parametrize(
+    ("sent", "message"),
+    [
+        (b"bucket/%ZZ", "Invalid copy source encoding"),
+        (b"bucket/%C3%", "Invalid copy source encoding"),
+        (b"bucket/%ff", "Invalid copy source encoding"),
+        (b"192.168.1.1/foo", "Invalid copy source bucket name"),
+        (b"my-buc@k&()t/obj", "Invalid copy source bucket name"),
+        (b"arn:aws:s3:::x/k", "Invalid copy source bucket name"),
+        (b"bucket", "Invalid copy source object key"),
+        (b"bucket/", "Invalid copy source object key"),
+    ],
+)
+def test_what_is_wrong_with_a_copy_source_is_said(sent: bytes, message: str) -> None:
+    with pytest.raises(S3Error) as caught:
+        copy_source({b"x-amz-copy-source": sent})
+    assert caught.value.message == message
+    assert caught.value.fields == {"ArgumentName": "x-amz-copy-source", "ArgumentValue": sent.decode("latin-1")}

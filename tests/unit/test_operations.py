@@ -79,14 +79,14 @@ def test_copy_source_selects_the_copy(query: str, name: str) -> None:
 
 
 REFUSED = [
-    ("PUT", "object", "partNumber=1", {}, "InvalidRequest"),
-    ("PUT", "object", "uploadId=u", {}, "InvalidRequest"),
-    ("PUT", "object", "partNumber=1", COPY, "InvalidRequest"),
+    ("PUT", "object", "partNumber=1", {}, "InvalidArgument"),
+    ("PUT", "object", "uploadId=u", {}, "InvalidArgument"),
+    ("PUT", "object", "partNumber=1", COPY, "InvalidArgument"),
     ("PUT", "object", "acl&tagging", {}, "InvalidArgument"),
-    ("PUT", "object", "tagging", COPY, "InvalidRequest"),
-    ("GET", "object", "", COPY, "InvalidRequest"),
-    ("PUT", "bucket", "", COPY, "InvalidRequest"),
-    ("DELETE", "object", "", COPY, "InvalidRequest"),
+    ("PUT", "object", "tagging", COPY, "InvalidArgument"),
+    ("GET", "object", "", COPY, "InvalidArgument"),
+    ("PUT", "bucket", "", COPY, "InvalidArgument"),
+    ("DELETE", "object", "", COPY, "InvalidArgument"),
     ("POST", "object", "", {}, "MethodNotAllowed"),
     ("POST", "object", "acl", {}, "MethodNotAllowed"),
     ("GET", "object", "uploads", {}, "MethodNotAllowed"),
