@@ -183,8 +183,9 @@ def default_encryption_document(default: DefaultEncryption) -> bytes:
                 writer.leaf("SSEAlgorithm", default.mode)
                 writer.leaf("KMSMasterKeyID", default.key_id or None)
         writer.leaf("BucketKeyEnabled", default.bucket_key)
-        with writer.nested("BlockedEncryptionTypes"):
-            writer.leaf("EncryptionType", "SSE-C" if default.blocks_customer_keys else "NONE")
+        if default.blocks_customer_keys:  # not said otherwise: clients compare what they set with what they read
+            with writer.nested("BlockedEncryptionTypes"):
+                writer.leaf("EncryptionType", "SSE-C")
     return writer.finish()
 
 

@@ -10,7 +10,7 @@ GetBucketPolicyStatus; "Controlling ownership of objects"; "Blocking public acce
 from __future__ import annotations
 
 from s3api import acl, xml
-from s3api.access import ENFORCED, ownership_of, public_access_of
+from s3api.access import ENFORCED, check_public_list, ownership_of, public_access_of
 from s3api.call import Call
 from s3api.condition import malformed
 from s3api.errors import S3Error
@@ -79,8 +79,7 @@ async def _wanted(call: Call, bucket: BucketInfo, owner_id: str, *, of_object: b
         text = acl.from_document(body, call.access, owner_id)
     elif body.strip():
         raise S3Error("UnexpectedContent")
-    if public_access_of(bucket).block_acls and acl.is_public(text):
-        raise S3Error("AccessDenied")
+    check_public_list(text, bucket)
     return text
 
 

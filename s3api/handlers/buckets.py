@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from s3api import acl, xml
-from s3api.access import ENFORCED, OWNERSHIPS, ownership_of, public_access_of
+from s3api.access import ENFORCED, OWNERSHIPS, check_public_list, ownership_of
 from s3api.call import Call
 from s3api.errors import S3Error
 from s3api.extensions import POOL_HEADER, rule_pool
@@ -30,6 +30,7 @@ HOME_REGION: Final = "us-east-1"
 _REGION: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z", re.ASCII)
 _OLD_NAMES: Final = {"EU": "eu-west-1"}
 OWNERSHIP_HEADER: Final = b"x-amz-object-ownership"
+LOCK_HEADER: Final = b"x-amz-bucket-object-lock-enabled"
 
 
 def owner(writer: xml.XmlWriter, call: Call, element: str = "Owner", owner_id: str = "") -> None:
@@ -73,32 +74,7 @@ def list_buckets(call: Call) -> Response:
 async def create_bucket(call: Call) -> Response:
     """Makes a bucket. Making one's own again is 200 in us-east-1 and 409 elsewhere, as AWS has it."""
     check_bucket_name(call.bucket)
-    headers = call.request.headers
-    object_lock = b"x-amz-bucket-object-lock-enabled" in headers and boolean(
-        "x-amz-bucket-object-lock-enabled", call.header(b"x-amz-bucket-object-lock-enabled")
-    )
-    if object_lock:
-        for action in ("s3:PutBucketObjectLockConfiguration", "s3:PutBucketVersioning"):
-            if not call.access.judge_unbound(call, action, f"arn:aws:s3:::{call.bucket}"):
-                raise S3Error("AccessDenied")
-    documents = _ownership(call)
-    access_list = _access_list(call, documents)
-    location, tags = _configuration(await document(call), call.config.region)
-    if tags is not None:
-        documents["tagging"] = tags
-    pool = call.header(POOL_HEADER.encode())
-    if not pool and POOL_HEADER.encode() in headers:
-        raise S3Error("InvalidArgument", f"The value of {POOL_HEADER} is empty.", ArgumentName=POOL_HEADER)
-    wanted = BucketInfo(
-        name=call.bucket,
-        created_ms=call.now_ms,
-        pool=pool or rule_pool(call.config.key_rules, call.bucket),
-        location=location,
-        documents=documents | ({"acl": access_list} if access_list else {}),
-        owner=call.identity.owner,
-        versioning="Enabled" if object_lock else "",
-        object_lock=object_lock,
-    )
+    wanted = _wanted(call, await document(call))
     names = [bucket.name for bucket in call.store.buckets() if bucket.owner == wanted.owner]
     # Counted without a lock: of creations at once a few may pass, which a bound against runaways can bear.
     if len(names) >= call.config.buckets_max and call.bucket not in names:
@@ -106,16 +82,52 @@ async def create_bucket(call: Call) -> Response:
     try:
         await call.store.create_bucket(wanted)
     except BucketExists:
-        await _again(call, pool, access_list)
+        await _again(call, wanted.documents.get("acl", ""))
     return Response(200, f"location: /{call.bucket}\r\n".encode())
 
 
-async def _again(call: Call, pool: str, access_list: str) -> None:
+def _wanted(call: Call, body: bytes) -> BucketInfo:
+    """The bucket that a request asks for. Raises AccessDenied where the caller may make one, but not such a one."""
+    headers = call.request.headers
+    locked = LOCK_HEADER in headers and boolean(LOCK_HEADER.decode(), call.header(LOCK_HEADER))
+    documents = _ownership(call)
+    location, tags = _configuration(body, call.config.region)
+    further = {
+        "s3:PutBucketObjectLockConfiguration": locked,
+        "s3:PutBucketVersioning": locked,
+        "s3:PutBucketOwnershipControls": bool(documents),
+        "s3:PutBucketAcl": acl.asked(headers),
+        "s3:TagResource": tags is not None,
+    }
+    for action, asked in further.items():
+        if asked and not call.access.judge_unbound(call, action, f"arn:aws:s3:::{call.bucket}"):
+            raise S3Error("AccessDenied")
+    pool = call.header(POOL_HEADER.encode())
+    if not pool and POOL_HEADER.encode() in headers:
+        raise S3Error("InvalidArgument", f"The value of {POOL_HEADER} is empty.", ArgumentName=POOL_HEADER)
+    access_list = _access_list(call, documents)
+    if access_list:
+        documents["acl"] = access_list
+    if tags is not None:
+        documents["tagging"] = tags
+    return BucketInfo(
+        name=call.bucket,
+        created_ms=call.now_ms,
+        pool=pool or rule_pool(call.config.key_rules, call.bucket),
+        location=location,
+        documents=documents,
+        owner=call.identity.owner,
+        versioning="Enabled" if locked else "",
+        object_lock=locked,
+    )
+
+
+async def _again(call: Call, access_list: str) -> None:
     """Making what stands: in us-east-1 one's own bucket is as new, but for its access list, which is set again.
 
     Raises BucketAlreadyExists for another account's, BucketExists.
     """
-    standing = call.store.bucket(call.bucket)
+    standing, pool = call.store.bucket(call.bucket), call.header(POOL_HEADER.encode())
     if standing.owner != call.identity.owner:
         raise S3Error("BucketAlreadyExists", BucketName=call.bucket)
     if call.config.region != HOME_REGION or (pool and pool != standing.pool):
@@ -123,8 +135,7 @@ async def _again(call: Call, pool: str, access_list: str) -> None:
     if access_list != standing.documents.get("acl", ""):
         if access_list and ownership_of(standing) == ENFORCED:
             raise S3Error("InvalidBucketAclWithObjectOwnership")
-        if acl.is_public(access_list) and public_access_of(standing).block_acls:
-            raise S3Error("AccessDenied")
+        check_public_list(access_list, standing)
         await call.store.change_bucket(call.bucket, BucketChange({"acl": access_list or None}))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from s3api.call import ApiConfig, Identity, KeyRule
@@ -202,3 +204,20 @@ def test_another_accounts_bucket() -> None:
     assert s3.store.bucket("other").owner == "other-id"
     assert names(s3) == (["bucket"], "")
     assert s3("PUT", "/other").code == "BucketAlreadyExists"
+
+
+def test_what_a_new_bucket_brings_needs_rights_of_its_own(s3: Harness) -> None:
+    statement = {"Effect": "Allow", "Action": "s3:CreateBucket", "Resource": "*"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+    user = Identity("user", "secret", "owner-id", "owner-name", policies=(policy,))
+    tags = b"<CreateBucketConfiguration><Tags><Tag><Key>a</Key><Value/></Tag></Tags></CreateBucketConfiguration>"
+    for headers, body in (
+        ({"x-amz-acl": "public-read"}, b""),
+        ({"x-amz-grant-read": "id=owner-id"}, b""),
+        ({"x-amz-object-ownership": "ObjectWriter"}, b""),
+        ({"x-amz-bucket-object-lock-enabled": "true"}, b""),
+        ({}, tags),
+    ):
+        assert s3("PUT", "/bucket", headers, body, identity=user).code == "AccessDenied"
+        assert s3("HEAD", "/bucket").code == "NoSuchBucket"
+    assert s3("PUT", "/bucket", identity=user).status == 200

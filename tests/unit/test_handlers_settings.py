@@ -69,11 +69,11 @@ KEPT = [
     ("cors", cors("<AllowedOrigin/><AllowedMethod>GET</AllowedMethod>"),
      cors("<AllowedMethod>GET</AllowedMethod><AllowedOrigin></AllowedOrigin>")),
     ("encryption", encryption("<SSEAlgorithm>AES256</SSEAlgorithm>"),
-     encryption("<SSEAlgorithm>AES256</SSEAlgorithm>", "<BucketKeyEnabled>false</BucketKeyEnabled>" + UNBLOCKED)),
+     encryption("<SSEAlgorithm>AES256</SSEAlgorithm>", "<BucketKeyEnabled>false</BucketKeyEnabled>")),
     ("encryption", encryption("<KMSMasterKeyID>k1</KMSMasterKeyID><SSEAlgorithm>aws:kms</SSEAlgorithm>",
                               "<BucketKeyEnabled>TRUE</BucketKeyEnabled>" + UNBLOCKED),
      encryption("<SSEAlgorithm>aws:kms</SSEAlgorithm><KMSMasterKeyID>k1</KMSMasterKeyID>",
-                "<BucketKeyEnabled>true</BucketKeyEnabled>" + UNBLOCKED)),
+                "<BucketKeyEnabled>true</BucketKeyEnabled>")),
     ("ownershipControls", ownership("ObjectWriter"), ownership("ObjectWriter")),
     ("publicAccessBlock", blocks("<BlockPublicPolicy>true</BlockPublicPolicy>"),
      blocks("<BlockPublicAcls>false</BlockPublicAcls><IgnorePublicAcls>false</IgnorePublicAcls>"
