@@ -207,6 +207,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     notify_queue_bytes: Annotated[int, Row("S3", v.parse_size, "SIZE",
         "what may wait for one webhook; beyond it new events for it are dropped, and counted",
         "about a hundred thousand events: hours of a receiver's absence, and no danger to the disk")] = 64 << 20
+    access_log_s: Annotated[float, Row("S3", v.parse_positive_duration, "DURATION",
+        "how often a worker delivers the access logs of buckets that have logging enabled",
+        "few objects, and not much to lose with a worker")] = 60.0
     lifecycle_day_s: Annotated[float, Row("S3", v.parse_positive_duration, "DURATION",
         "what lifecycle rules and RestoreObject count as a day; any other length than 24 h is for tests, and then nothing is "
         "rounded to midnight",

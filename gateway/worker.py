@@ -20,6 +20,7 @@ import msgspec
 import uvloop
 
 from gateway import engine
+from gateway.accesslog import AccessLog
 from gateway.admin.routes import AdminRoutes
 from gateway.config import Settings
 from gateway.credentials import Credentials
@@ -70,6 +71,7 @@ async def _serve(settings: Settings, credentials: Credentials, keys: KeyRing, sl
         keys=keys,
         day_ms=round(settings.lifecycle_day_s * 1000),
     )
+    access_log = AccessLog(store, settings.region, OWNER_ID)
     connections = Connections(_limits(settings), loop)
     listeners: list[Listener] = []
     places = [(settings.listen, "")] + [(bound.address, bound.bucket) for bound in settings.bucket_listeners]
@@ -82,6 +84,7 @@ async def _serve(settings: Settings, credentials: Credentials, keys: KeyRing, sl
             HANDLERS,
             clock,
             metrics.request,
+            access_log=access_log.record,
         )
         app = AdminRoutes(
             pipeline,
@@ -94,7 +97,10 @@ async def _serve(settings: Settings, credentials: Credentials, keys: KeyRing, sl
         listeners.append(
             await listen(app, address.host, address.port, connections.limits, reuse_port=True, connections=connections)
         )
-    turning = loop.create_task(_turn(store, connections, metrics))
+    turning = [
+        loop.create_task(_turn(store, connections, metrics)),
+        loop.create_task(_deliver(access_log, settings.access_log_s)),
+    ]
     # What exists now lives as long as the process: collections need not look at it again.
     gc.collect()
     gc.freeze()
@@ -104,8 +110,10 @@ async def _serve(settings: Settings, credentials: Credentials, keys: KeyRing, sl
         listener.stop_accepting()
     await connections.drain(settings.drain_s)
     connections.stop()
-    turning.cancel()
-    await asyncio.gather(turning, return_exceptions=True)
+    await access_log.flush()
+    for task in turning:
+        task.cancel()
+    await asyncio.gather(*turning, return_exceptions=True)
     for pool in pools.values():
         pool.flush_touches()
     await store.close()
@@ -129,6 +137,15 @@ async def _turn(store: TieredStore, connections: Connections, metrics: Metrics) 
             _log.exception("an epoch did not turn", extra={"once": "epochs"})
         metrics.cells[open_connections] = len(connections)
         metrics.cells[in_flight] = connections.in_flight
+
+
+async def _deliver(access_log: AccessLog, every_s: float) -> None:
+    while True:
+        await asyncio.sleep(every_s)
+        try:
+            await access_log.flush()
+        except Exception:
+            _log.exception("access logs were not delivered", extra={"once": "accesslog"})
 
 
 def _limits(settings: Settings) -> Limits:

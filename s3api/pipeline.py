@@ -52,6 +52,9 @@ Observer = Callable[[str, int, float, int, int, bool], None]
 """Told of each finished request: operation name ("" unresolved), status, seconds, content bytes in, body bytes out, and
 whether the answer went out whole."""
 
+AccessLogger = Callable[[Request, Response, "Trace", int, float], None]
+"""Told of each finished request: what was kept of it, body bytes out, seconds."""
+
 UNRESOLVED: Final = ""
 PREFLIGHT: Final = "Preflight"
 """The operation name of OPTIONS requests, which the table does not know: a browser's question, unsigned, of any target."""
@@ -79,10 +82,13 @@ def no_sessions(token: str, now_s: int) -> Identity:
 class Trace:
     """What the pipeline keeps of a request from `handle` to `finished`; lives in `request.state`."""
 
-    __slots__ = ("call", "operation", "payload", "request_id", "target")
+    __slots__ = ("call", "error", "host_id", "identity", "operation", "payload", "request_id", "target")
 
-    def __init__(self, request_id: str) -> None:
+    def __init__(self, request_id: str, host_id: str) -> None:
         self.request_id = request_id
+        self.host_id = host_id
+        self.identity = ANONYMOUS  # until it is known who calls
+        self.error = ""  # code
         self.operation = UNRESOLVED
         self.target: Target | None = None
         self.payload: Any = None
@@ -110,7 +116,9 @@ class Pipeline:
         *,
         directory: Directory | None = None,
         sessions: Callable[[str, int], Identity] = no_sessions,
+        access_log: AccessLogger | None = None,
     ) -> None:
+        self._access_log = access_log
         self._store = store
         self._config = config
         self._identities = identities
@@ -134,7 +142,7 @@ class Pipeline:
 
     def handle(self, request: Request) -> Response | Coroutine[Any, Any, Response]:
         """See `Application`: a Response at once unless the handler waits."""
-        trace = request.state = Trace(f"{self._id_prefix}{next(self._count) & 0xFFFFFFFF:08X}")
+        trace = request.state = Trace(f"{self._id_prefix}{next(self._count) & 0xFFFFFFFF:08X}", self._host_id)
         try:
             reply = self._start(request, trace)
         except Exception as error:
@@ -150,7 +158,7 @@ class Pipeline:
             return self._finish(request, trace, self._failed(request, trace, error))
 
     def finished(self, request: Request, response: Response, sent_bytes: int, complete: bool) -> None:
-        """See `Application`: forwards to the observer."""
+        """See `Application`: forwards to the observer, and to the access log beside it."""
         if self._observer is not None:
             trace: Trace | None = request.state
             if trace is None:
@@ -158,6 +166,8 @@ class Pipeline:
             read_bytes = 0 if trace.payload is None else trace.payload.read_bytes
             seconds = self._monotonic() - request.started_s
             self._observer(trace.operation, response.status, seconds, read_bytes, sent_bytes, complete)
+            if self._access_log is not None:
+                self._access_log(request, response, trace, sent_bytes, seconds)
 
     def _start(self, request: Request, trace: Trace) -> Response | Coroutine[Any, Any, Response]:
         headers = request.headers
@@ -342,6 +352,7 @@ class Pipeline:
     def _authorise(self, call: Call, operation: Operation, trace: Trace) -> Coroutine[Any, Any, None] | None:
         """Raises AccessDenied, or NoSuchBucket. A coroutine where the object must be seen first: it is to be awaited."""
         access, who = self._access, call.identity
+        trace.identity = who
         if not call.bucket:
             if not access.judge_unbound(call, operation.action, "arn:aws:s3:::*"):
                 raise S3Error("AccessDenied")
@@ -481,6 +492,7 @@ class Pipeline:
 
     def _render(self, request: Request, trace: Trace, failure: S3Error) -> Response:
         spec = failure.spec
+        trace.error = spec.code
         headers = failure.headers
         if failure.retry_s:
             headers += b"retry-after: %d\r\n" % failure.retry_s
