@@ -43,7 +43,7 @@ DIFFERENCES: Final[Mapping[str, str]] = {
     "PutObjectTagging": "The tags `recall:pin` and `recall:ttl` act; taking one away undoes it.",
     "DeleteObjectTagging": "Undoes what `recall:pin` and `recall:ttl` did.",
     "RestoreObject": "Any object can be held, whatever its class. When the reply comes, the recall is done: 202 if the object "
-    "was cold, 200 if it was hot. Fields other than Days, Tier and GlacierJobParameters are 501.",
+    "was cold or archived, 200 if it was readable. The tier changes nothing; queries of the content (SELECT) are 501.",
     "ChangeObject": "Not of AWS: changes pin, TTL and tier (docs/EXTENSIONS.md).",
     "CreateMultipartUpload": "The `x-recall-` headers given here are the object's; deadlines and leases start at completion.",
     "UploadPart": "A part without a checksum is taken under any upload; one with a checksum also under an upload that named no "

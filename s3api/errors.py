@@ -122,7 +122,8 @@ _ROWS: Final = (
     # objects
     ErrorSpec("NoSuchKey", 404, "The specified key does not exist."),
     ErrorSpec("NoSuchVersion", 404, "The specified version does not exist."),
-    ErrorSpec("InvalidObjectState", 403, "The operation is not valid for the current state of the object."),
+    ErrorSpec("InvalidObjectState", 403, "The operation is not valid for the object's storage class."),
+    ErrorSpec("ObjectNotInActiveTierError", 403, "The source object of the COPY action is not in the active tier and is only stored in Amazon S3 Glacier."),
     ErrorSpec("RestoreAlreadyInProgress", 409, "Object restore is already in progress."),
     ErrorSpec("PreconditionFailed", 412, "At least one of the preconditions you specified did not hold."),
     ErrorSpec("NotModified", 304, "Not Modified."),

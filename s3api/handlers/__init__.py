@@ -14,6 +14,7 @@ from typing import Final
 from s3api.call import Handler
 from s3api.handlers import (
     acls,
+    archive,
     attributes,
     batch,
     buckets,
@@ -85,7 +86,7 @@ HANDLERS: Final[dict[str, Handler]] = {
     "PutObjectLockConfiguration": lock.put_object_lock_configuration,
     "PutObjectRetention": lock.put_object_retention,
     "PutObjectTagging": tagging.put_object_tagging,
-    "RestoreObject": context_memory.restore_object,
+    "RestoreObject": archive.restore_object,
     "UploadPart": uploads.upload_part,
     "UploadPartCopy": uploads.upload_part_copy,
     **settings.HANDLERS,

@@ -27,6 +27,7 @@ from s3api.call import Call
 from s3api.checksums import NOTHING_REQUESTED
 from s3api.errors import S3Error, from_store
 from s3api.extensions import parse_pin, parse_ttl
+from s3api.handlers.archive import is_archived
 from s3api.handlers.body import Intake, arrived, pieces
 from s3api.handlers.objects import bucket_of
 from s3api.handlers.options import put_options
@@ -174,7 +175,7 @@ async def batch_get(call: Call) -> Response:
     wanted: list[_Wanted] = []
     for key, info in zip(asked.keys, infos, strict=True):
         cold = info is not None and info.residency is Residency.COLD_ONLY
-        if not may(key):
+        if not may(key) or (info is not None and info.storage_class and is_archived(info, call.now_ms)):
             status = 403
         elif info is None or (cold and asked.hot_only):
             status = 404

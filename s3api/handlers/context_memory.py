@@ -1,26 +1,19 @@
-"""What Recall adds to objects that stand already: change their pin, TTL or tier, and recall-and-hold by RestoreObject.
+"""What Recall adds to objects that stand already: change their pin, TTL or tier.
 
-Owns nothing. Does not know tiers' workings. Kind: shell (the loop). Spec: docs/EXTENSIONS.md; AWS RestoreObject.
+Owns nothing. Does not know tiers' workings. Kind: shell (the loop). Spec: docs/EXTENSIONS.md.
 """
 
 from __future__ import annotations
 
-from typing import Final
-
-from s3api import xml
 from s3api.call import Call
 from s3api.errors import S3Error
 from s3api.extensions import PIN_HEADER, TIER_HEADER, TTL_HEADER, parse_tier, write_intent
-from s3api.handlers.body import arrived, document
 from s3api.handlers.fields import http_date, lease_lines
 from s3api.handlers.options import metadata_of
 from s3api.message import Response
 from s3api.preconditions import write_conditions
 from s3api.versions import named_version
-from tiering.contract import ObjectChange, ReadOptions, Residency
-
-DAYS_MAX: Final = 36_500
-DAY_MS: Final = 86_400_000
+from tiering.contract import ObjectChange, Residency
 
 
 async def change_object(call: Call) -> Response:
@@ -49,20 +42,3 @@ async def change_object(call: Call) -> Response:
         f"{TIER_HEADER}: {where}\r\n{lease_lines(info, call.now_ms)}"
     )
     return Response(200, lines.encode())
-
-
-async def restore_object(call: Call) -> Response:
-    """Recalls the object and holds it hot for `Days`. 202 when it had to be recalled, 200 when it was there.
-
-    # differs from AWS: any object can be held, whatever its storage class; when the reply comes, the recall is done.
-    """
-    root = xml.parse(await document(call), "RestoreRequest")
-    for child in root.children:
-        if child.name not in ("Days", "GlacierJobParameters", "Tier"):  # the speed asked for changes nothing here
-            raise S3Error("NotImplemented", f"RestoreRequest/{child.name} is not served.")
-    days = root.integer("Days", 1, DAYS_MAX)
-    version = named_version(call.query)
-    seen = (await arrived(call.store.open(call.bucket, call.key, ReadOptions(head=True, version=version)))).info
-    info = await call.store.change(call.bucket, call.key, ObjectChange(restore_ms=days * DAY_MS, version=version))
-    recalled = seen.residency is Residency.COLD_ONLY
-    return Response(202 if recalled else 200, lease_lines(info, call.now_ms).encode())

@@ -18,6 +18,7 @@ from s3api.checksums import ALGORITHMS, Requested
 from s3api.encryption import SOURCE_CUSTOMER, Asked
 from s3api.errors import S3Error
 from s3api.extensions import PIN_HEADER, TTL_HEADER, write_intent
+from s3api.handlers.archive import judge_readable
 from s3api.handlers.body import Intake, arrived
 from s3api.handlers.fields import iso_date, kept_checksum, lease_lines
 from s3api.handlers.lifecycle import expiry_of
@@ -125,6 +126,7 @@ async def look_at_source(call: Call, source: Source, options: ReadOptions) -> Re
         ) from None
     if judged and reading.info.owner:
         call.require(source.action, *source, reading.info)
+    judge_readable(reading.info, call.now_ms, "ObjectNotInActiveTierError")
     return await as_content(call, source.place, reading, options, SOURCE_CUSTOMER)
 
 

@@ -20,6 +20,7 @@ from s3api.call import Call
 from s3api.checksums import requested_checksum
 from s3api.encryption import CUSTOMER_ALGORITHM, CUSTOMER_KEY, SSE
 from s3api.errors import S3Error, from_store
+from s3api.handlers.archive import judge_readable
 from s3api.handlers.body import Intake, arrived, document
 from s3api.handlers.fields import (
     checksum_lines,
@@ -134,6 +135,17 @@ async def _read_later(
     call: Call, opened: Awaitable[Reading], options: ReadOptions, overrides: Mapping[str, str] | None
 ) -> Response:
     try:
+        # Looked at first: an archived object that may not be read must not be recalled for nothing.
+        looking = ReadOptions(head=True, version=options.version)
+        seen = (await arrived(call.store.open(call.bucket, call.key, looking))).info
+        if seen.owner or call.asked:
+            call.check_object(seen)
+        judge_readable(seen, call.now_ms)
+    except BaseException:
+        if isinstance(opened, Coroutine):
+            opened.close()
+        raise
+    try:
         reading = await opened
     except NotModified as unchanged:
         return _unchanged(unchanged)
@@ -173,6 +185,8 @@ async def _read_if_range(call: Call, options: ReadOptions, overrides: Mapping[st
     try:
         looking = ReadOptions(head=True, version=options.version)
         seen = (await arrived(call.store.open(call.bucket, call.key, looking))).info
+        if not options.head:
+            judge_readable(seen, call.now_ms)
         if _is_named(call.header(b"if-range"), seen):
             reading = await arrived(call.store.open(call.bucket, call.key, options))
             if reading.info.generation == seen.generation:
@@ -217,6 +231,8 @@ def _reply(
         info, start, stop = reading.info, reading.start, reading.stop
         if info.owner or call.asked:
             call.check_object(info)
+        if info.storage_class and not options.head:
+            judge_readable(info, call.now_ms)
         lines = object_lines(info, reading.tier, call.now_ms, overrides, expiry_of(call, info))
         lines += version_line(info.version, bucket_of(call))
         headers = call.request.headers
