@@ -17,7 +17,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tiering import layout, mutations
+from tiering import conditions, layout, mutations
 from tiering.contract import BucketChange, BucketExists, BucketInfo, NoSuchBucket, UnknownPool
 from tiering.layout import BucketRecord
 from tiering.pool import Pool
@@ -108,7 +108,7 @@ class Buckets:
         return next(iter(self._pools.values()))
 
     async def create(self, bucket: BucketInfo) -> BucketRecord:
-        """Raises BucketExists, UnknownPool."""
+        """Raises BucketExists, UnknownPool, NoVersioning, LockNeedsVersions."""
         pool = self.pool_for(bucket.name, bucket.pool)
         record = BucketRecord(
             name=bucket.name,
@@ -122,6 +122,7 @@ class Buckets:
             versioning=bucket.versioning,
             object_lock=bucket.object_lock,
         )
+        conditions.changed_bucket(record, BucketChange(), mutations.keeps_versions(pool, record))
         # Shielded: a client that leaves must not take the lock's only descriptor with it.
         return await asyncio.shield(asyncio.ensure_future(self._create_alone(pool, record)))
 
@@ -147,7 +148,7 @@ class Buckets:
 
     async def change(self, name: str, change: BucketChange) -> BucketRecord:
         pool, _ = self.route(name)
-        changed = await pool.committer.submit(lambda batch: mutations.change_bucket(batch, name, change))
+        changed = await pool.committer.submit(lambda batch: mutations.change_bucket(batch, pool, name, change))
         self.changed()
         return changed
 

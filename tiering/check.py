@@ -13,12 +13,12 @@ from typing import Final
 
 import msgspec
 
-from tiering import layout
+from tiering import journal, layout
 from tiering.cold import ColdSide
 from tiering.contract import Residency
 from tiering.flash import Flash
 from tiering.index import Index, View
-from tiering.layout import Counters, Extent, ObjectRecord, PartRecord, RegionRecord, RegionState
+from tiering.layout import BucketRecord, Counters, Extent, ObjectRecord, PartRecord, RegionRecord, RegionState
 from tiering.ports import NotFound
 
 FAULTS_MAX: Final = 1000
@@ -49,13 +49,30 @@ class _Audit:
         self.counters = Counters()
         self.live: dict[int, int] = {}
         self.wanted: dict[str, dict[bytes, bytes]] = {
-            name: {} for name in ("extents", "dirty", "dirty_parts", "manifests", "expiry", "leases")
+            name: {}
+            for name in (
+                "extents",
+                "dirty",
+                "dirty_parts",
+                "manifests",
+                "unnoted",
+                "expiry",
+                "leases",
+                "nulls",
+                "watched",
+            )
         }
         self.checked: dict[tuple[int, int], Extent] = {}
         self.cold: dict[str, str] = {}
 
     def run(self) -> None:
-        buckets = {layout.BUCKET.decode(value).number for _, value in self.view.rows("buckets")}
+        buckets = set()
+        for bucket_name, value in self.view.rows("buckets"):
+            bucket: BucketRecord = layout.BUCKET.decode(value)
+            buckets.add(bucket.number)
+            if journal.DOCUMENT in bucket.documents:
+                self.counters.watched += 1
+                self.wanted["watched"][layout.number_key(layout.bucket_prefix(bucket.number))] = bucket_name
         for okey, value in self.view.rows("objects"):
             self._object(okey, layout.OBJECT.decode(value), buckets)
         self._parts()
@@ -70,6 +87,12 @@ class _Audit:
         self.report.objects += 1
         if number not in buckets:
             self.report.fault(f"{what}: its bucket does not exist")
+        if layout.is_older(okey):
+            self._older(what, okey, record)
+        elif record.noncurrent_ms:
+            self.report.fault(f"{what}: the current version, yet noncurrent")
+        if record.marker and record.size:
+            self.report.fault(f"{what}: a delete marker with bytes")
         hot, cold = record.residency != Residency.COLD_ONLY, record.residency != Residency.HOT_ONLY
         if hot and sum(extent.length for extent in record.extents) != record.size:
             self.report.fault(f"{what}: extents do not add up to its {record.size} bytes")
@@ -82,6 +105,10 @@ class _Audit:
         for piece in record.cold:
             if not (piece is record.cold[0] and record.unlisted):
                 self.cold[piece.name] = what
+        if record.note and not record.unnoted:
+            self.cold[record.note] = f"{what}, its note"
+        if record.unnoted:
+            self.wanted["unnoted"][layout.u64_key(record.generation)] = okey
         self._extents(layout.OWNER_OBJECT + okey, record.extents)
         if layout.is_dirty(record):
             self.wanted["dirty"][layout.u64_key(record.generation)] = okey
@@ -99,6 +126,17 @@ class _Audit:
         counters.hot_bytes += record.size if hot else 0
         counters.dirty_bytes += record.size if layout.is_dirty(record) else 0
         counters.pinned_bytes += record.size if layout.hold_until_ms(record) else 0
+
+    def _older(self, what: str, okey: bytes, record: ObjectRecord) -> None:
+        current = self.view.object(layout.current_key(okey))
+        if current is None or current.generation <= record.generation:
+            self.report.fault(f"{what}: an older version without a newer one that is current")
+        if okey != layout.older_key(layout.current_key(okey), record.generation):
+            self.report.fault(f"{what}: an older version under another's key")
+        if not record.noncurrent_ms:
+            self.report.fault(f"{what}: an older version, yet current")
+        if not record.version:
+            self.wanted["nulls"][layout.current_key(okey)] = okey
 
     def _parts(self) -> None:
         uploads = {layout.split_upload_key(ukey)[2] for ukey, _ in self.view.rows("uploads")}
@@ -169,7 +207,7 @@ class _Audit:
 
     def _counters(self) -> None:
         stored = self.view.counters()
-        for name in ("objects", "object_bytes", "hot_bytes", "dirty_bytes", "pinned_bytes"):
+        for name in ("objects", "object_bytes", "hot_bytes", "dirty_bytes", "pinned_bytes", "watched"):
             if getattr(stored, name) != getattr(self.counters, name):
                 self.report.fault(
                     f"counter {name}: {getattr(stored, name)} stored, {getattr(self.counters, name)} found"

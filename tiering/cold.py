@@ -43,8 +43,8 @@ class ColdSide:
         self.backing = backing
         self.prefix = prefix
 
-    def name(self, bucket: str, key: str) -> str:
-        return keys.cold_key(self.prefix, bucket, key)
+    def name(self, bucket: str, key: str, version: str = "") -> str:
+        return keys.cold_key(self.prefix, bucket, key, version)
 
     def piece_name(self, upload_id: str, number: int) -> str:
         """Where a part goes that must leave the tier before its object is complete."""
@@ -130,12 +130,43 @@ _META_FIELDS = (
     "ttl_ms",
     "sliding",
     "expires_ms",
+    "version",
+    "marker",
+    "lock",
+    "owner",
+    "acl",
+    "encryption",
 )
+_LATER_FIELDS = _META_FIELDS[_META_FIELDS.index("version") :]
+"""Fields that copies made by an older program do not have."""
+
+
+NOTE_FIELDS = ("tags", "lock", "acl", "storage_class", "pin_until_ms", "ttl_ms", "sliding", "expires_ms")
+"""What may change of a generation, and is told in a note once it does."""
+
+
+def note_json(record: ObjectRecord) -> bytes:
+    """The note of what may have changed of a demoted object since its copy was made."""
+    fields = {name: getattr(record, name) for name in NOTE_FIELDS}
+    return msgspec.json.encode({"generation": record.generation, **fields})
+
+
+def apply_note(record: ObjectRecord, note: bytes) -> bool:
+    """Changes a record as its note says; False when it is about another generation. Raises msgspec.ValidationError."""
+    told = msgspec.json.decode(note, type=dict[str, Any])
+    if told.get("generation") != record.generation:
+        return False
+    fields = {name: getattr(record, name) for name in ObjectInfo.__struct_fields__}
+    fields |= {name: told[name] for name in NOTE_FIELDS if name in told}
+    changed = msgspec.convert(_ordered(msgspec.to_builtins(fields)), ObjectRecord)
+    for name in NOTE_FIELDS:
+        setattr(record, name, getattr(changed, name))
+    return True
 
 
 def record_of(meta: Mapping[str, Any], cold: tuple[ColdPiece, ...]) -> ObjectRecord:
     """The record that a cold stream's head describes. Raises msgspec.ValidationError, KeyError."""
-    fields = {name: meta[name] for name in _META_FIELDS}
+    fields = {name: meta[name] for name in _META_FIELDS if name in meta or name not in _LATER_FIELDS}
     info = msgspec.convert(_ordered(fields), ObjectRecord)
     info.residency = Residency.COLD_ONLY
     info.cold = cold

@@ -23,7 +23,6 @@ from tiering import layout
 from tiering.contract import FOREVER_MS, DiskFull, Residency
 from tiering.layout import (
     BucketRecord,
-    ColdPiece,
     Counters,
     Extent,
     ObjectRecord,
@@ -124,6 +123,11 @@ class Index:
         except _RACES:
             with self.view() as view:
                 return [view.object(okey) for okey in okeys]
+
+    def standing(self, okey: bytes, generation: int) -> tuple[bytes, ObjectRecord] | None:
+        """As `View.standing`, as of now."""
+        with self.view() as view:
+            return view.standing(okey, generation)
 
     def counters(self) -> Counters:
         """The sums as of now, like `get_object`."""
@@ -233,6 +237,16 @@ class View:
         data = self._txn.get(okey, db=self._index.objects_db)
         return None if data is None else layout.OBJECT.decode(data)
 
+    def standing(self, okey: bytes, generation: int) -> tuple[bytes, ObjectRecord] | None:
+        """Where that generation is now: under `okey`, or where a version goes that ceases to be the current one or
+        becomes it."""
+        record = self.object(okey)
+        if record is not None and record.generation == generation:
+            return okey, record
+        okey = layout.other_key(okey, generation)
+        record = self.object(okey)
+        return None if record is None or record.generation != generation else (okey, record)
+
     def bucket(self, name: str) -> BucketRecord | None:
         record: BucketRecord | None = self._decode("buckets", name.encode(), layout.BUCKET)
         return record
@@ -267,6 +281,15 @@ class View:
                     return
                 yield key, bytes(cursor.value())
                 found = cursor.next()
+
+    def first(self, database: str, prefix: bytes = b"") -> tuple[bytes, bytes] | None:
+        """The first row with `prefix`."""
+        with self._txn.cursor(self.db[database]) as cursor:
+            if cursor.set_range(prefix) if prefix else cursor.first():
+                key = bytes(cursor.key())
+                if key.startswith(prefix):
+                    return key, bytes(cursor.value())
+        return None
 
     def cursor(self, database: str) -> Any:
         """A raw cursor for callers that skip (listings). Close it before the view."""
@@ -354,20 +377,30 @@ class Batch(View):
                     self.delete(database, before)
                 if after is not None:
                     self.put(database, after, okey)
-        self._bury(old.cold if old is not None else (), new.cold if new is not None else ())
+        self._bury(_names(old), _names(new))
+        if okey[0] >= 0x80:
+            if new is None and old is not None and not old.version:
+                self.delete("nulls", layout.current_key(okey))
+            elif new is not None and not new.version:
+                self.put("nulls", layout.current_key(okey), okey)
         if new is not None:
             self.put("objects", okey, layout.OBJECT.encode(new))
         elif old is not None:
             self.delete("objects", okey)
 
-    def _bury(self, old: tuple[ColdPiece, ...], new: tuple[ColdPiece, ...]) -> None:
+    def move_object(self, okey: bytes, old: ObjectRecord, to: bytes, new: ObjectRecord) -> None:
+        """Puts a record under another object key, where none stands."""
+        self.replace_object(okey, old, None)
+        self.replace_object(to, None, new)
+
+    def _bury(self, old: tuple[str, ...], new: tuple[str, ...]) -> None:
         """Names in the backing store that nothing refers to any more get a tombstone; names in use lose theirs."""
         if old == new:
             return
-        kept = {piece.name for piece in new}
-        for piece in old:
-            if piece.name not in kept:
-                self.put("tombstones", piece.name.encode())
+        kept = set(new)
+        for name in old:
+            if name not in kept:
+                self.put("tombstones", name.encode())
         for name in kept:
             self.delete("tombstones", name.encode())
 
@@ -386,12 +419,13 @@ class Batch(View):
     def _move_extents(self, owner: bytes, old: tuple[Extent, ...], new: tuple[Extent, ...]) -> None:
         if old == new:
             return
+        before, after = set(old), set(new)
         for extent in old:
-            if extent not in new:
+            if extent not in after:
                 self.delete("extents", layout.extent_key(extent, owner))
                 self._live(extent, -1)
         for extent in new:
-            if extent not in old:
+            if extent not in before:
                 self.put("extents", layout.extent_key(extent, owner))
                 self._live(extent, 1)
 
@@ -418,8 +452,8 @@ class Batch(View):
         if new is not None and layout.is_dirty_part(new):
             self.put("dirty_parts", layout.u64_key(new.generation), pkey)
         self._bury(
-            (old.cold,) if old is not None and old.cold is not None else (),
-            (new.cold,) if new is not None and new.cold is not None else (),
+            (old.cold.name,) if old is not None and old.cold is not None else (),
+            (new.cold.name,) if new is not None and new.cold is not None else (),
         )
         if new is not None:
             self.put("parts", pkey, layout.PART.encode(new))
@@ -513,9 +547,22 @@ def _manifest_row(record: ObjectRecord) -> bytes | None:
     return layout.u64_key(record.generation) if record.unlisted else None
 
 
+def _unnoted_row(record: ObjectRecord) -> bytes | None:
+    return layout.u64_key(record.generation) if record.unnoted else None
+
+
+def _names(record: ObjectRecord | None) -> tuple[str, ...]:
+    """What a record has in the backing store."""
+    if record is None:
+        return ()
+    names = tuple([piece.name for piece in record.cold])
+    return (*names, *filter(None, (record.note, record.former))) if record.note or record.former else names
+
+
 _DERIVED: Final = (
     ("dirty", _dirty_row),
     ("manifests", _manifest_row),
+    ("unnoted", _unnoted_row),
     ("expiry", _expiry_row),
     ("leases", _lease_row),
 )

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from tiering.contract import FOREVER_MS, BucketInfo, ObjectInfo, PartInfo, Residency, UploadInfo
+from tiering.contract import FOREVER_MS, BucketInfo, EventRecord, ObjectInfo, PartInfo, Residency, UploadInfo
 
 FORMAT_VERSION: Final = 2
 EXTENT_ALIGN: Final = 64
@@ -59,6 +59,9 @@ class ObjectRecord(ObjectInfo, array_like=True, kw_only=True):
     upload_id: str = ""  # the upload it was completed from: makes completing idempotent
     cache: bool = False  # evicting it loses it: its bucket is a cache
     unlisted: bool = False  # cold in pieces, and the manifest that names them is not written yet
+    note: str = ""  # backing name of what changed in its description since it was demoted; "" when nothing did
+    unnoted: bool = False  # the note is not written yet, or out of date
+    former: str = ""  # backing name of a copy under the key it was renamed from: kept until it has one of its own
 
 
 class BucketRecord(BucketInfo, array_like=True, kw_only=True):
@@ -115,6 +118,8 @@ class Counters(msgspec.Struct, array_like=True):
     hot_bytes: int = 0
     dirty_bytes: int = 0
     pinned_bytes: int = 0
+    event: int = 0
+    watched: int = 0  # buckets whose changes are recorded as events
 
 
 class RecallRecord(msgspec.Struct, array_like=True):
@@ -131,7 +136,8 @@ class RecallRecord(msgspec.Struct, array_like=True):
 
 
 class Order(msgspec.Struct, array_like=True):
-    """A request to the keeper: `verb` is "demote" (copy to the backing store) or "evict" (and drop the hot copy)."""
+    """A request to the keeper: `verb` is "demote" (copy to the backing store), "evict" (and drop the hot copy), "part",
+    "manifest" or "note" (write that)."""
 
     verb: str
     okey: bytes
@@ -156,11 +162,13 @@ REGION: Final = Codec(RegionRecord)
 COUNTERS: Final = Codec(Counters)
 RECALL: Final = Codec(RecallRecord)
 ORDER: Final = Codec(Order)
+EVENT: Final = Codec(EventRecord)
 
 DATABASES: Final = (
     "meta",  # name → value: format, counters, pool shape
     "buckets",  # bucket name → BucketRecord
-    "objects",  # bucket number, key → ObjectRecord
+    "objects",  # object key → ObjectRecord: of each key the current version, and apart from those all older ones
+    "nulls",  # object key → object key of its null version, while that is not the current one
     "extents",  # region, offset, owner → empty: who refers to these bytes
     "regions",  # region → RegionRecord
     "free",  # region → empty
@@ -174,23 +182,71 @@ DATABASES: Final = (
     "uploads",  # bucket number, key, upload id → UploadRecord
     "parts",  # upload id, part number → PartRecord
     "manifests",  # generation → object key: cold in pieces, manifest to be written
+    "unnoted",  # generation → object key: its description has changed since its copy was made, note to be written
     "recalls",  # object key → RecallRecord
     "orders",  # number → Order
     "stale_buckets",  # bucket name → empty: its record in the backing store is out of date
+    "watched",  # bucket number → bucket name: its changes are recorded as events
+    "events",  # number → EventRecord: to be delivered, oldest first
 )
 
 
+_OLDER: Final = 1 << 31
+"""Set in the bucket number of the object key of a version that is not the current one."""
+_GENERATION_TOP: Final = (1 << 64) - 1
+_AGE_BYTES: Final = 9
+
+
 def object_key(bucket_number: int, key: str) -> bytes:
-    """The index key of an object; a bucket's keys are contiguous and in UTF-8 order."""
+    """The index key of the current version; a bucket's keys are contiguous and in UTF-8 order."""
     return _u32.pack(bucket_number) + key.encode()
 
 
+def older_key(okey: bytes, generation: int) -> bytes:
+    """The index key of a version that is not the current one of `okey`, the current one's key."""
+    return older_prefix(okey)[:-1] + _u64.pack(_GENERATION_TOP - generation)
+
+
+def older_prefix(okey: bytes) -> bytes:
+    """What the keys of all older versions begin with, and no others; they sort from the newest to the oldest.
+
+    A key may hold NUL, but no text holds the byte FF, with which every inverted generation begins.
+    """
+    return _u32.pack(_u32.unpack_from(okey)[0] | _OLDER) + bytes(okey[4:]) + b"\0\xff"
+
+
+def is_older(okey: bytes) -> bool:
+    return okey[0] >= 0x80
+
+
+def current_key(okey: bytes) -> bytes:
+    """The index key of the current version of the same key."""
+    return _u32.pack(_u32.unpack_from(okey)[0] ^ _OLDER) + bytes(okey[4:-_AGE_BYTES]) if is_older(okey) else okey
+
+
+def other_key(okey: bytes, generation: int) -> bytes:
+    """Where a version has gone that was under `okey`: it ceased to be the current one, or became it."""
+    return current_key(okey) if is_older(okey) else older_key(okey, generation)
+
+
 def split_object_key(okey: bytes) -> tuple[int, str]:
+    """Bucket number and key."""
+    okey = current_key(okey)
     return _u32.unpack_from(okey)[0], bytes(okey[4:]).decode()
 
 
 def bucket_prefix(bucket_number: int) -> bytes:
     return _u32.pack(bucket_number)
+
+
+def older_bucket_prefix(bucket_number: int) -> bytes:
+    """As `bucket_prefix`, of the versions that are not current."""
+    return _u32.pack(bucket_number | _OLDER)
+
+
+def number_key(okey: bytes) -> bytes:
+    """The key in `watched` of the bucket of an object."""
+    return _u32.pack(_u32.unpack_from(okey)[0] & ~_OLDER)
 
 
 def region_key(region: int) -> bytes:

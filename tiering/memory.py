@@ -133,14 +133,19 @@ class MemoryStore:
     # -- versions of a key
 
     def _versions(self, bucket: str, key: str) -> list[_Stored]:
-        """All that stand at a key, newest first; one that has expired is gone at its deadline, unless it is locked."""
+        """All that stand at a key, newest first; one that has expired is gone at its deadline, unless it is locked. A delete
+        marker hides what is older than a current one."""
         self.bucket(bucket)
         versions = self._objects[bucket].get(key, [])
         for stored in [each for each in versions if 0 < each.info.expires_ms <= self._clock.now_ms()]:
+            current = not stored.info.noncurrent_ms
             try:
                 self._remove(bucket, key, stored, bypass_governance=False)
             except c.Locked:
                 continue
+            rest = self._objects[bucket].get(key)
+            if current and rest and not rest[0].info.marker:
+                self._add(bucket, key, _Stored(self._marker(self._next()), b""))
         return self._objects[bucket].get(key, [])
 
     def _look(self, bucket: str, key: str) -> _Stored | None:
@@ -186,6 +191,18 @@ class MemoryStore:
             left = msgspec.structs.replace(versions[0].info, noncurrent_ms=self._clock.now_ms())
             versions = [versions[0]._replace(info=left), *versions[1:]]
         self._objects[bucket][key] = [stored, *versions]
+
+    def _marker(self, generation: int, version: str | None = None) -> c.ObjectInfo:
+        """A delete marker; `version` None gives it an id of its own, whatever the bucket's versioning."""
+        return c.ObjectInfo(
+            generation=generation,
+            size=0,
+            modified_ms=self._clock.now_ms(),
+            etag="",
+            crc64=0,
+            version=f"{generation:032x}" if version is None else version,
+            marker=True,
+        )
 
     def _new_version(self, bucket: str, generation: int) -> str:
         return f"{generation:032x}" if self._buckets[bucket].versioning == "Enabled" else ""
@@ -401,15 +418,7 @@ class MemoryStore:
         if not self._buckets[bucket].versioning:
             return self._delete_version(bucket, key, "", msgspec.structs.replace(options, conditions=None))
         generation = self._next()
-        marker = c.ObjectInfo(
-            generation=generation,
-            size=0,
-            modified_ms=self._clock.now_ms(),
-            etag="",
-            crc64=0,
-            version=self._new_version(bucket, generation),
-            marker=True,
-        )
+        marker = self._marker(generation, self._new_version(bucket, generation))
         self._add(bucket, key, _Stored(marker, b""))
         self._record(options.origin, bucket, key, marker)
         return c.Deleted(standing is not None, marker.version, marker=True)

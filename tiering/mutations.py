@@ -8,19 +8,24 @@ Kind: pure functions of a Batch. Spec: docs/SEMANTICS.md.
 
 from __future__ import annotations
 
+import itertools
 import secrets
-from collections.abc import Sequence
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
 import msgspec
 from awscrt import checksums
 
-from tiering import conditions, layout
+from tiering import conditions, journal, layout, versions
+from tiering.backing.keys import note_key
 from tiering.contract import (
     FOREVER_MS,
     PART_BYTES_MIN,
     BucketChange,
     BucketExists,
     BucketNotEmpty,
+    Checksum,
     CompleteOptions,
     Conditions,
     Deleted,
@@ -29,9 +34,12 @@ from tiering.contract import (
     NoSuchKey,
     NoSuchUpload,
     ObjectChange,
+    ObjectInfo,
+    Origin,
     PartClaim,
     PartInfo,
     PutOptions,
+    RenameOptions,
     Residency,
     SizeMismatch,
     Ttl,
@@ -69,6 +77,10 @@ def new_record(
         storage_class=options.storage_class,
         pin_until_ms=until_ms(options.pin_ms, now_ms),
         extents=extents,
+        lock=options.lock,
+        owner=options.owner,
+        acl=options.acl,
+        encryption=options.encryption,
     )
     if options.ttl is not None:
         set_ttl(record, options.ttl, now_ms)
@@ -89,12 +101,6 @@ def alive(view: View, bucket: BucketRecord) -> BucketRecord:
     return record
 
 
-def visible(pool: Pool, view: View, okey: bytes, now_ms: int) -> ObjectRecord | None:
-    """The record a reader would be given."""
-    record = view.object(okey)
-    return None if record is None or pool.expired(record, now_ms) else record
-
-
 # -- objects -----------------------------------------------------------------------------------------------------
 
 
@@ -106,37 +112,188 @@ def put_object(
     record: ObjectRecord,
     wanted: Conditions | None,
     now_ms: int,
+    origin: Origin | None = None,
+    manifest: Callable[[str], str] | None = None,
 ) -> ObjectRecord:
-    """Makes `record` the object's newest generation."""
-    record.cache = alive(batch, bucket).cache
+    """Makes `record` the object's newest generation, and its current version. `manifest`: gives the first cold piece its
+    name, once the version is known."""
+    owner = alive(batch, bucket)
+    record.cache = owner.cache
     old = batch.object(okey)
-    conditions.judge_write(wanted, None if old is None or pool.expired(old, now_ms) else old)
-    pool.judge_pin(batch, record, old)
+    conditions.judge_write(wanted, seen(pool, old, now_ms))
+    if owner.versioning:
+        versions.judge_put(batch, owner, okey, now_ms)
+    pool.judge_pin(batch, record, None if owner.versioning else old)
     record.generation = batch.next_generation()
+    if owner.versioning == "Enabled":
+        record.version = versions.new_version(record.generation)
+    if manifest is not None:
+        record.cold = (ColdPiece(manifest(record.version), 0), *record.cold[1:])
     pool.heat.fresh(record.generation)
-    batch.replace_object(okey, old, record)
+    if owner.versioning:
+        versions.put(batch, pool, owner, okey, old, record, now_ms)
+    else:
+        batch.replace_object(okey, old, record)
+    journal.record(batch, okey, record, origin, now_ms)
+    if record.pin_until_ms:
+        journal.record(batch, okey, record, journal.PIN, now_ms)
     return record
+
+
+def seen(pool: Pool, record: ObjectRecord | None, now_ms: int) -> ObjectRecord | None:
+    """The current version as conditions see it: neither a delete marker nor what has expired is there."""
+    return None if record is None or record.marker or pool.expired(record, now_ms) else record
+
+
+def append_object(
+    batch: Batch,
+    pool: Pool,
+    bucket: BucketRecord,
+    okey: bytes,
+    added: ObjectRecord,
+    options: PutOptions,
+    now_ms: int,
+) -> ObjectRecord | None:
+    """Adds bytes to the object that stands; `added` describes them, and is the object if none stands. None when that is
+    cold, and its bytes must come back first."""
+    owner = alive(batch, bucket)
+    old = seen(pool, batch.object(okey), now_ms)
+    conditions.judge_write(options.conditions, old)
+    assert options.append_at is not None
+    conditions.judge_append(owner, old, options.append_at)
+    if old is None:
+        return put_object(batch, pool, bucket, okey, added, None, now_ms, options.origin)
+    if old.residency == Residency.COLD_ONLY and old.size:
+        return None
+    crc64 = int(checksums.combine_crc64nvme(old.crc64, added.crc64, added.size))
+    size = old.size + added.size
+    kept = old.checksum is not None and (old.checksum.algorithm, old.checksum.kind) == ("CRC64NVME", "FULL_OBJECT")
+    new: ObjectRecord = msgspec.structs.replace(
+        old,
+        size=size,
+        modified_ms=now_ms,
+        etag=opaque_etag(crc64, size),
+        crc64=crc64,
+        checksum=Checksum("CRC64NVME", b64encode(crc64.to_bytes(8, "big")).decode()) if kept else None,
+        parts=(),
+        upload_id="",
+        expires_ms=now_ms + old.ttl_ms if old.ttl_ms else 0,
+        extents=old.extents + added.extents,
+        residency=Residency.HOT_ONLY,
+        cold=(),
+        unlisted=False,
+        note="",
+        unnoted=False,
+        former="",
+    )
+    pool.judge_pin(batch, new, old)
+    new.generation = batch.next_generation()
+    pool.heat.inherit(new.generation, (old.generation,))
+    batch.replace_object(okey, old, new)
+    journal.record(batch, okey, new, options.origin, now_ms)
+    return new
 
 
 def delete_object(
     batch: Batch, pool: Pool, bucket: BucketRecord, okey: bytes, options: DeleteOptions, now_ms: int
-) -> Deleted:
-    alive(batch, bucket)
+) -> tuple[Deleted, ObjectRecord | None]:
+    """Also answers the delete marker, if one was made."""
+    owner = alive(batch, bucket)
+    if options.version is not None:
+        return delete_version(batch, pool, owner, okey, options, now_ms), None
     old = batch.object(okey)
-    shown = None if old is None or pool.expired(old, now_ms) else old
+    shown = seen(pool, old, now_ms)
     conditions.judge_delete(options.conditions, shown)
-    if old is not None:
-        batch.replace_object(okey, old, None)
-    return Deleted(shown is not None)
+    if not owner.versioning:
+        if old is not None:
+            batch.replace_object(okey, old, None)
+        if shown is not None:
+            journal.record(batch, okey, shown, options.origin, now_ms)
+        return Deleted(shown is not None), None
+    versions.judge_put(batch, owner, okey, now_ms)
+    marker = versions.marker(batch, now_ms)
+    if owner.versioning == "Enabled":
+        marker.version = versions.new_version(marker.generation)
+    versions.put(batch, pool, owner, okey, old, marker, now_ms)
+    journal.record(batch, okey, marker, options.origin, now_ms)
+    return Deleted(shown is not None, marker.version, marker=True), marker
+
+
+def delete_version(
+    batch: Batch, pool: Pool, bucket: BucketRecord, okey: bytes, options: DeleteOptions, now_ms: int
+) -> Deleted:
+    """Takes the named version away for good. Raises Locked."""
+    found = versions.find(batch, okey, options.version)
+    if found is not None and pool.expired(found[1], now_ms):
+        found = None  # gone for its readers: its row is the keeper's to take away
+    conditions.judge_delete(options.conditions, None if found is None else found[1])
+    version = options.version if bucket.versioning else None
+    if found is None:
+        return Deleted(False, version)
+    row, record = found
+    conditions.judge_locked(record.lock, options.bypass_governance, now_ms)
+    versions.remove(batch, pool, row, record, now_ms)
+    gone: ObjectRecord = msgspec.structs.replace(record, marker=False)  # what went: no marker was made
+    journal.record(batch, okey, gone, options.origin, now_ms)
+    return Deleted(True, version, record.marker)
+
+
+def rename_object(
+    batch: Batch,
+    pool: Pool,
+    bucket: BucketRecord,
+    okeys: tuple[bytes, bytes],
+    options: RenameOptions,
+    manifest: str,
+    now_ms: int,
+) -> ObjectRecord | None:
+    """Moves an object to another key, with what it holds there; None when it is cold, and its bytes must come back first.
+
+    `manifest`: backing name of the target. Its copy in the backing store stays under the old name, until it has one under
+    its own.
+    """
+    conditions.judge_renamable(alive(batch, bucket))
+    source = seen(pool, batch.object(okeys[0]), now_ms)
+    if source is None:
+        raise NoSuchKey(key=layout.split_object_key(okeys[0])[1])
+    conditions.judge_source(options.source_conditions, source, "x-amz-rename-source-")
+    target = batch.object(okeys[1])
+    conditions.judge_write(options.conditions, seen(pool, target, now_ms))
+    if okeys[0] == okeys[1]:
+        return source
+    in_pieces = len(source.cold) > 1
+    if source.residency == Residency.COLD_ONLY and source.size and not in_pieces:
+        return None
+    new: ObjectRecord = msgspec.structs.replace(source, upload_id="", note="", unnoted=False)
+    if in_pieces:
+        new.cold, new.unlisted = (ColdPiece(manifest, 0), *source.cold[1:]), True
+    else:
+        new.cold, new.residency = (), Residency.HOT_ONLY
+    new.former = source.former or (source.cold[0].name if source.cold else "")
+    new.generation = batch.next_generation()
+    pool.heat.inherit(new.generation, (source.generation,))
+    batch.replace_object(okeys[0], source, None)
+    batch.replace_object(okeys[1], target, new)
+    journal.record(batch, okeys[1], new, options.origin, now_ms)
+    return new
+
+
+_DESCRIPTION: Final = ("tags", "lock", "acl", "storage_class", "pin_until_ms", "ttl_ms", "sliding")
+
+
+def described_alike(one: ObjectInfo, other: ObjectInfo) -> bool:
+    """Whether what may change of a generation is the same, as far as its cold copy tells it."""
+    if not one.sliding and one.expires_ms != other.expires_ms:  # each read moves a sliding one
+        return False
+    return all(getattr(one, name) == getattr(other, name) for name in _DESCRIPTION)
 
 
 def change_object(
     batch: Batch, pool: Pool, bucket: BucketRecord, okey: bytes, change: ObjectChange, now_ms: int
-) -> ObjectRecord:
+) -> tuple[bytes, ObjectRecord]:
+    """Answers the version that was changed and the object key it stands under."""
     alive(batch, bucket)
-    old = visible(pool, batch, okey, now_ms)
-    if old is None:
-        raise NoSuchKey(key=layout.split_object_key(okey)[1])
+    row, old = versions.named(pool, batch, okey, change.version, now_ms)
     conditions.judge_write(change.conditions, old)
     new: ObjectRecord = msgspec.structs.replace(old)
     if change.pin_ms is not None:
@@ -147,9 +304,22 @@ def change_object(
         set_ttl(new, change.ttl, now_ms)
     if change.tags is not None:
         new.tags = dict(change.tags)
+    if change.acl is not None:
+        new.acl = change.acl
+    new.lock = conditions.changed_lock(old.lock, change, now_ms)
     pool.judge_pin(batch, new, old)
+    describe(batch, row, old, new)
+    journal.record(batch, okey, new, change.origin, now_ms)
+    if change.pin_ms:
+        journal.record(batch, okey, new, journal.PIN, now_ms)
+    return row, new
+
+
+def describe(batch: Batch, okey: bytes, old: ObjectRecord, new: ObjectRecord) -> None:
+    """Writes a changed description; if there is a cold copy, which has the old one, a note about it is owed."""
+    if new.cold and not described_alike(old, new):
+        new.note, new.unnoted = new.note or note_key(new.cold[0].name), True
     batch.replace_object(okey, old, new)
-    return new
 
 
 def share_object(
@@ -161,14 +331,16 @@ def share_object(
     record: ObjectRecord,
     wanted: Conditions | None,
     now_ms: int,
+    origin: Origin | None = None,
 ) -> ObjectRecord | None:
     """A copy inside a pool: the new record refers to the source's extents. None when the source has moved on."""
-    source = visible(pool, batch, okeys[0], now_ms)
-    if source is None or source.generation != source_generation or source.residency == Residency.COLD_ONLY:
+    found = batch.standing(okeys[0], source_generation)
+    source = None if found is None else seen(pool, found[1], now_ms)
+    if source is None or source.residency == Residency.COLD_ONLY:
         return None
     pool.judge_room(batch, record.size)
     record.extents = source.extents
-    copied = put_object(batch, pool, buckets[1], okeys[1], record, wanted, now_ms)
+    copied = put_object(batch, pool, buckets[1], okeys[1], record, wanted, now_ms, origin)
     pool.heat.inherit(copied.generation, (source.generation,))
     return copied
 
@@ -176,63 +348,88 @@ def share_object(
 # -- tiers -------------------------------------------------------------------------------------------------------
 
 
-def demoted(batch: Batch, okey: bytes, generation: int, piece: ColdPiece) -> bool:
-    """Notes the copy in the backing store; False (and a tombstone for it) when the object has moved on."""
-    old = batch.object(okey)
-    if old is None or old.generation != generation:
+def demoted(
+    batch: Batch, okey: bytes, copied: ObjectRecord, piece: ColdPiece, now_ms: int, origin: Origin | None = None
+) -> bool:
+    """Notes the copy in the backing store; False (and a tombstone for it) when the object has moved on.
+
+    `copied`: the record as it was when the copy was begun.
+    """
+    found = batch.standing(okey, copied.generation)
+    if found is None:
+        old = batch.object(okey)
         if old is None or all(piece.name != other.name for other in old.cold):
             batch.put("tombstones", piece.name.encode())
         return False
-    new: ObjectRecord = msgspec.structs.replace(old, residency=move(old.residency, "demote"), cold=(piece,))
-    batch.replace_object(okey, old, new)
+    row, old = found
+    new: ObjectRecord = msgspec.structs.replace(old, residency=move(old.residency, "demote"), cold=(piece,), former="")
+    if not described_alike(copied, old):
+        new.note, new.unnoted = note_key(piece.name), True
+    batch.replace_object(row, old, new)
+    journal.record(batch, row, new, origin, now_ms)
     return True
 
 
-def evicted(batch: Batch, okey: bytes, generation: int, now_ms: int | None = None) -> bool:
+def evicted(
+    batch: Batch, okey: bytes, generation: int, now_ms: int | None = None, at_ms: int = 0, origin: Origin | None = None
+) -> bool:
     """Drops the hot copy of a demoted object; False when it has moved on or may not go.
 
     `now_ms`: spares an object that is held then, which its pin may have come to be since it was chosen; None: a person
-    asked, or the bytes are damaged.
+    asked, or the bytes are damaged. `at_ms`: the time an event of `origin` tells.
     """
-    old = batch.object(okey)
-    if old is None or old.generation != generation or old.residency != Residency.BOTH:
+    found = batch.standing(okey, generation)
+    if found is None or found[1].residency != Residency.BOTH:
         return False
+    row, old = found
     if now_ms is not None and layout.hold_until_ms(old) > now_ms:
         return False
     new: ObjectRecord = msgspec.structs.replace(old, residency=move(old.residency, "evict"), extents=())
-    batch.replace_object(okey, old, new)
+    batch.replace_object(row, old, new)
+    journal.record(batch, row, new, origin, at_ms)
     return True
 
 
-def recalled(batch: Batch, okey: bytes, generation: int, extents: tuple[Extent, ...]) -> bool:
+def recalled(batch: Batch, okey: bytes, generation: int, extents: tuple[Extent, ...], now_ms: int) -> bool:
     """Notes the hot copy that has landed; False when the object has moved on or another process was first."""
-    old = batch.object(okey)
-    if old is None or old.generation != generation or old.residency != Residency.COLD_ONLY:
+    found = batch.standing(okey, generation)
+    if found is None or found[1].residency != Residency.COLD_ONLY:
         return False
+    row, old = found
     new: ObjectRecord = msgspec.structs.replace(old, residency=move(old.residency, "recall"), extents=extents)
-    batch.replace_object(okey, old, new)
+    batch.replace_object(row, old, new)
+    journal.record(batch, row, new, journal.RECALL, now_ms)
+    if new.restore_until_ms > now_ms:
+        journal.record(batch, row, new, journal.RESTORED, now_ms)
     return True
 
 
 def dropped(batch: Batch, pool: Pool, okey: bytes, generation: int, now_ms: int) -> bool:
     """Deletes an object of a cache bucket, or one past its deadline; False when it has moved on or has come to be held."""
-    old = batch.object(okey)
-    if old is None or old.generation != generation:
+    found = batch.standing(okey, generation)
+    if found is None:
         return False
-    if not pool.expired(old, now_ms) and (not old.cache or layout.hold_until_ms(old) > now_ms):
+    row, old = found
+    if pool.expired(old, now_ms):
+        gone = versions.expire(batch, pool, row, old, now_ms)
+        journal.record(batch, row, gone, journal.EXPIRE, now_ms)
+        return True
+    if not old.cache or layout.hold_until_ms(old) > now_ms:
         return False
-    batch.replace_object(okey, old, None)
+    batch.replace_object(row, old, None)
+    journal.record(batch, row, old, journal.EVICT, now_ms)
     return True
 
 
 def lost(batch: Batch, okey: bytes, generation: int) -> bool:
     """After a failed checksum: the cold copy takes over; without one the record goes. False when it has moved on."""
-    old = batch.object(okey)
-    if old is None or old.generation != generation:
+    found = batch.standing(okey, generation)
+    if found is None:
         return False
+    row, old = found
     if old.residency == Residency.BOTH:
-        return evicted(batch, okey, generation)
-    batch.replace_object(okey, old, None)
+        return evicted(batch, row, generation)
+    batch.replace_object(row, old, None)
     return True
 
 
@@ -255,36 +452,59 @@ def part_moved(batch: Batch, pkey: bytes, old: PartRecord, extents: tuple[Extent
     return True
 
 
-def listed(batch: Batch, okey: bytes, generation: int) -> bool:
-    """Notes that the manifest of an object in pieces is written."""
-    old = batch.object(okey)
-    if old is None or old.generation != generation:
+def listed(batch: Batch, okey: bytes, written: ObjectRecord) -> bool:
+    """Notes that the manifest of an object in pieces is written, as `written` describes it."""
+    found = batch.standing(okey, written.generation)
+    if found is None:
         return False
-    batch.replace_object(okey, old, msgspec.structs.replace(old, unlisted=False))
+    row, old = found
+    new: ObjectRecord = msgspec.structs.replace(old, unlisted=False, former="")
+    if not described_alike(written, old):
+        new.note, new.unnoted = note_key(new.cold[0].name), True
+    batch.replace_object(row, old, new)
     return True
+
+
+def noted(batch: Batch, okey: bytes, written: ObjectRecord) -> bool:
+    """Notes that the note of what changed is written; False when it has changed again, or the object has moved on."""
+    found = batch.standing(okey, written.generation)
+    if found is None or not described_alike(found[1], written):
+        return False
+    batch.replace_object(*found, msgspec.structs.replace(found[1], unnoted=False))
+    return True
+
+
+LOCKED_RETRY_MS: Final = 24 * 3600 * 1000
+"""A deadline that has passed under a legal hold is looked at again after this."""
 
 
 def expire_due(batch: Batch, pool: Pool, now_ms: int, limit: int) -> int:
     """Deletes objects past their deadline and ends lapsed pins and holds; returns how many rows it dealt with."""
     expired = due(batch, "expiry", now_ms, limit)
     for okey, generation in expired:
-        old = batch.object(okey)
-        if old is None or old.generation != generation:
+        found = batch.standing(okey, generation)
+        if found is None:
             continue
-        deadline_ms = pool.deadline_ms(old)
-        later = None if now_ms >= deadline_ms else msgspec.structs.replace(old, expires_ms=deadline_ms)
-        batch.replace_object(okey, old, later)
+        row, old = found
+        if pool.expired(old, now_ms):
+            gone = versions.expire(batch, pool, row, old, now_ms)
+            journal.record(batch, row, gone, journal.EXPIRE, now_ms)
+            continue
+        later_ms = pool.deadline_ms(old)
+        if later_ms <= now_ms and old.lock is not None:
+            later_ms = now_ms + LOCKED_RETRY_MS if old.lock.legal_hold else old.lock.until_ms
+        batch.replace_object(row, old, msgspec.structs.replace(old, expires_ms=later_ms))
     lapsed = due(batch, "leases", now_ms, limit)
     for okey, generation in lapsed:
-        old = batch.object(okey)
-        if old is None or old.generation != generation:
+        found = batch.standing(okey, generation)
+        if found is None:
             continue
-        free: ObjectRecord = msgspec.structs.replace(old)
+        free: ObjectRecord = msgspec.structs.replace(found[1])
         if free.pin_until_ms <= now_ms:
             free.pin_until_ms = 0
         if free.restore_until_ms <= now_ms:
             free.restore_until_ms = 0
-        batch.replace_object(okey, old, free)
+        batch.replace_object(*found, free)
     return len(expired) + len(lapsed)
 
 
@@ -301,14 +521,18 @@ def due(view: View, database: str, now_ms: int, limit: int) -> list[tuple[bytes,
 
 def moved(batch: Batch, okey: bytes, old: ObjectRecord, extents: tuple[Extent, ...]) -> bool:
     """Puts survivors' new places into the record; False when the record changed since `old` was read."""
-    now = batch.object(okey)
-    if now is None or now.generation != old.generation or now.extents != old.extents:
+    found = batch.standing(okey, old.generation)
+    if found is None or found[1].extents != old.extents:
         return False
-    batch.replace_object(okey, now, msgspec.structs.replace(now, extents=extents))
+    batch.replace_object(*found, msgspec.structs.replace(found[1], extents=extents))
     return True
 
 
 # -- buckets -----------------------------------------------------------------------------------------------------
+
+
+def keeps_versions(pool: Pool, bucket: BucketRecord) -> bool:
+    return pool.keeps_versions and not bucket.cache
 
 
 def create_bucket(batch: Batch, record: BucketRecord) -> BucketRecord:
@@ -317,46 +541,46 @@ def create_bucket(batch: Batch, record: BucketRecord) -> BucketRecord:
     counters = batch.counters()
     counters.bucket_number += 1
     record.number = counters.bucket_number
-    batch.put("buckets", record.name.encode(), layout.BUCKET.encode(record))
-    batch.put("stale_buckets", record.name.encode())
+    write_bucket(batch, record)
     return record
 
 
+def write_bucket(batch: Batch, record: BucketRecord) -> None:
+    batch.put("buckets", record.name.encode(), layout.BUCKET.encode(record))
+    batch.put("stale_buckets", record.name.encode())
+    journal.watch(batch, record)
+
+
 def delete_bucket(batch: Batch, pool: Pool, name: str, now_ms: int) -> None:
-    """Removes an empty bucket; uploads under way in it are aborted. Objects past their deadline do not count."""
+    """Removes an empty bucket; uploads under way in it are aborted. Every version and delete marker counts as content,
+    objects past their deadline do not."""
     record = batch.bucket(name)
     if record is None:
         raise NoSuchBucket(bucket=name)
     prefix = layout.bucket_prefix(record.number)
     dead = []
-    for okey, value in batch.rows("objects", prefix=prefix):
-        if not pool.expired(layout.OBJECT.decode(value), now_ms):
-            raise BucketNotEmpty(bucket=name)
-        dead.append(okey)
+    for rows in (layout.older_bucket_prefix(record.number), prefix):
+        for okey, value in batch.rows("objects", prefix=rows):
+            if not pool.expired(layout.OBJECT.decode(value), now_ms):
+                raise BucketNotEmpty(bucket=name)
+            dead.append(okey)
     for okey in dead:
         batch.replace_object(okey, batch.object(okey), None)
     for ukey, value in list(batch.rows("uploads", prefix=prefix)):
         batch.drop_upload(ukey, layout.UPLOAD.decode(value))
+    journal.watch(batch, record, gone=True)
     batch.delete("buckets", name.encode())
     batch.put("stale_buckets", name.encode())
 
 
-def change_bucket(batch: Batch, name: str, change: BucketChange) -> BucketRecord:
+def change_bucket(batch: Batch, pool: Pool, name: str, change: BucketChange) -> BucketRecord:
     record = batch.bucket(name)
     if record is None:
         raise NoSuchBucket(bucket=name)
-    for document, text in change.documents.items():
-        if text is None:
-            record.documents.pop(document, None)
-        else:
-            record.documents[document] = text
-    if change.versioning is not None:
-        record.versioning = change.versioning
-    if change.object_lock is not None:
-        record.object_lock = change.object_lock
-    batch.put("buckets", name.encode(), layout.BUCKET.encode(record))
-    batch.put("stale_buckets", name.encode())
-    return record
+    changed = conditions.changed_bucket(record, change, keeps_versions(pool, record))
+    assert isinstance(changed, BucketRecord)
+    write_bucket(batch, changed)
+    return changed
 
 
 # -- uploads -----------------------------------------------------------------------------------------------------
@@ -429,6 +653,19 @@ def _combined_crc64(parts: Sequence[PartRecord]) -> int:
     return found
 
 
+_COMPLETED_MAX: Final = 64
+"""Older versions looked through for one that a repeated completion has made."""
+
+
+def completed(view: View, okey: bytes) -> Iterator[ObjectRecord]:
+    """The versions of a key from the newest on, as many as a repeated completion looks at."""
+    current = view.object(okey)
+    if current is not None:
+        yield current
+        for _, record in itertools.islice(versions.older(view, okey), _COMPLETED_MAX):
+            yield record
+
+
 def complete_upload(
     batch: Batch,
     pool: Pool,
@@ -436,10 +673,11 @@ def complete_upload(
     ukey: bytes,
     claims: Sequence[PartClaim],
     options: CompleteOptions,
-    manifest: str,
+    manifest: Callable[[str], str],
     now_ms: int,
 ) -> ObjectRecord | list[bytes]:
-    """Turns the named parts into the object, copying nothing. `manifest`: backing name to use if it is cold in pieces.
+    """Turns the named parts into the object, copying nothing. `manifest`: version → backing name to use if it is cold in
+    pieces.
 
     When some named parts are cold, all must be: then the keys of those that are still hot-only are answered, to be
     demoted before trying again.
@@ -449,9 +687,9 @@ def complete_upload(
     okey = layout.object_key(number, key)
     upload = batch.upload(ukey)
     if upload is None:
-        done = visible(pool, batch, okey, now_ms)
-        if done is not None and done.upload_id == upload_id and done.etag == options.etag:
-            return done
+        for done in completed(batch, okey):
+            if done.upload_id == upload_id and done.etag == options.etag and not pool.expired(done, now_ms):
+                return done
         raise NoSuchUpload(upload_id=upload_id)
     chosen = judge_parts(batch, upload, claims, options)
     in_pieces = any(not part.extents and part.size for part in chosen)
@@ -469,15 +707,18 @@ def complete_upload(
     )
     record.upload_id = upload_id
     record.checksum = options.checksum
+    if options.encryption is not None:
+        record.encryption = options.encryption
     if in_pieces:
         record.residency = Residency.COLD_ONLY
-        record.cold = (ColdPiece(manifest, 0), *(part.cold for part in chosen if part.cold is not None))
+        record.cold = (ColdPiece("", 0), *(part.cold for part in chosen if part.cold is not None))
         record.unlisted = True
     if not upload.internal:
         record.parts = tuple(
             PartInfo(part.number, part.size, part.etag, part.modified_ms, part.checksum) for part in chosen
         )
-    put_object(batch, pool, bucket, okey, record, options.conditions, now_ms)
+    name = manifest if in_pieces else None
+    put_object(batch, pool, bucket, okey, record, options.conditions, now_ms, options.origin, name)
     pool.heat.inherit(record.generation, [part.generation for part in chosen])
     # The parts' rows go after the object's stand: a name in the backing store is never without an owner in between.
     batch.drop_upload(ukey, upload)

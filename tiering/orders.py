@@ -36,10 +36,10 @@ class Orders:
         """In a pool of durability `backing`: returns when the backing store has all of the object. Raises ColdUnavailable."""
         if pool.config.durability != "backing" or not _owed(record):
             return
-        verb = "manifest" if record.unlisted else "demote"
+        verb = "manifest" if record.unlisted else "note" if record.unnoted else "demote"
         await self._carried_out(pool, [Order(verb, okey, record.generation)])
-        now = pool.index.get_object(okey)
-        if now is not None and now.generation == record.generation and _owed(now):
+        now = pool.index.standing(okey, record.generation)
+        if now is not None and _owed(now[1]):
             raise ColdUnavailable("stored here, but the backing store did not take its copy", retry_s=2)
 
     async def parts_demoted(self, pool: Pool, pkeys: Sequence[bytes]) -> None:
@@ -76,5 +76,6 @@ class Orders:
 
 
 def _owed(record: ObjectRecord) -> bool:
-    """Whether a lost machine would lose the object: it has no cold copy, or nothing in the bucket names its pieces."""
-    return record.unlisted or layout.is_dirty(record)
+    """Whether a lost machine would lose the object or a change of it: it has no cold copy, or nothing in the bucket names
+    its pieces or tells what changed."""
+    return record.unlisted or record.unnoted or layout.is_dirty(record)

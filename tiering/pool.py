@@ -116,8 +116,11 @@ class Pool:
         return max(record.expires_ms, touched + record.ttl_ms) if touched else record.expires_ms
 
     def expired(self, record: ObjectInfo, now_ms: int) -> bool:
-        """Whether readers may no longer see it. The deadline itself is already too late."""
+        """Whether readers may no longer see it. The deadline itself is already too late; a lock outranks it."""
         if not record.expires_ms or now_ms < record.expires_ms:
+            return False
+        lock = record.lock
+        if lock is not None and (lock.legal_hold or lock.until_ms > now_ms):
             return False
         return now_ms >= self.deadline_ms(record)
 
@@ -131,6 +134,11 @@ class Pool:
         if self._touches:
             touches, self._touches = self._touches, {}
             self.committer.submit(lambda batch: _write_touches(batch, touches))
+
+    @property
+    def keeps_versions(self) -> bool:
+        """Whether its buckets may have versions: what a power loss or an eviction may take must not be a version."""
+        return self.config.durability != "relaxed" and self.config.demote != "never"
 
     # -- limits --------------------------------------------------------------------------------------------------
 
@@ -176,10 +184,11 @@ class Pool:
 
 def _write_touches(batch: Batch, touches: dict[bytes, tuple[int, int]]) -> None:
     for okey, (generation, at_ms) in touches.items():
-        record = batch.object(okey)
-        if record is not None and record.generation == generation and record.sliding:
+        found = batch.standing(okey, generation)
+        if found is not None and found[1].sliding:
+            record = found[1]
             later = msgspec.structs.replace(record, expires_ms=max(record.expires_ms, at_ms + record.ttl_ms))
-            batch.replace_object(okey, record, later)
+            batch.replace_object(found[0], record, later)
 
 
 def open_pool(

@@ -14,16 +14,16 @@ from typing import Any, Final
 
 import msgspec
 
-from tiering import layout
+from tiering import layout, mutations, versions
 from tiering.backing import keys
 from tiering.backing.coldobject import read_head
 from tiering.buckets import Buckets
-from tiering.cold import ColdSide, record_of
+from tiering.cold import ColdSide, apply_note, record_of
 from tiering.contract import BucketInfo
 from tiering.index import Batch
 from tiering.layout import BucketRecord, ColdPiece, ObjectRecord
 from tiering.pool import Pool
-from tiering.ports import BackingCorrupt, NotFound
+from tiering.ports import BackingCorrupt, BackingStat, NotFound
 
 BUCKET_RECORD_BYTES_MAX: Final = 16 << 20
 
@@ -54,8 +54,13 @@ async def rebuild(
             await _bucket(buckets, targets, BucketInfo(**known), found)
     start = f"{cold.prefix}/" if cold.prefix else ""
     async for stat in cold.backing.list(start):
-        if not keys.is_reserved(cold.prefix, stat.key) and not _marked(pools, "tombstones", stat.key):
+        if keys.is_reserved(cold.prefix, stat.key) or _marked(pools, "tombstones", stat.key):
+            continue
+        about = keys.noted_name(stat.key)
+        if about is None:
             await _object(targets, buckets, cold, stat.key, found)
+        else:  # its object's name sorts before it
+            await _note(targets, buckets, cold, about, stat, found)
     return found
 
 
@@ -82,7 +87,7 @@ async def _object(pools: Mapping[str, Pool], buckets: Buckets, cold: ColdSide, n
         pieces = [ColdPiece(name, head.size), *(ColdPiece(str(at), int(size)) for at, size in meta.get("pieces", ()))]
         record = record_of(meta, tuple(pieces))
         bucket_name, key, pool_name = str(meta["bucket"]), str(meta["key"]), str(meta["pool"])
-        if cold.name(bucket_name, key) != name or sum(piece.size for piece in pieces) != record.size:
+        if cold.name(bucket_name, key, record.version) != name or sum(piece.size for piece in pieces) != record.size:
             raise BackingCorrupt("it describes another object")
         for piece in pieces[1:]:
             await cold.backing.stat(piece.name)
@@ -104,12 +109,54 @@ async def _object(pools: Mapping[str, Pool], buckets: Buckets, cold: ColdSide, n
         found.kept += 1
 
 
+async def _note(
+    pools: Mapping[str, Pool], buckets: Buckets, cold: ColdSide, about: str, stat: BackingStat, found: Rebuilt
+) -> None:
+    """Brings the object that was made again from `about` to what its note says."""
+    try:
+        bucket_name, key, version = keys.parse_cold_key(cold.prefix, about)
+        if key is None:
+            key = str((await read_head(cold.backing, about)).meta["key"])
+        data = b"".join([bytes(chunk) async for chunk in cold.backing.get(stat.key, 0, stat.size)])
+        target = buckets.find(bucket_name)
+        if target is None or target[0].config.name not in pools:
+            return
+        pool, bucket = target
+        okey = layout.object_key(bucket.number, key)
+        await pool.committer.submit(lambda batch: _restore_note(batch, bucket, okey, version, about, data))
+    except (BackingCorrupt, NotFound, KeyError, TypeError, ValueError) as error:
+        found.unreadable.append(f"{stat.key}: {error or type(error).__name__}")
+
+
+def _restore_note(batch: Batch, bucket: BucketRecord, okey: bytes, version: str, about: str, data: bytes) -> None:
+    """A record that a surviving index has kept knows of its note, and newer things than it."""
+    standing = versions.find(batch, okey, version)
+    if standing is None or standing[1].note or all(piece.name != about for piece in standing[1].cold):
+        return
+    row, old = standing
+    new: ObjectRecord = msgspec.structs.replace(old)
+    if apply_note(new, data):
+        new.note = keys.note_key(about)
+        batch.replace_object(row, old, new)
+        _suit(batch, bucket, new)
+
+
 def _restore(batch: Batch, bucket: BucketRecord, key: str, record: ObjectRecord) -> bool:
     okey = layout.object_key(bucket.number, key)
-    old = batch.object(okey)
-    if old is not None and old.generation >= record.generation:
-        return False
     counters = batch.counters()
     counters.generation = max(counters.generation, record.generation)
-    batch.replace_object(okey, old, record)
+    if not versions.insert(batch, okey, record):
+        return False
+    _suit(batch, bucket, record)
     return True
+
+
+def _suit(batch: Batch, bucket: BucketRecord, record: ObjectRecord) -> None:
+    """Makes the bucket one that may have the object in it: its own record may be lost, or older."""
+    now = batch.bucket(bucket.name)
+    if now is None:
+        return
+    locked = now.object_lock or record.lock is not None
+    versioning = "Enabled" if locked or (record.version and not now.versioning) else now.versioning
+    if (locked, versioning) != (now.object_lock, now.versioning):
+        mutations.write_bucket(batch, msgspec.structs.replace(now, object_lock=locked, versioning=versioning))

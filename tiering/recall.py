@@ -144,7 +144,7 @@ class Recalls:
         """Recalls an object and waits until it is hot; False when it is too large to land or there was no room."""
         if not record.size:
             return await self._pool.committer.submit(
-                lambda batch: mutations.recalled(batch, okey, record.generation, ())
+                lambda batch: mutations.recalled(batch, okey, record.generation, (), self._pool.clock.now_ms())
             )
         landing = self.land(okey, record)
         if landing is None:
@@ -186,7 +186,9 @@ class Recalls:
             landing.extents = body.places
             await self._fetch(landing, body, record)
             await pool.committer.submit(
-                lambda batch: _recalled(batch, okey, landing.number, record.generation, body.extents)
+                lambda batch: _recalled(
+                    batch, okey, landing.number, record.generation, body.extents, pool.clock.now_ms()
+                )
             )
             self._count(events.RECALLED, pool.config.name, 1)
             self._count(events.RECALLED_BYTES, pool.config.name, record.size)
@@ -281,10 +283,10 @@ class Recalls:
     ) -> bytes | None:
         """The next bytes that are on flash, at most _CHUNK; None when there are none (yet)."""
         if landing.over or landing.landed == record.size:
-            now = self._pool.index.get_object(okey)
-            if now is None or now.generation != record.generation or not now.extents:
+            now = self._pool.index.standing(okey, record.generation)
+            if now is None or not now[1].extents:
                 return None
-            extents, stop = now.extents, min(stop, at + _CHUNK)
+            extents, stop = now[1].extents, min(stop, at + _CHUNK)
         elif landing.extents is not None and whole and landing.landed > at:
             extents, stop = landing.extents, min(stop, landing.landed, at + _CHUNK)
         else:
@@ -308,8 +310,8 @@ async def _chain(first: Buffer, rest: AsyncGenerator[Buffer, None]) -> AsyncGene
 
 def _claim(batch: Batch, board: Board, okey: bytes, claim: RecallRecord) -> RecallRecord | None:
     """Takes the recall for this process; the other's claim when one is landing it; _HOT_ALREADY when one has."""
-    record = batch.object(okey)
-    if record is not None and record.generation == claim.generation and record.residency != Residency.COLD_ONLY:
+    found = batch.standing(okey, claim.generation)
+    if found is not None and found[1].residency != Residency.COLD_ONLY:
         return _HOT_ALREADY
     data = batch.get("recalls", okey)
     if data is not None:
@@ -326,6 +328,8 @@ def _unclaim(batch: Batch, okey: bytes, landing: int) -> None:
         batch.delete("recalls", okey)
 
 
-def _recalled(batch: Batch, okey: bytes, landing: int, generation: int, extents: tuple[Extent, ...]) -> bool:
+def _recalled(
+    batch: Batch, okey: bytes, landing: int, generation: int, extents: tuple[Extent, ...], now_ms: int
+) -> bool:
     _unclaim(batch, okey, landing)
-    return mutations.recalled(batch, okey, generation, extents)
+    return mutations.recalled(batch, okey, generation, extents, now_ms)

@@ -17,7 +17,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from tiering import conditions, events, layout, listing, mutations, uploads
+from tiering import conditions, events, layout, listing, mutations, uploads, versions
 from tiering.buckets import Buckets
 from tiering.checksum import Summer
 from tiering.cold import ColdSide
@@ -31,7 +31,6 @@ from tiering.contract import (
     Clock,
     ColdUnavailable,
     CompleteOptions,
-    Conditions,
     CopyOptions,
     Corrupt,
     Deleted,
@@ -42,6 +41,7 @@ from tiering.contract import (
     ListVersionsOptions,
     NoSuchKey,
     NoSuchUpload,
+    NotRenamable,
     ObjectChange,
     ObjectInfo,
     PartClaim,
@@ -55,6 +55,7 @@ from tiering.contract import (
     ReadOptions,
     RenameOptions,
     Residency,
+    TierFull,
     UploadInfo,
     VersionListing,
     Writer,
@@ -116,10 +117,10 @@ class TieredStore:
         pool, owner = self._buckets.route(bucket)
         okey = layout.object_key(owner.number, key)
         now_ms = self._clock.now_ms()
-        record = pool.index.get_object(okey)
-        if record is None or (record.expires_ms and pool.expired(record, now_ms)):
+        record = pool.index.get_object(okey) if options.version is None else self._version(pool, okey, options.version)
+        if record is None or record.marker or (record.expires_ms and pool.expired(record, now_ms)):
             self._count(events.MISS, pool.config.name, 1)
-            raise NoSuchKey(key=key)
+            raise versions.refusal(key, record if record is not None and record.marker else None, options.version)
         if options.conditions is not None:
             conditions.judge_read(options.conditions, record)
         if options.range is None and options.part_number is None:
@@ -134,19 +135,24 @@ class TieredStore:
         checked = pool.heat.bump(record.generation)
         self._count(events.HIT_COLD if cold else events.HIT_HOT, pool.config.name, 1)
         if cold or not checked:
-            return self._open_waiting(pool, okey, key, options)
+            return self._open_waiting(pool, okey, options)
         flash = pool.flash
         extents = record.extents
         if len(extents) == 1 and record.size <= SHORT_BYTES:
             data = flash.read_now(extents[0])
             if data is None:
-                return self._open_waiting(pool, okey, key, options)
+                return self._open_waiting(pool, okey, options)
             return Reading(record, start, stop, data if stop - start == record.size else data[start:stop], "hot")
         parts = [(extents[0], start, stop)] if len(extents) == 1 else layout.slices(extents, start, stop)
         for extent, first, last in parts:
             if first < last and not flash.resident(extent, first, last):
-                return self._open_waiting(pool, okey, key, options)
+                return self._open_waiting(pool, okey, options)
         return self._hot(pool, pool.epochs.current, record, start, stop, parts)
+
+    def _version(self, pool: Pool, okey: bytes, version: str) -> ObjectRecord | None:
+        with pool.index.view() as view:
+            found = versions.find(view, okey, version)
+        return None if found is None else found[1]
 
     def _hot(
         self,
@@ -163,21 +169,20 @@ class TieredStore:
         spans = tuple([span(extent, first, last) for extent, first, last in parts])
         return Reading(record, start, stop, FileSpans(spans, stop - start, epoch.release), "hot")
 
-    async def _open_waiting(self, pool: Pool, okey: bytes, key: str, options: ReadOptions) -> Reading:
+    async def _open_waiting(self, pool: Pool, okey: bytes, options: ReadOptions) -> Reading:
         """The read of bytes that are cold, not in memory, or not checked since the operating system started."""
         while True:
-            record = pool.index.get_object(okey)
-            if record is None or pool.expired(record, self._clock.now_ms()):
-                raise NoSuchKey(key=key)
+            with pool.index.view() as view:
+                row, record = versions.named(pool, view, okey, options.version, self._clock.now_ms())
             conditions.judge_read(options.conditions, record)
             start, stop = conditions.resolve(record, options.range, options.part_number)
             if record.residency == Residency.COLD_ONLY:
                 try:
-                    return await self._open_cold(pool, okey, record, start, stop)
+                    return await self._open_cold(pool, row, record, start, stop)
                 except Corrupt:
                     # Overwritten or deleted meanwhile, its copy goes or is another generation's: look again.
-                    now = pool.index.get_object(okey)
-                    if now is not None and (now.generation, now.residency) == (record.generation, record.residency):
+                    now = pool.index.standing(row, record.generation)
+                    if now is not None and now[1].residency == record.residency:
                         raise
                     continue
             epoch = pool.epochs.current
@@ -190,7 +195,7 @@ class TieredStore:
                     return self._hot(pool, epoch, record, start, stop, parts)
             finally:
                 epoch.release()
-            await self._lose_hot_copy(pool, okey, record)
+            await self._lose_hot_copy(pool, row, record)
 
     async def _load(self, pool: Pool, extents: Sequence[layout.Extent]) -> bool:
         """Reads extents into memory and checks them, in a thread."""
@@ -229,10 +234,12 @@ class TieredStore:
         pool, owner = self._buckets.route(bucket)
         okey = layout.object_key(owner.number, key)
         try:
-            self._judge_put(pool, okey, size, options.conditions)
+            self._judge_put(pool, owner, okey, size, options)
         except Busy:
             return self._put_when_room(bucket, key, size, options)
         if size > pool.stream_bytes:
+            if options.append_at is not None:
+                raise TierFull(f"at most {pool.stream_bytes} bytes are appended at once")
             return self._put_streamed(pool, owner, key, size, options)
         body = FlashBody(pool, size)
         writer = BodyWriter(body, functools.partial(self._commit_put, pool, owner, okey, options))
@@ -242,13 +249,14 @@ class TieredStore:
     async def _put_when_room(self, bucket: str, key: str, size: int, options: PutOptions) -> Writer:
         pool, owner = self._buckets.route(bucket)
         okey = layout.object_key(owner.number, key)
-        await pool.wait_for_room(lambda: self._judge_put(pool, okey, size, options.conditions))
+        await pool.wait_for_room(lambda: self._judge_put(pool, owner, okey, size, options))
         opened = self.put(bucket, key, size, options)
         return await opened if isinstance(opened, Awaitable) else opened
 
-    def _judge_put(self, pool: Pool, okey: bytes, size: int, wanted: Conditions | None) -> None:
+    def _judge_put(self, pool: Pool, owner: BucketRecord, okey: bytes, size: int, options: PutOptions) -> None:
         """Refuses before any byte is read. Conditions that hold are judged again, in the write's transaction."""
-        if wanted is None:
+        wanted = options.conditions
+        if wanted is None and options.append_at is None:
             try:
                 pool.judge_room(pool.index, size)
                 return
@@ -256,8 +264,11 @@ class TieredStore:
                 pass  # unless the object it replaces makes the room
         with pool.index.view() as view:
             old = view.object(okey)
-            conditions.judge_write(wanted, None if old is None or pool.expired(old, self._clock.now_ms()) else old)
-            pool.judge_room(view, size, old)
+            shown = mutations.seen(pool, old, self._clock.now_ms())
+            conditions.judge_write(wanted, shown)
+            if options.append_at is not None:
+                conditions.judge_append(owner, shown, options.append_at)
+            pool.judge_room(view, size, None if owner.versioning else old)
 
     async def _put_waiting(self, waiting: Awaitable[None], writer: BodyWriter[ObjectInfo]) -> Writer:
         try:
@@ -285,61 +296,110 @@ class TieredStore:
             now_ms=now_ms,
         )
         record.checksum = result.checksum
-        wanted = options.conditions
+        if options.append_at is not None:
+            return await self._append(pool, owner, okey, options, record)
+        wanted, origin = options.conditions, options.origin
         stored = await pool.committer.submit_short(
-            lambda batch: mutations.put_object(batch, pool, owner, okey, record, wanted, now_ms)
+            lambda batch: mutations.put_object(batch, pool, owner, okey, record, wanted, now_ms, origin)
         )
         await self._orders.backed(pool, okey, stored)
         return stored
+
+    async def _append(
+        self, pool: Pool, owner: BucketRecord, okey: bytes, options: PutOptions, record: ObjectRecord
+    ) -> ObjectInfo:
+        while True:
+            stored = await pool.committer.submit(
+                lambda batch: mutations.append_object(batch, pool, owner, okey, record, options, self._clock.now_ms())
+            )
+            if stored is not None:
+                await self._orders.backed(pool, okey, stored)
+                return stored
+            if not await self._brought(pool, okey):
+                raise TierFull("the object is cold, and too long to come back for what is to be appended")
+
+    async def _brought(self, pool: Pool, okey: bytes) -> bool:
+        """Recalls the current version; False when it is too long, or found no room. Raises ColdUnavailable."""
+        record = pool.index.get_object(okey)
+        if record is None or record.residency != Residency.COLD_ONLY:
+            return True  # it has moved on
+        recalls = self.recalls.get(pool.config.name)
+        if recalls is None:
+            raise ColdUnavailable("no backing store is configured", retry_s=60)
+        return await recalls.bring(okey, record)
 
     async def delete(self, bucket: str, key: str, options: DeleteOptions = DELETE) -> Deleted:
         pool, owner = self._buckets.route(bucket)
         okey = layout.object_key(owner.number, key)
         now_ms = self._clock.now_ms()
-        return await pool.committer.submit_short(
+        deleted, marker = await pool.committer.submit_short(
             lambda batch: mutations.delete_object(batch, pool, owner, okey, options, now_ms)
         )
+        if marker is not None:
+            await self._orders.backed(pool, okey, marker)
+        return deleted
+
+    async def rename(self, bucket: str, source: str, target: str, options: RenameOptions) -> ObjectInfo:
+        pool, owner = self._buckets.route(bucket)
+        okeys = layout.object_key(owner.number, source), layout.object_key(owner.number, target)
+        manifest = self.cold.name(owner.name, target) if self.cold is not None else ""
+        while True:
+            moved = await pool.committer.submit(
+                lambda batch: mutations.rename_object(
+                    batch, pool, owner, okeys, options, manifest, self._clock.now_ms()
+                )
+            )
+            if moved is not None:
+                await self._orders.backed(pool, okeys[1], moved)
+                return moved
+            if not await self._brought(pool, okeys[0]):
+                raise NotRenamable("the object is cold, and too long to come back")
 
     def list(self, bucket: str, options: ListOptions) -> Listing:
         pool, owner = self._buckets.route(bucket)
         now_ms = self._clock.now_ms()
         with pool.index.view() as view:
-            return listing.list_objects(view, owner.number, options, lambda record: not pool.expired(record, now_ms))
+            return listing.list_objects(
+                view, owner.number, options, lambda record: mutations.seen(pool, record, now_ms) is not None
+            )
 
     def list_versions(self, bucket: str, options: ListVersionsOptions) -> VersionListing:
-        raise NotImplementedError
-
-    async def rename(self, bucket: str, source: str, target: str, options: RenameOptions) -> ObjectInfo:
-        raise NotImplementedError
+        pool, owner = self._buckets.route(bucket)
+        now_ms = self._clock.now_ms()
+        with pool.index.view() as view:
+            return listing.list_versions(view, owner.number, options, lambda record: not pool.expired(record, now_ms))
 
     # -- objects: copy and change --------------------------------------------------------------------------------
 
     async def copy(self, source: tuple[str, str], target: tuple[str, str], options: CopyOptions) -> ObjectInfo:
         while True:
             pool, bucket = self._buckets.route(source[0])
+            target_pool, _ = self._buckets.route(target[0])
             with pool.index.view() as view:
                 okey = layout.object_key(bucket.number, source[1])
-                record = mutations.visible(pool, view, okey, self._clock.now_ms())
-            target_pool, _ = self._buckets.route(target[0])
-            if record is None:
-                raise NoSuchKey(key=source[1])
+                okey, record = versions.named(pool, view, okey, options.source_version, self._clock.now_ms())
             conditions.judge_source(options.source_conditions, record)
             if pool is not target_pool or record.residency == Residency.COLD_ONLY:
                 return await self._copy_bytes(source, target, options)
-            copied = await self._copy_shared(record, source, target, options)
+            copied = await self._copy_shared(okey, record, source, target, options)
             if copied is not None:
                 return copied
 
     async def _copy_shared(
-        self, record: ObjectRecord, source: tuple[str, str], target: tuple[str, str], options: CopyOptions
+        self,
+        okey: bytes,
+        record: ObjectRecord,
+        source: tuple[str, str],
+        target: tuple[str, str],
+        options: CopyOptions,
     ) -> ObjectInfo | None:
-        """The copy that moves no bytes; None when the source changed on the way."""
+        """The copy that moves no bytes; None when the source changed on the way. `okey`: what `record` stands under."""
         pool, from_bucket = self._buckets.route(source[0])
         _, bucket = self._buckets.route(target[0])
-        okeys = (layout.object_key(from_bucket.number, source[1]), layout.object_key(bucket.number, target[1]))
+        okeys = okey, layout.object_key(bucket.number, target[1])
         checksum = record.checksum
         if _needs_checksum(record, options):
-            reading = await self._opened(source)
+            reading = await self._opened(source, options)
             if reading.info.generation != record.generation:
                 reading.close()
                 return None
@@ -357,7 +417,15 @@ class TieredStore:
         new.parts = record.parts
         copied = await pool.committer.submit(
             lambda batch: mutations.share_object(
-                batch, pool, (from_bucket, bucket), okeys, record.generation, new, options.conditions, now_ms
+                batch,
+                pool,
+                (from_bucket, bucket),
+                okeys,
+                record.generation,
+                new,
+                options.conditions,
+                now_ms,
+                options.origin,
             )
         )
         if copied is not None:
@@ -365,7 +433,7 @@ class TieredStore:
         return copied
 
     async def _copy_bytes(self, source: tuple[str, str], target: tuple[str, str], options: CopyOptions) -> ObjectInfo:
-        reading = await self._opened(source)
+        reading = await self._opened(source, options)
         info = reading.info
         try:
             conditions.judge_source(options.source_conditions, info)
@@ -386,8 +454,8 @@ class TieredStore:
             writer.abort()
             raise
 
-    async def _opened(self, source: tuple[str, str]) -> Reading:
-        opened = self.open(*source, ReadOptions())
+    async def _opened(self, source: tuple[str, str], options: CopyOptions) -> Reading:
+        opened = self.open(*source, ReadOptions(version=options.source_version))
         return opened if isinstance(opened, Reading) else await opened
 
     async def _pump(self, reading: Reading, algorithm: str | None, writer: Any | None) -> Checksum | None:
@@ -409,9 +477,11 @@ class TieredStore:
         pool, owner = self._buckets.route(bucket)
         okey = layout.object_key(owner.number, key)
         now_ms = self._clock.now_ms()
-        record = await pool.committer.submit(
+        okey, record = await pool.committer.submit(
             lambda batch: mutations.change_object(batch, pool, owner, okey, change, now_ms)
         )
+        if record.unnoted:
+            await self._orders.backed(pool, okey, record)
         if change.tier in ("cold", "both"):
             await self._orders.demoted(pool, okey, record.generation, evict=change.tier == "cold")
             return self._moved(pool, okey, key, record, change.tier)
@@ -422,7 +492,8 @@ class TieredStore:
                 return self._moved(pool, okey, key, record, "hot")
             if change.restore_ms and recalls is not None:
                 await recalls.bring(okey, record)
-                return pool.index.get_object(okey) or record
+                found = pool.index.standing(okey, record.generation)
+                return record if found is None else found[1]
             if recalls is not None and layout.hold_until_ms(record) > now_ms:
                 recalls.land(okey, record)  # a held object belongs in the tier; nobody waits for it
         return record
@@ -431,17 +502,20 @@ class TieredStore:
         self, pool: Pool, okey: bytes, key: str, before: ObjectRecord, tier: Literal["hot", "cold", "both"]
     ) -> ObjectInfo:
         """The object after a tier change. Raises ColdUnavailable when it did not happen."""
-        record = pool.index.get_object(okey)
-        if record is None:
-            raise NoSuchKey(key=key)
+        found = pool.index.standing(okey, before.generation)
+        if found is None:
+            now = pool.index.get_object(okey)
+            if now is None or now.marker:
+                raise NoSuchKey(key=key)
+            return now  # overwritten: another generation, which was not asked for
         wanted = {
             "hot": (Residency.HOT_ONLY, Residency.BOTH),
             "cold": (Residency.COLD_ONLY,),
             "both": (Residency.BOTH, Residency.COLD_ONLY),
         }[tier]
-        if record.generation == before.generation and record.residency not in wanted:
+        if found[1].residency not in wanted:
             raise ColdUnavailable(f"the object could not be made {tier} now", retry_s=5)
-        return record
+        return found[1]
 
     # -- buckets -------------------------------------------------------------------------------------------------
 
@@ -545,6 +619,11 @@ def copied_options(info: ObjectInfo, options: CopyOptions) -> PutOptions:
         pin_ms=options.pin_ms,
         ttl=options.ttl,
         conditions=options.conditions,
+        lock=options.lock,
+        owner=options.owner,
+        acl=options.acl,
+        encryption=info.encryption,  # the bytes are the same, sealed or not
+        origin=options.origin,
     )
 
 

@@ -119,7 +119,7 @@ async def complete(
 ) -> ObjectRecord:
     """Completes; when parts had to leave the tier, first has the keeper demote the others. Raises ColdUnavailable too."""
     _, key, _ = layout.split_upload_key(ukey)
-    manifest = cold.name(bucket.name, key) if cold is not None else ""
+    manifest = functools.partial(_manifest, cold, bucket.name, key)
     while True:
         outcome = await pool.committer.submit(
             lambda batch: mutations.complete_upload(
@@ -129,6 +129,10 @@ async def complete(
         if not isinstance(outcome, list):
             return outcome
         await orders.parts_demoted(pool, outcome)
+
+
+def _manifest(cold: ColdSide | None, bucket: str, key: str, version: str) -> str:
+    return cold.name(bucket, key, version) if cold is not None else ""
 
 
 def pending(pool: Pool, bucket: BucketRecord, options: PendingOptions) -> PendingListing:
@@ -217,6 +221,7 @@ class StreamedWriter:
             checksum=result.checksum,
             object_size=self._size,
             conditions=self._upload.options.conditions,
+            origin=self._upload.options.origin,
         )
         try:
             stored = await complete(

@@ -85,7 +85,7 @@ OPENERS: dict[str, Opener] = {
 }
 """Name → how to open a store with the pools `standard` (default, MD5 ETags) and `kv` (opaque ETags)."""
 
-VERSIONED = ["memory"]
+VERSIONED = sorted(OPENERS)
 """The stores that keep versions, locks, appends and renames: what `test_versions.py` runs over. A store that has learnt
 them is added here; when all have, this is `sorted(OPENERS)`."""
 

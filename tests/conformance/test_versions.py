@@ -282,6 +282,33 @@ async def test_a_pool_without_versions_says_so(store: Store) -> None:
     assert await versions(store, "kv") == [("k", "", False, True)]
 
 
+async def test_a_deadline_hides_older_versions_behind_a_marker(store: Store, clock: ManualClock) -> None:
+    await versioning(store, "Enabled")
+    first = await put(store, "k", b"first")
+    second = await put(store, "k", b"second", PutOptions(ttl=c.Ttl(60_000)))
+    alone = await put(store, "alone", b"alone", PutOptions(ttl=c.Ttl(60_000)))
+    clock.advance(60)
+    for key, version in (("k", second.version), ("alone", alone.version)):
+        with pytest.raises(c.NoSuchKey):
+            await head(store, key)
+        with pytest.raises(c.NoSuchVersion):
+            await named(store, version, key)
+    assert await named(store, first.version) == b"first"
+    assert list(store.list("b", c.ListOptions()).objects) == []
+    assert (await store.delete("b", "k")).marker
+    assert not (await store.delete("b", "alone", DeleteOptions(version=alone.version))).found
+
+
+async def test_a_lock_outranks_a_deadline(store: Store, clock: ManualClock) -> None:
+    info = await _locked(store, clock, "GOVERNANCE")
+    await store.change("b", "k", ObjectChange(ttl=c.Ttl(1000), version=info.version))
+    clock.advance(2)
+    assert await get(store, "k") == b"locked"
+    clock.advance(DAY_MS // 1000)
+    with pytest.raises(c.NoSuchKey):
+        await head(store, "k")
+
+
 # -- locks
 
 

@@ -39,6 +39,7 @@ from tiering.contract import (
     Conditions,
     CopyOptions,
     Corrupt,
+    Deleted,
     InvalidRange,
     ListOptions,
     NoSuchKey,
@@ -616,7 +617,7 @@ class World:
             self._touched(old)
         if isinstance(written, ObjectInfo) and writer == "put":
             self._note(bucket, key, data, written)
-        elif isinstance(written, bool):
+        elif isinstance(written, Deleted):
             self.things.pop((bucket, key), None)
         elif isinstance(written, Exception):
             allowed = (Busy, TierFull) if writer == "put" else (NoSuchKey, ColdUnavailable)

@@ -36,7 +36,7 @@ def test_a_key_is_escaped_only_where_needed(key: str, escaped: str) -> None:
     for prefix in ("", "cold", "a/b"):
         name = keys.cold_key(prefix, "bucket", key)
         assert name == (f"{prefix}/" if prefix else "") + f"bucket/{escaped}"
-        assert keys.parse_cold_key(prefix, name) == ("bucket", key)
+        assert keys.parse_cold_key(prefix, name) == ("bucket", key, "")
         assert keys.check_key(name) == name
 
 
@@ -45,7 +45,7 @@ def test_a_key_too_long_for_a_name_is_hashed_and_says_so() -> None:
     assert names[0] != names[1]
     for name in names:
         assert len(name) < 200
-        assert keys.parse_cold_key("p", name) == ("bucket", None)
+        assert keys.parse_cold_key("p", name) == ("bucket", None, "")
         assert keys.check_key(name) == name
     assert keys.cold_key("", "b", "long/key" * 128).startswith("b/%~/long_keylong_key")
 
@@ -65,7 +65,7 @@ def test_cold_keys_are_reversible_injective_and_safe(one: str, other: str) -> No
     assert name.startswith("pre/fix/bucket/")
     assert not name.endswith("/")
     assert len(name.encode()) <= keys.COLD_KEY_BYTES_MAX + len("pre/fix/")
-    assert keys.parse_cold_key("pre/fix", name) in (("bucket", one), ("bucket", None))
+    assert keys.parse_cold_key("pre/fix", name) in (("bucket", one, ""), ("bucket", None, ""))
     assert (name == keys.cold_key("pre/fix", "bucket", other)) == (one == other)
     assert not keys.is_reserved("pre/fix", name)
 
@@ -74,10 +74,10 @@ def test_cold_keys_are_reversible_injective_and_safe(one: str, other: str) -> No
 @given(text)
 def test_every_name_is_a_cold_key_in_its_one_spelling_or_refused(name: str) -> None:
     try:
-        bucket, key = keys.parse_cold_key("", name)
+        bucket, key, version = keys.parse_cold_key("", name)
     except ValueError:
         return
-    assert key is None or keys.cold_key("", bucket, key) == name
+    assert key is None or keys.cold_key("", bucket, key, version) == name
 
 
 @pytest.mark.parametrize(

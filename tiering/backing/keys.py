@@ -9,6 +9,8 @@ per `/`-separated segment, with `%` as the only escape character:
     …%+/…             a segment over `SEGMENT_BYTES_MAX`, cut in pieces: file names end at 255 bytes
     %~/head/sha256    the whole key, when its escaped form is over `COLD_KEY_BYTES_MAX`: stores take keys of 1,024 bytes.
                       The name is then in the object's metadata only
+    …%@version        at the end: a version of the key that has a version id of its own
+    …%!               at the very end: not the object, but a note of what changed of it since its copy was made
 
 The mapping is injective (the last form under SHA-256's collision resistance) and never leaves its prefix; order is not
 kept. Names under `<prefix>/.recall/` are the gateway's own records: no bucket name begins with a dot.
@@ -26,6 +28,8 @@ SEGMENT_BYTES_MAX: Final = 200
 """Longest segment of a cold key: 255 is the limit of file systems, and the directory backing adds a suffix."""
 COLD_KEY_BYTES_MAX: Final = 880
 """Longest `<bucket>/<key>` form, so that with a URL prefix and the caller's prefix it stays within S3's 1,024 bytes."""
+BACKING_SEGMENT_BYTES_MAX: Final = SEGMENT_BYTES_MAX + 36
+"""Longest segment a backing is given: a cold key's, with the marks of a version and of a note."""
 PREFIX_BYTES_MAX: Final = 128
 RESERVED: Final = ".recall"
 
@@ -33,42 +37,61 @@ _ESCAPE: Final = re.compile("[%\\\\\x00-\x1f\x7f-\x9f\ufffe\uffff]")
 _UNESCAPE: Final = re.compile(rb"%([0-9A-F]{2})")
 _ATOM: Final = re.compile(r"%[0-9A-F]{2}|.", re.DOTALL)
 _BROKEN: Final = re.compile(r"%(?![0-9A-F]{2})")
+_VERSION: Final = re.compile(r"%@([0-9a-f]{32})\Z")
+_NOTE: Final = "%!"
 _BUCKET_RECORD: Final = re.compile(r"\.recall/buckets/([^/]+)\.json")
 
 
-def cold_key(prefix: str, bucket: str, key: str) -> str:
-    """The name of an object in the backing store. `prefix` "" or `/`-separated segments, without slashes at its ends."""
+def cold_key(prefix: str, bucket: str, key: str, version: str = "") -> str:
+    """The name of an object in the backing store. `prefix` "" or `/`-separated segments, without slashes at its ends;
+    `version` a version id of 32 hexadecimal digits, "" for the null version."""
     if not bucket or bucket.startswith((".", "%")) or "/" in bucket:
         raise ValueError(f"not a bucket name: {bucket!r}")
     if not key:
         raise ValueError("an object key is not empty")
     name = f"{bucket}/{'/'.join(_escape_segment(segment) for segment in key.split('/'))}"
-    if len(name.encode()) > COLD_KEY_BYTES_MAX:
+    mark = f"%@{version}" if version else ""
+    if len(name.encode()) + len(mark) > COLD_KEY_BYTES_MAX:
         raw = key.encode()
         # The first bytes are for the reader's eye; ASCII letters only, so that nothing in it needs an escape.
         head = re.sub(r"[^A-Za-z0-9_-]", "_", raw[:40].decode("utf-8", "ignore"))
         name = f"{bucket}/%~/{head}/{hashlib.sha256(raw).hexdigest()}"
+    name += mark
     return f"{prefix}/{name}" if prefix else name
 
 
-def parse_cold_key(prefix: str, name: str) -> tuple[str, str | None]:
-    """The bucket and key of a cold key; key None: too long to be in the name, read the object's metadata.
+def note_key(name: str) -> str:
+    """The name of the note beside a cold object."""
+    return name + _NOTE
 
-    Raises ValueError for every name that `cold_key` does not make (bucket records included).
+
+def noted_name(name: str) -> str | None:
+    """The cold key that a note's name is about; None when it is no note's."""
+    return name.removesuffix(_NOTE) if name.endswith(_NOTE) else None
+
+
+def parse_cold_key(prefix: str, name: str) -> tuple[str, str | None, str]:
+    """The bucket, key and version of a cold key; key None: too long to be in the name, read the object's metadata.
+
+    Raises ValueError for every name that `cold_key` does not make (notes and bucket records included).
     """
     inner = _strip(prefix, name)
+    found = _VERSION.search(inner)
+    version = found[1] if found is not None else ""
+    if found is not None:
+        inner = inner[: found.start()]
     bucket, slash, rest = inner.partition("/")
     if not slash or not rest:
         raise ValueError(f"not a cold key: {name!r}")
     if rest.startswith("%~/"):
         if re.fullmatch(r"%~/[A-Za-z0-9_-]*/[0-9a-f]{64}", rest) is None or bucket.startswith((".", "%")):
             raise ValueError(f"not a cold key: {name!r}")
-        return bucket, None
+        return bucket, None, version
     key = "/".join(_unescape_segment(segment) for segment in rest.replace("%+/", "").split("/"))
-    if cold_key(prefix, bucket, key) != name:
+    if cold_key(prefix, bucket, key, version) != name:
         # Closed world: one name, one spelling. A second spelling would let one object be found twice.
         raise ValueError(f"not a cold key: {name!r}")
-    return bucket, key
+    return bucket, key, version
 
 
 def bucket_record_key(prefix: str, bucket: str) -> str:
@@ -106,8 +129,8 @@ def check_key(key: str) -> str:
             raise ValueError(f"a backing key has no empty, . or .. segment: {key!r}")
         if "\0" in segment or "\\" in segment:
             raise ValueError(f"a backing key has no NUL and no backslash: {key!r}")
-        if len(segment.encode()) > SEGMENT_BYTES_MAX:
-            raise ValueError(f"a segment of a backing key is over {SEGMENT_BYTES_MAX} bytes: {key!r}")
+        if len(segment.encode()) > BACKING_SEGMENT_BYTES_MAX:
+            raise ValueError(f"a segment of a backing key is over {BACKING_SEGMENT_BYTES_MAX} bytes: {key!r}")
     return key
 
 

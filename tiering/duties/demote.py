@@ -18,17 +18,17 @@ from typing import Final
 
 import msgspec
 
-from tiering import events, layout, mutations
+from tiering import events, journal, layout, mutations, versions
 from tiering.backing import keys
-from tiering.backing.coldobject import Content
+from tiering.backing.coldobject import Content, read_head
 from tiering.buckets import Buckets
-from tiering.cold import ColdSide, object_meta
+from tiering.cold import ColdSide, note_json, object_meta
 from tiering.contract import Buffer, Corrupt, Residency
 from tiering.flash import READ_CHUNK
 from tiering.index import Batch
 from tiering.layout import BucketRecord, ColdPiece, ObjectRecord, Order, PartRecord
 from tiering.pool import Pool
-from tiering.ports import Meter
+from tiering.ports import BackingCorrupt, Meter, NotFound
 
 UPLOADS_MAX: Final = 8
 """Copies under way at once: enough to hide a bucket's latency, few enough to leave clients the bandwidth."""
@@ -86,24 +86,29 @@ class Demoter:
         """Gives one object its cold copy; True when that generation has one now."""
         number, key = layout.split_object_key(okey)
         bucket = self._buckets.by_number(pool, number)
-        if bucket is None:
+        found = pool.index.standing(okey, generation)
+        if bucket is None or found is None:
             return False
-        name = self._cold.name(bucket.name, key)
+        name = self._cold.name(bucket.name, key, found[1].version)
         async with self._alone(name):
-            record = pool.index.get_object(okey)
-            if record is None or record.generation != generation:
+            found = pool.index.standing(okey, generation)
+            if found is None:
                 return False
+            record = found[1]
             if record.residency != Residency.HOT_ONLY or record.cache:
                 return not record.cache
             meta = object_meta(bucket, key, record)
-            piece = await self._store(pool, name, meta, record, lambda: pool.index.get_object(okey))
+            piece = await self._store(pool, name, meta, record, lambda: _standing(pool, okey, generation))
             if piece is None:
                 if pool.config.durability == "relaxed" and self.damaged(pool, generation):
                     await pool.committer.submit(lambda batch: mutations.lost(batch, okey, generation))
                 return False
             self._count(events.DEMOTED, pool.config.name, 1)
             self._count(events.DEMOTED_BYTES, pool.config.name, record.size)
-            return await pool.committer.submit(lambda batch: mutations.demoted(batch, okey, generation, piece))
+            now_ms = pool.clock.now_ms()
+            return await pool.committer.submit(
+                lambda batch: mutations.demoted(batch, okey, record, piece, now_ms, journal.DEMOTE)
+            )
 
     async def drop(self, pool: Pool, okey: bytes, generation: int, now_ms: int | None = None) -> bool:
         """Demotes an object if it must be, then drops its hot copy; True when that is what happened.
@@ -112,9 +117,10 @@ class Demoter:
         """
         if not await self.demote(pool, okey, generation):
             return False
-        record = pool.index.get_object(okey)
+        record = _standing(pool, okey, generation)
+        at_ms = pool.clock.now_ms()
         if record is None or not await pool.committer.submit(
-            lambda batch: mutations.evicted(batch, okey, generation, now_ms)
+            lambda batch: mutations.evicted(batch, okey, generation, now_ms, at_ms, journal.EVICT)
         ):
             return False
         self._count(events.EVICTED, pool.config.name, 1)
@@ -137,18 +143,30 @@ class Demoter:
                 lambda batch: mutations.part_demoted(batch, pkey, part.generation, piece)
             )
 
-    async def write_manifest(self, pool: Pool, okey: bytes) -> bool:
+    async def write_manifest(self, pool: Pool, okey: bytes, generation: int) -> bool:
         """Writes the list of pieces of an object that is cold in pieces, so that a rebuild finds it."""
         number, key = layout.split_object_key(okey)
         bucket = self._buckets.by_number(pool, number)
-        record = pool.index.get_object(okey)
+        record = _standing(pool, okey, generation)
         if bucket is None or record is None or not record.unlisted:
             return False
         async with self._alone(record.cold[0].name):
             pieces = [[piece.name, piece.size] for piece in record.cold[1:]]
             meta = {**object_meta(bucket, key, record), "pieces": pieces}
             await self._cold.store(record.cold[0].name, meta, 0, 0, _no_content)
-            return await pool.committer.submit(lambda batch: mutations.listed(batch, okey, record.generation))
+            return await pool.committer.submit(lambda batch: mutations.listed(batch, okey, record))
+
+    async def write_note(self, pool: Pool, okey: bytes, generation: int) -> bool:
+        """Writes what has changed of a demoted object since its copy was made, so that a rebuild knows it."""
+        record = _standing(pool, okey, generation)
+        if record is None or not record.unnoted:
+            return False
+        async with self._alone(record.note):
+            record = _standing(pool, okey, generation)
+            if record is None or not record.unnoted:
+                return False
+            await self._cold.backing.put(record.note, _Bytes(note_json(record)))
+            return await pool.committer.submit(lambda batch: mutations.noted(batch, okey, record))
 
     async def bury(self, pool: Pool, name: str) -> bool:
         """Deletes what a tombstone names from the backing store, unless an object has come to use the name again."""
@@ -156,27 +174,30 @@ class Demoter:
             with pool.index.view() as view:
                 if view.get("tombstones", name.encode()) is None:
                     return False  # taken back while this waited: a write that was under way has noted its copy
-            user = self._user(name)
+            user = await self._user(name)
             if user is None:
                 await self._cold.backing.delete(name)
             return await pool.committer.submit(lambda batch: _unbury(batch, pool, name, user))
 
-    def _user(self, name: str) -> tuple[Pool, bytes] | None:
-        """The pool and key of the object that has its copy under `name`."""
+    async def _user(self, name: str) -> tuple[Pool, bytes] | None:
+        """The pool and object key of the object that has its copy, or its note, under `name`."""
+        about = keys.noted_name(name) or name
         try:
-            bucket_name, key = keys.parse_cold_key(self._cold.prefix, name)
+            bucket_name, key, version = keys.parse_cold_key(self._cold.prefix, about)
         except ValueError:
             return None  # a piece: whoever uses it has taken its tombstone back
-        if key is None:
-            return None
         found = self._buckets.find(bucket_name)
         if found is None:
             return None
+        if key is None:
+            try:
+                key = str((await read_head(self._cold.backing, about)).meta["key"])
+            except (NotFound, BackingCorrupt, KeyError):
+                return None
         pool, bucket = found
-        okey = layout.object_key(bucket.number, key)
-        record = pool.index.get_object(okey)
-        used = record is not None and any(piece.name == name for piece in record.cold)
-        return (pool, okey) if used else None
+        with pool.index.view() as view:
+            standing = versions.find(view, layout.object_key(bucket.number, key), version)
+        return (pool, standing[0]) if standing is not None and _uses(standing[1], name) else None
 
     async def write_bucket(self, pool: Pool, bucket_name: str) -> bool:
         """Brings a bucket's record in the backing store up to date."""
@@ -215,9 +236,18 @@ def _unbury(batch: Batch, pool: Pool, name: str, user: tuple[Pool, bytes] | None
     """Removes a tombstone that was carried out, or that an object still using its name makes void."""
     if user is not None and user[0] is pool:
         record = batch.object(user[1])
-        if record is None or all(piece.name != name for piece in record.cold):
+        if record is None or not _uses(record, name):
             return False  # a younger tombstone: the object was deleted since
     return batch.delete("tombstones", name.encode())
+
+
+def _uses(record: ObjectRecord, name: str) -> bool:
+    return record.note == name or any(piece.name == name for piece in record.cold)
+
+
+def _standing(pool: Pool, okey: bytes, generation: int) -> ObjectRecord | None:
+    found = pool.index.standing(okey, generation)
+    return None if found is None else found[1]
 
 
 def _bucket_written(batch: Batch, name: str, written: bytes | None) -> bool:
@@ -299,7 +329,9 @@ class OrderDuty:
         if order.verb == "part":
             await self._demoter.demote_part(pool, order.okey)
         elif order.verb == "manifest":
-            await self._demoter.write_manifest(pool, order.okey)
+            await self._demoter.write_manifest(pool, order.okey, order.generation)
+        elif order.verb == "note":
+            await self._demoter.write_note(pool, order.okey, order.generation)
         elif order.verb == "evict":
             await self._demoter.drop(pool, order.okey, order.generation)
         else:
@@ -350,7 +382,7 @@ class DemoteDuty:
 
 
 class UpkeepDuty:
-    """Manifests, bucket records and tombstones: the small writes that keep the backing store true to the index."""
+    """Manifests, notes, bucket records and tombstones: the small writes that keep the backing store true to the index."""
 
     def __init__(self, demoter: Demoter, pool: Pool) -> None:
         self.name = f"upkeep-{pool.config.name}"
@@ -361,8 +393,10 @@ class UpkeepDuty:
         pool, demoter = self._pool, self._demoter
         work: list[Awaitable[bool]] = []
         with pool.index.view() as view:
-            for _, okey in _first(view.rows("manifests"), STEP_MAX):
-                work.append(demoter.write_manifest(pool, okey))
+            for generation, okey in _first(view.rows("manifests"), STEP_MAX):
+                work.append(demoter.write_manifest(pool, okey, layout.unpack_u64(generation)))
+            for generation, okey in _first(view.rows("unnoted"), STEP_MAX):
+                work.append(demoter.write_note(pool, okey, layout.unpack_u64(generation)))
             for name, _ in _first(view.rows("stale_buckets"), STEP_MAX):
                 work.append(demoter.write_bucket(pool, name.decode()))
             for name, _ in _first(view.rows("tombstones"), STEP_MAX):

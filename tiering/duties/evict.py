@@ -16,7 +16,7 @@ import logging
 from collections.abc import Awaitable
 from typing import Final
 
-from tiering import events, layout, mutations
+from tiering import events, journal, layout, mutations
 from tiering.contract import Residency
 from tiering.duties.demote import Demoter, raise_first
 from tiering.flash import crc64
@@ -169,7 +169,9 @@ class EvictDuty:
         self._count(events.EVICTED_BYTES, pool.config.name, record.size)
         if record.cache or pool.expired(record, now_ms):
             return pool.committer.submit(lambda batch: mutations.dropped(batch, pool, key, generation, now_ms))
-        return pool.committer.submit(lambda batch: mutations.evicted(batch, key, generation, now_ms))
+        return pool.committer.submit(
+            lambda batch: mutations.evicted(batch, key, generation, now_ms, now_ms, journal.EVICT)
+        )
 
     async def _survive(self, occupant: _Occupant, region: int) -> None:
         """Copies an occupant's extents out of the region and cools it."""
