@@ -148,7 +148,8 @@ class Buckets:
 
     async def change(self, name: str, change: BucketChange) -> BucketRecord:
         pool, _ = self.route(name)
-        changed = await pool.committer.submit(lambda batch: mutations.change_bucket(batch, pool, name, change))
+        now_ms = pool.clock.now_ms()
+        changed = await pool.committer.submit(lambda batch: mutations.change_bucket(batch, pool, name, change, now_ms))
         self.changed()
         return changed
 

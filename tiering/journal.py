@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from tiering import layout
-from tiering.contract import EventRecord, ObjectInfo, Origin
+from tiering.contract import EventRecord, ObjectInfo, Origin, content_bytes
 from tiering.index import Batch, View
 from tiering.layout import BucketRecord
 
@@ -55,7 +55,7 @@ def record(batch: Batch, okey: bytes, info: ObjectInfo, origin: Origin | None, n
         bucket=bucket.decode(),
         key=layout.split_object_key(okey)[1],
         at_ms=now_ms,
-        size=info.size,
+        size=content_bytes(info),
         etag=info.etag,
         version=info.version,
         generation=info.generation,
@@ -64,6 +64,12 @@ def record(batch: Batch, okey: bytes, info: ObjectInfo, origin: Origin | None, n
         request_id=origin.request_id,
     )
     batch.put("events", layout.u64_key(counters.event), layout.EVENT.encode(row))
+
+
+def record_bucket(batch: Batch, bucket: BucketRecord, origin: Origin | None, now_ms: int) -> None:
+    """As `record`, of a change of the bucket itself: an event without a key. After `watch`."""
+    blank = ObjectInfo(generation=0, size=0, modified_ms=0, etag="", crc64=0)
+    record(batch, layout.bucket_prefix(bucket.number), blank, origin, now_ms)
 
 
 def watch(batch: Batch, bucket: BucketRecord, gone: bool = False) -> None:

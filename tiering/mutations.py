@@ -306,6 +306,8 @@ def change_object(
         new.tags = dict(change.tags)
     if change.acl is not None:
         new.acl = change.acl
+    if change.storage_class is not None:
+        new.storage_class = change.storage_class
     new.lock = conditions.changed_lock(old.lock, change, now_ms)
     pool.judge_pin(batch, new, old)
     describe(batch, row, old, new)
@@ -573,13 +575,14 @@ def delete_bucket(batch: Batch, pool: Pool, name: str, now_ms: int) -> None:
     batch.put("stale_buckets", name.encode())
 
 
-def change_bucket(batch: Batch, pool: Pool, name: str, change: BucketChange) -> BucketRecord:
+def change_bucket(batch: Batch, pool: Pool, name: str, change: BucketChange, now_ms: int) -> BucketRecord:
     record = batch.bucket(name)
     if record is None:
         raise NoSuchBucket(bucket=name)
     changed = conditions.changed_bucket(record, change, keeps_versions(pool, record))
     assert isinstance(changed, BucketRecord)
     write_bucket(batch, changed)
+    journal.record_bucket(batch, changed, change.origin, now_ms)
     return changed
 
 

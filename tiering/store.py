@@ -296,6 +296,8 @@ class TieredStore:
             now_ms=now_ms,
         )
         record.checksum = result.checksum
+        if result.encryption is not None:
+            record.encryption = result.encryption
         if options.append_at is not None:
             return await self._append(pool, owner, okey, options, record)
         wanted, origin = options.conditions, options.origin

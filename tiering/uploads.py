@@ -221,6 +221,7 @@ class StreamedWriter:
             checksum=result.checksum,
             object_size=self._size,
             conditions=self._upload.options.conditions,
+            encryption=result.encryption,
             origin=self._upload.options.origin,
         )
         try:
