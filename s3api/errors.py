@@ -26,6 +26,13 @@ class ErrorSpec(msgspec.Struct, frozen=True):
     retry_s: int = 0  # > 0: sent as Retry-After
 
 
+ONE_MECHANISM: Final = (
+    "Only one auth mechanism allowed; only the X-Amz-Algorithm query parameter, Signature query string parameter or the "
+    "Authorization header should be specified"
+)
+"""The message to a request that is signed twice: which signature counts must not be a guess."""
+
+
 class S3Error(Exception):
     """An answer for the client. `headers`: rendered lines ended by CRLF; `fields` become extra elements of the document.
 
@@ -45,7 +52,7 @@ _ROWS: Final = (
     # who calls
     ErrorSpec("AccessDenied", 403, "Access Denied."),
     ErrorSpec("SignatureDoesNotMatch", 403, "The request signature we calculated does not match the signature you provided. Check your key and signing method."),
-    ErrorSpec("InvalidAccessKeyId", 403, "The access key id you provided does not exist in our records."),
+    ErrorSpec("InvalidAccessKeyId", 403, "The AWS Access Key Id you provided does not exist in our records."),
     ErrorSpec("InvalidToken", 400, "The provided token is malformed or otherwise invalid."),
     ErrorSpec("ExpiredToken", 400, "The provided token has expired."),
     ErrorSpec("RequestTimeTooSkewed", 403, "The difference between the request time and the server's time is too large."),

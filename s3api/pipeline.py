@@ -21,7 +21,7 @@ from typing import Any, Final
 from s3api import acl, cors, post_policy, sigv2, xml
 from s3api.access import Directory, OneAccount, Rights
 from s3api.call import ApiConfig, Call, Handler, Identity
-from s3api.errors import ERRORS, S3Error, from_store
+from s3api.errors import ERRORS, ONE_MECHANISM, S3Error, from_store
 from s3api.extensions import check_headers
 from s3api.form import FormPayload, boundary_of, headers_of
 from s3api.message import BodyError, Request, Response
@@ -292,7 +292,7 @@ class Pipeline:
         trace.target = target = Target("object", target.bucket, check_key(key))
         if signer is not None:
             if verified is not None:
-                raise S3Error("InvalidArgument", "Only one auth mechanism allowed; use the header or the form.")
+                raise S3Error("InvalidArgument", ONE_MECHANISM)
             identity = signer
             policy = post_policy.parse_policy(fields[post_policy.POLICY])
             post_policy.judge(policy, fields, target.bucket, now_s)

@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
-from s3api.errors import S3Error
+from s3api.errors import ONE_MECHANISM, S3Error
 from s3api.message import Headers
 from s3api.operations import DISCRIMINATORS
 from s3api.params import http_date, invalid
@@ -178,7 +178,7 @@ def _check_form(query: Mapping[str, str], headers: Headers) -> None:
 
 def _check_alone(query: Mapping[str, str], header_too: bool = False) -> None:
     if header_too or "X-Amz-Signature" in query or "X-Amz-Algorithm" in query:
-        raise S3Error("InvalidArgument", "Only one auth mechanism allowed; use the header or the query.")
+        raise S3Error("InvalidArgument", ONE_MECHANISM)
 
 
 def _check_covered(query: Mapping[str, str], headers: Headers) -> None:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Final
 
-from s3api.errors import S3Error
+from s3api.errors import ONE_MECHANISM, S3Error
 from s3api.message import Headers
 from s3api.params import epoch_s, http_date, percent_decode, query_pairs
 
@@ -138,18 +138,40 @@ class Verified:
         return ChunkSigner(self.key, self.timestamp, self.scope, self.signature.decode())
 
 
+_MALFORMED: Final = "AuthorizationHeaderMalformed"
+_BAD_QUERY: Final = "AuthorizationQueryParametersError"
+_ABOUT_CREDENTIAL: Final = {
+    _MALFORMED: "The authorization header is malformed",
+    _BAD_QUERY: "Error parsing the X-Amz-Credential parameter",
+}
+
+
+def _fault(credential: bytes, parts: list[bytes], services: frozenset[bytes]) -> str:
+    """What is wrong with a credential cut at its last four slashes, in AWS's words and order; "" for nothing."""
+    if len(parts) != 5 or not parts[0] or (parts[4] != b"aws4_request" and credential.count(b"/") != 4):
+        return 'the Credential is mal-formed; expecting "<YOUR-AKID>/YYYYMMDD/REGION/SERVICE/aws4_request".'
+    _, date, _, service, terminal = (part[:64].decode("utf-8", "replace") for part in parts)
+    if terminal != "aws4_request":
+        return f'incorrect terminal "{terminal}". This endpoint uses "aws4_request".'
+    if parts[3] not in services:
+        belongs = min(name.decode() for name in services)
+        return f'incorrect service "{service}". This endpoint belongs to "{belongs}".'
+    if not _DATE.fullmatch(parts[1]):
+        return f'incorrect date format "{date}". This date in the credential must be in the format "yyyyMMdd".'
+    return ""
+
+
 class _Credential:
     """The part of an authorisation that repeats from request to request: credential and signed header names."""
 
     __slots__ = ("access_key", "date", "names_passed", "region", "scope", "service", "signed", "signed_set", "text")
 
-    def __init__(self, credential: bytes, signed_line: bytes, code: str) -> None:
+    def __init__(self, credential: bytes, signed_line: bytes, code: str, services: frozenset[bytes]) -> None:
         self.text = credential
         parts = credential.rsplit(b"/", 4)
-        if len(parts) != 5 or parts[4] != b"aws4_request" or not parts[0] or not _DATE.fullmatch(parts[1]):
-            raise S3Error(
-                code, "The Credential is malformed; it must be <access-key>/YYYYMMDD/<region>/s3/aws4_request."
-            )
+        fault = _fault(credential, parts, services)
+        if fault:
+            raise S3Error(code, f"{_ABOUT_CREDENTIAL[code]}; {fault}")
         self.access_key = parts[0].decode("utf-8", "replace")
         self.date, self.region, self.service = parts[1:4]
         self.scope = credential[len(parts[0]) + 1 :]
@@ -203,9 +225,9 @@ class SigV4:
             pairs = query_pairs(query)
             if any(name in _QUERY_NAMES for name, _ in pairs):
                 if authorization is not None:
-                    raise S3Error("InvalidArgument", "Only one auth mechanism allowed; use the header or the query.")
+                    raise S3Error("InvalidArgument", ONE_MECHANISM)
                 return self._verify_query(method, path, pairs, headers, now_s, session)
-        if authorization is None:
+        if not authorization:  # an empty header is no trace of a signature
             return None
         return self._verify_header(method, path, query, headers, now_s, authorization, body_sha256, session)
 
@@ -224,7 +246,7 @@ class SigV4:
         credential = self._credentials.get(head)
         known = credential is not None
         if credential is None:
-            credential, signature = _parse_authorization(authorization)
+            credential, signature = _parse_authorization(authorization, self._services)
         timestamp = headers.get(b"x-amz-date")
         if timestamp is None:
             timestamp = _timestamp_of_date(headers.get(b"date", b""))
@@ -235,11 +257,12 @@ class SigV4:
                 raise S3Error("AccessDenied", "AWS authentication requires a valid Date or x-amz-date header.")
         if session is None and b"x-amz-security-token" in headers:
             _no_token(headers[b"x-amz-security-token"])
-        key = self._key(credential, "AuthorizationHeaderMalformed", session)
+        key = self._key(credential, session)
         if timestamp[:8] != credential.date:
             raise S3Error(
-                "AuthorizationHeaderMalformed",
-                "The date of the Credential does not match the date of the request.",
+                _MALFORMED,
+                f'The authorization header is malformed; Invalid credential date "{credential.date.decode()}". This date '
+                f'is not the same as X-Amz-Date: "{timestamp[:8].decode()}".',
             )
         if abs(now_s - sent_s) > self._skew_s:
             raise S3Error(
@@ -256,9 +279,9 @@ class SigV4:
         payload = _payload(content)
         names = tuple(headers)
         if names != credential.names_passed:
-            for name in headers.keys() - credential.signed_set:
-                if name.startswith(b"x-amz-") and name not in _IN_SIGNATURE:
-                    raise _not_signed(name)
+            added = headers.keys() - credential.signed_set - _IN_SIGNATURE
+            if unsigned := [name for name in added if name.startswith(b"x-amz-")]:
+                raise _not_signed(unsigned)
             credential.names_passed = names
         canonical = canonical_request(method, path, canonical_query(query), headers, credential.signed, content)
         text = _string_to_sign(timestamp, credential.scope, canonical)
@@ -287,37 +310,38 @@ class SigV4:
                 raise _bad_query(f"{name.decode('latin-1')} is given more than once.")
         if any(name not in given for name in _QUERY_NAMES):
             raise _bad_query(
-                "Query-string authentication version 4 requires the X-Amz-Algorithm, X-Amz-Credential, X-Amz-Date, "
-                "X-Amz-Expires, X-Amz-SignedHeaders and X-Amz-Signature parameters."
+                "Query-string authentication version 4 requires the X-Amz-Algorithm, X-Amz-Credential, "
+                "X-Amz-Signature, X-Amz-Date, X-Amz-SignedHeaders, and X-Amz-Expires parameters."
             )
         if given[b"X-Amz-Algorithm"] != ALGORITHM:
-            raise _bad_query('X-Amz-Algorithm only supports "AWS4-HMAC-SHA256".')
+            raise _bad_query('X-Amz-Algorithm only supports "AWS4-HMAC-SHA256"')
         timestamp = given[b"X-Amz-Date"]
         sent_s = parse_timestamp(timestamp)
         if sent_s is None:
-            raise _bad_query("X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\".")
+            raise _bad_query("X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\"")
         expires_s = self._expires(given[b"X-Amz-Expires"])
-        credential = _Credential(
-            given[b"X-Amz-Credential"], given[b"X-Amz-SignedHeaders"], "AuthorizationQueryParametersError"
-        )
+        credential = _Credential(given[b"X-Amz-Credential"], given[b"X-Amz-SignedHeaders"], _BAD_QUERY, self._services)
         if session is None:
             _no_token(given.get(b"X-Amz-Security-Token"))
-        key = self._key(credential, "AuthorizationQueryParametersError", session)
+        key = self._key(credential, session)
         if timestamp[:8] != credential.date:
-            raise _bad_query("The date of X-Amz-Credential does not match X-Amz-Date.")
+            raise _bad_query(
+                f'Invalid credential date "{credential.date.decode()}". This date is not the same as X-Amz-Date: '
+                f'"{timestamp[:8].decode()}".'
+            )
         if sent_s > now_s + self._skew_s:
-            raise S3Error("AccessDenied", "Request is not valid yet.", ServerTime=_timestamp(now_s).decode())
+            raise S3Error("AccessDenied", "Request is not valid yet", ServerTime=_timestamp(now_s).decode())
         if now_s >= sent_s + expires_s:
             fields: dict[str, Any] = {
                 "X-Amz-Expires": expires_s,
                 "Expires": _timestamp(sent_s + expires_s).decode(),
                 "ServerTime": _timestamp(now_s).decode(),
             }
-            raise S3Error("AccessDenied", "Request has expired.", **fields)
-        for name in headers:
-            # The URL is the grant: what its holder adds, and its maker did not sign, must not widen it.
-            if name.startswith((b"x-amz-", b"x-recall-")) and name not in credential.signed_set:
-                raise _not_signed(name)
+            raise S3Error("AccessDenied", "Request has expired", **fields)
+        # The URL is the grant: what its holder adds, and its maker did not sign, must not widen it.
+        added = headers.keys() - credential.signed_set
+        if unsigned := [name for name in added if name.startswith((b"x-amz-", b"x-recall-"))]:
+            raise _not_signed(unsigned)
         content = headers.get(b"x-amz-content-sha256") or given.get(b"X-Amz-Content-Sha256") or UNSIGNED.encode()
         payload = _payload(content)
         signature = given[b"X-Amz-Signature"]
@@ -333,18 +357,18 @@ class SigV4:
     def _expires(self, value: bytes) -> int:
         digits = value[1:] if value[:1] == b"-" else value
         if not digits.isdigit() or len(digits) > 12:
-            raise _bad_query("X-Amz-Expires should be a number.")
+            raise _bad_query("X-Amz-Expires should be a number")
         expires_s = int(value)
         if expires_s < 0:
-            raise _bad_query("X-Amz-Expires must be non-negative.")
+            raise _bad_query("X-Amz-Expires must be non-negative")
         if expires_s > self._expires_max_s:
             raise _bad_query(
                 f"X-Amz-Expires must be less than a week (in seconds); that is, the given X-Amz-Expires must be less "
-                f"than {self._expires_max_s} seconds."
+                f"than {self._expires_max_s} seconds"
             )
         return expires_s
 
-    def _key(self, credential: _Credential, code: str, session: tuple[str, str] | None) -> SigningKey:
+    def _key(self, credential: _Credential, session: tuple[str, str] | None) -> SigningKey:
         if session is None:
             secret = self._secret_of(credential.access_key)
         elif session[0] == credential.access_key:
@@ -354,8 +378,6 @@ class SigV4:
         held = self._keys.get(credential.text)
         if held is not None and held.secret == secret:  # a changed secret must not live on here
             return held
-        if credential.service not in self._services:
-            raise S3Error(code, "The Credential names a service that does not belong here.")
         if secret is None:
             raise S3Error("InvalidAccessKeyId", AWSAccessKeyId=credential.access_key[:128])
         return SigningKey(secret, credential.date, credential.region, credential.service)
@@ -411,26 +433,38 @@ def _string_to_sign(timestamp: bytes, scope: bytes, canonical: bytes) -> bytes:
     return b"AWS4-HMAC-SHA256\n%b\n%b\n%b" % (timestamp, scope, _sha256(canonical).hexdigest().encode())
 
 
-def _parse_authorization(value: bytes) -> tuple[_Credential, bytes]:
+def _parse_authorization(value: bytes, services: frozenset[bytes]) -> tuple[_Credential, bytes]:
     """Algorithm, Credential, SignedHeaders and Signature, in any order, with or without spaces after the commas."""
-    algorithm, _, rest = value.strip().partition(b" ")
+    algorithm, space, rest = value.strip().partition(b" ")
     if algorithm != ALGORITHM:
         if algorithm in (b"AWS", b"AWS4-ECDSA-P256-SHA256"):
             raise _unsupported()
-        raise S3Error("InvalidArgument", "Unsupported Authorization Type.", ArgumentName="Authorization")
-    fields: dict[bytes, bytes] = {}
-    for item in rest.split(b","):
-        name, equals, text = item.strip().partition(b"=")
-        if not equals or name in fields or name not in (b"Credential", b"SignedHeaders", b"Signature"):
-            raise S3Error("AuthorizationHeaderMalformed")
-        fields[name] = text
-    if len(fields) != 3:
+        why = "Unsupported Authorization Type"
+        if not space:
+            why, algorithm = "Authorization header is invalid -- one and only one ' ' (space) required", value
         raise S3Error(
-            "AuthorizationHeaderMalformed",
-            "The authorization header is malformed; it must hold Credential, SignedHeaders and Signature.",
+            "InvalidArgument", why, ArgumentName="Authorization", ArgumentValue=algorithm[:256].decode("latin-1")
         )
-    credential = _Credential(fields[b"Credential"], fields[b"SignedHeaders"], "AuthorizationHeaderMalformed")
+    items = [item.strip() for item in rest.split(b",")]
+    if len(items) != 3:
+        raise _malformed(
+            "the authorization header requires three components: Credential, SignedHeaders, and Signature."
+        )
+    fields: dict[bytes, bytes] = {}
+    for item in items:
+        name, equals, text = item.partition(b"=")
+        if not equals:
+            raise _malformed(f'the authorization component "{item[:256].decode("latin-1")}" is malformed.')
+        fields[name] = text
+    for needed in (b"Credential", b"SignedHeaders", b"Signature"):
+        if needed not in fields:
+            raise _malformed(f"missing {needed.decode()}.")
+    credential = _Credential(fields[b"Credential"], fields[b"SignedHeaders"], _MALFORMED, services)
     return credential, fields[b"Signature"]
+
+
+def _malformed(why: str) -> S3Error:
+    return S3Error(_MALFORMED, f"The authorization header is malformed; {why}")
 
 
 def parse_timestamp(value: bytes) -> int | None:
@@ -485,14 +519,14 @@ def _unsupported() -> S3Error:
 
 
 def _bad_query(message: str) -> S3Error:
-    return S3Error("AuthorizationQueryParametersError", message)
+    return S3Error(_BAD_QUERY, message)
 
 
-def _not_signed(name: bytes) -> S3Error:
+def _not_signed(names: list[bytes]) -> S3Error:
     return S3Error(
         "AccessDenied",
-        "There were headers present in the request which were not signed.",
-        HeadersNotSigned=name.decode("latin-1"),
+        "There were headers present in the request which were not signed",
+        HeadersNotSigned=", ".join(sorted(name.decode("latin-1") for name in names)),
     )
 
 
@@ -502,7 +536,9 @@ def _mismatch(access_key: str, text: bytes, canonical: bytes, signature: bytes) 
         AWSAccessKeyId=access_key[:128],
         StringToSign=text.decode("latin-1"),
         SignatureProvided=signature[:128].decode("latin-1"),
+        StringToSignBytes=text.hex(" "),
         CanonicalRequest=canonical[:8192].decode("utf-8", "replace"),
+        CanonicalRequestBytes=canonical[:8192].hex(" "),
     )
 
 
@@ -580,8 +616,11 @@ def presign(
     return coded + b"&X-Amz-Signature=" + key.sign(_string_to_sign(timestamp, scope, canonical)).encode()
 
 
+_S3: Final = frozenset({b"s3"})
+
+
 def chunk_signer(headers: Headers, *, secret_key: str) -> ChunkSigner:
     """The chunk signatures that follow headers made by `sign_headers`."""
-    credential, signature = _parse_authorization(headers[b"authorization"])
+    credential, signature = _parse_authorization(headers[b"authorization"], _S3)
     key = SigningKey(secret_key, credential.date, credential.region, credential.service)
     return ChunkSigner(key, headers[b"x-amz-date"], credential.scope, signature.decode())
