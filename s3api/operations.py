@@ -22,6 +22,9 @@ from s3api.errors import ERRORS, S3Error
 Body = Literal["none", "document", "stream", "form"]
 
 COPY_SOURCE: Final = b"x-amz-copy-source"
+RENAME_SOURCE: Final = b"x-amz-rename-source"
+WRITE_OFFSET: Final = b"x-amz-write-offset-bytes"
+"""Makes a PUT an append."""
 REQUEST_ROUTE: Final = b"x-amz-request-route"
 """What alone tells WriteGetObjectResponse, a POST to the path of that name, from a POST to a bucket."""
 
@@ -254,7 +257,7 @@ TABLE: Final[tuple[Operation, ...]] = (
     _served("GetObjectLegalHold", "GET", "object", "legal-hold", allow=_V),
     _served("PutObjectRetention", "PUT", "object", "retention", allow=_V, body="document"),
     _served("PutObjectLegalHold", "PUT", "object", "legal-hold", allow=_V, body="document"),
-    _refused("PUT", "object", "RenameObject", "renameObject"),
+    _served("RenameObject", "PUT", "object", "renameObject", action="PutObject"),
     _refused("PUT", "object", "UpdateObjectEncryption", "encryption", allow=_V),
     _refused("GET", "object", "GetObjectTorrent", "torrent"),
     _refused("POST", "object", "SelectObjectContent", "select", "select-type"),
@@ -353,11 +356,8 @@ DISCRIMINATORS: Final[frozenset[str]] = frozenset(
 )
 """Every query name that selects an operation, or changes which object it means, anywhere in S3."""
 
-UNSERVED_HEADERS: Final = (
-    b"x-amz-write-offset-bytes",
-    b"x-amz-rename-source",
-)
-"""Headers that make a write another operation, or promise something not kept here: refused on writes."""
+OWN_HEADERS: Final = {WRITE_OFFSET: "PutObject", RENAME_SOURCE: "RenameObject"}
+"""Headers that change what one operation does: refused on all other writes, whose meaning they would change too."""
 
 Headers = Mapping[bytes, bytes]
 
@@ -379,15 +379,24 @@ def resolve(method: str, scope: str, query: Mapping[str, str], headers: Headers)
     """The row that answers, which may be one that is not `served`; pure, about 0.2 µs without a query.
 
     Raises MethodNotAllowed where S3 knows the resource under other methods; InvalidArgument for two sub-resources at
-    once or a wrong value; InvalidRequest for half of an operation; NotImplemented for headers not served.
+    once or a wrong value; InvalidRequest for half of an operation; NotImplemented for a header that is another operation's.
     """
     copy = COPY_SOURCE in headers
-    if method not in ("GET", "HEAD"):
-        for header in UNSERVED_HEADERS:
-            if header in headers:
-                raise S3Error("NotImplemented", Header=header.decode())
-        if REQUEST_ROUTE in headers and method == "POST":
-            return BY_NAME["WriteGetObjectResponse"]
+    if method in ("GET", "HEAD"):
+        plain = _PLAIN.get((method, scope, copy)) if not query else None  # the usual read, without another call
+        return plain or _resolve(method, scope, query, copy)
+    if REQUEST_ROUTE in headers and method == "POST":
+        found = BY_NAME["WriteGetObjectResponse"]
+    else:
+        found = _resolve(method, scope, query, copy)
+    for header, name in OWN_HEADERS.items():
+        if header in headers and found.name != name:
+            raise S3Error("NotImplemented", Header=header.decode())
+    return found
+
+
+def _resolve(method: str, scope: str, query: Mapping[str, str], copy: bool) -> Operation:
+    """As `resolve`, by method, target and query alone; `copy`: there is a copy source."""
     row: Operation | None
     if not query or DISCRIMINATORS.isdisjoint(query):
         row = _PLAIN.get((method, scope, copy))

@@ -72,6 +72,20 @@ def write_conditions(headers: Headers) -> Conditions | None:
     return Conditions(if_match=if_match, if_none_match=if_none_match)
 
 
+def rename_conditions(headers: Headers, prefix: bytes = b"") -> Conditions | None:
+    """Of the target of a rename or, with the `prefix` of its headers, of the source. A date that is none is refused: this
+    is no read."""
+    if not any(prefix + name in headers for name in _READ):
+        return None
+    since, until = (headers.get(prefix + name) for name in (b"if-modified-since", b"if-unmodified-since"))
+    return Conditions(
+        if_match=_tags(headers, prefix + b"if-match"),
+        if_none_match=_tags(headers, prefix + b"if-none-match"),
+        if_modified_since_s=None if since is None else date("If-Modified-Since", _text(since)),
+        if_unmodified_since_s=None if until is None else date("If-Unmodified-Since", _text(until)),
+    )
+
+
 def delete_conditions(headers: Headers) -> Conditions | None:
     """Of a DELETE: `If-Match`, `x-amz-if-match-size`, `x-amz-if-match-last-modified-time`."""
     size = headers.get(b"x-amz-if-match-size")

@@ -15,6 +15,8 @@ import logging
 from collections.abc import Awaitable, Coroutine, Mapping
 from typing import Any, Final
 
+import msgspec
+
 from s3api import xml
 from s3api.call import Call
 from s3api.checksums import requested_checksum
@@ -43,7 +45,8 @@ from s3api.handlers.sealed import (
 )
 from s3api.message import Response, StreamBody
 from s3api.objectlock import HEADERS, HOLD, MODE, UNTIL
-from s3api.params import boolean, date, etags, http_date, part_number
+from s3api.operations import WRITE_OFFSET
+from s3api.params import boolean, date, etags, http_date, integer, part_number
 from s3api.preconditions import delete_conditions, read_conditions
 from s3api.ranges import content_range, parse_range
 from s3api.target import check_key
@@ -307,6 +310,8 @@ async def stored(call: Call, options: PutOptions, size: int, short: bool = False
     requested = requested_checksum(call.request.headers)
     bucket = bucket_of(call)
     seal = new_seal(call, bucket)
+    if seal is not None and options.append_at is not None:
+        raise S3Error("InvalidRequest", "Nothing can be appended under encryption.")
     writer: Writer
     if seal is None:
         writer = await arrived(call.store.put(call.bucket, call.key, size, options))
@@ -335,13 +340,19 @@ def _check_vouched(call: Call) -> None:
 
 
 async def put_object(call: Call) -> Response:
-    """Stores the body. 200 with ETag and checksum."""
+    """Stores the body, or appends it. 200 with ETag and checksum, of the whole also after an append."""
     options = put_options(call, event="ObjectCreated:Put")
+    appending = WRITE_OFFSET in call.request.headers
+    if appending:
+        offset = integer(WRITE_OFFSET.decode(), call.header(WRITE_OFFSET), 0, OBJECT_BYTES_MAX)
+        options = msgspec.structs.replace(options, append_at=offset)
     if not HEADERS.isdisjoint(call.request.headers):
         _check_vouched(call)
     info = await stored(call, options, check_length(call))
     lines = f'etag: "{info.etag}"\r\n{checksum_lines(kept_checksum(info))}{lease_lines(info, call.now_ms, expiry_of(call, info))}'
     lines += version_line(info.version, bucket_of(call)) + written_lines(call, info)
+    if appending:
+        lines += f"x-amz-object-size: {info.size}\r\n"
     return Response(200, lines.encode())
 
 
