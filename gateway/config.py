@@ -28,6 +28,7 @@ import msgspec
 from gateway import value as v
 from gateway.http.limits import Limits
 from gateway.value import Address, BucketListener
+from s3api.access import OWNERSHIPS
 from s3api.call import KeyRule
 from s3api.errors import S3Error
 from s3api.extensions import check_rules
@@ -189,6 +190,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     buckets_max: Annotated[int, Row("S3", v.whole_between(1, 1_000_000), "N",
         "buckets there can be; above it CreateBucket is 400 TooManyBuckets",
         "AWS's own, and one page of ListBuckets")] = 10_000
+    object_ownership: Annotated[str, Row("S3", v.one_of(*OWNERSHIPS), "|".join(OWNERSHIPS),
+        "object ownership of new buckets whose maker names none (`x-amz-object-ownership`); AWS's is BucketOwnerEnforced",
+        "without any, writers own what they write and access lists count, which clients older than 2023 rely on")] = ""
     domains: Annotated[tuple[str, ...], Row("S3", v.parse_texts, "NAME,…",
         "domains of virtual-host style, <bucket>.<domain>")] = ()
     host_buckets: Annotated[Mapping[str, str], Row("S3", v.parse_pairs, "HOST=BUCKET,…",

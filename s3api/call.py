@@ -101,6 +101,7 @@ class ApiConfig(msgspec.Struct, frozen=True):
     clock_skew_s: int = 900
     document_bytes_max: int = 8 << 20
     buckets_max: int = 10_000
+    object_ownership: str = ""  # of new buckets whose maker says nothing; "" gives them no document
     presign_expires_max_s: int = 604_800
     notify_targets: tuple[str, ...] = ()  # names of the webhooks that notifications may be sent to
     keys: KeyRing = NO_KEYS  # the master keys of sealed objects

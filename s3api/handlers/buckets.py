@@ -95,7 +95,7 @@ def _wanted(call: Call, body: bytes) -> BucketInfo:
     further = {
         "s3:PutBucketObjectLockConfiguration": locked,
         "s3:PutBucketVersioning": locked,
-        "s3:PutBucketOwnershipControls": bool(documents),
+        "s3:PutBucketOwnershipControls": OWNERSHIP_HEADER in headers,
         "s3:PutBucketAcl": acl.asked(headers),
         "s3:TagResource": tags is not None,
     }
@@ -149,9 +149,10 @@ def _access_list(call: Call, documents: Mapping[str, str]) -> str:
 
 
 def _ownership(call: Call) -> dict[str, str]:
-    """The documents that x-amz-object-ownership asks for. Raises InvalidArgument."""
+    """The documents that x-amz-object-ownership asks for, or the settings in its place. Raises InvalidArgument."""
     if OWNERSHIP_HEADER not in call.request.headers:
-        return {}
+        default = call.config.object_ownership
+        return {"ownershipControls": default} if default else {}
     value = call.header(OWNERSHIP_HEADER)
     if value not in OWNERSHIPS:
         name = OWNERSHIP_HEADER.decode()

@@ -221,3 +221,12 @@ def test_what_a_new_bucket_brings_needs_rights_of_its_own(s3: Harness) -> None:
         assert s3("PUT", "/bucket", headers, body, identity=user).code == "AccessDenied"
         assert s3("HEAD", "/bucket").code == "NoSuchBucket"
     assert s3("PUT", "/bucket", identity=user).status == 200
+
+
+def test_the_settings_may_name_an_ownership() -> None:
+    s3 = Harness(ApiConfig(object_ownership="BucketOwnerEnforced"))
+    assert s3("PUT", "/bucket").status == 200
+    assert s3("PUT", "/other", {"x-amz-object-ownership": "ObjectWriter"}).status == 200
+    assert s3("PUT", "/third", {"x-amz-acl": "public-read"}).code == "InvalidBucketAclWithObjectOwnership"
+    kept = [s3.store.bucket(name).documents["ownershipControls"] for name in ("bucket", "other")]
+    assert kept == ["BucketOwnerEnforced", "ObjectWriter"]
