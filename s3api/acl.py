@@ -65,8 +65,9 @@ GRANT_HEADERS: Final = {
     b"x-amz-grant-write-acp": "w",
 }
 _GRANTEE: Final = re.compile(r'\s*(id|uri|emailAddress)\s*=\s*(?:"([^"]*)"|([^",\s]+))\s*(?:,|\Z)', re.IGNORECASE)
-_XSI: Final = "http://www.w3.org/2001/XMLSchema-instance"
-_TYPE: Final = f"{_XSI}}}type"
+XSI: Final = "http://www.w3.org/2001/XMLSchema-instance"
+TYPE: Final = f"{XSI}}}type"
+"""The attribute that says what kind of grantee one is, as a Node has it."""
 
 
 class Accounts(Protocol):
@@ -243,18 +244,17 @@ def from_document(body: bytes, accounts: Accounts, owner_id: str) -> str:
         raise S3Error("MalformedACLError")
     if named != owner_id:
         raise S3Error("AccessDenied")
-    return kept(_document_grants(nodes, accounts, owner_id))
+    return kept(document_grants(nodes, accounts, owner_id))
 
 
-def _document_grants(
-    nodes: Iterable[tuple[str, xml.Node | None]], accounts: Accounts, owner_id: str
-) -> Iterator[Grant]:
+def document_grants(nodes: Iterable[tuple[str, xml.Node | None]], accounts: Accounts, owner_id: str) -> Iterator[Grant]:
+    """The grants of permissions with their Grantee elements. Raises as `from_document`, but for owners."""
     for permission, grantee in nodes:
         letter = PERMISSIONS.get(permission)
         if letter is None or grantee is None:
             raise S3Error("MalformedACLError")
         try:
-            match grantee.attributes.get(_TYPE, ""):
+            match grantee.attributes.get(TYPE, ""):
                 case "CanonicalUser":
                     found = _canonical(grantee.required("ID").strip(), accounts, "CanonicalUser/ID")
                 case "Group":
@@ -296,7 +296,7 @@ def write_grantee(writer: xml.XmlWriter, accounts: Accounts, grantee: str, eleme
     """One grantee, a group's sign or a canonical id, with its type."""
     uri = _URIS.get(grantee)
     kind = "CanonicalUser" if uri is None else "Group"
-    with writer.nested(element, f'xmlns:xsi="{_XSI}" xsi:type="{kind}"'):
+    with writer.nested(element, f'xmlns:xsi="{XSI}" xsi:type="{kind}"'):
         if uri is None:
             write_user(writer, accounts, grantee)
         else:

@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from s3api import xml
+from s3api import acl, xml
 from s3api.access import OWNERSHIPS, PUBLIC_ACCESS_NAMES
 from s3api.encryption import default_encryption_document, read_default_encryption
 from s3api.errors import S3Error
@@ -26,6 +26,7 @@ from s3api.errors import S3Error
 BUCKET_TAGS_MAX: Final = 50
 TAG_KEY_CHARS_MAX: Final = 128
 TAG_VALUE_CHARS_MAX: Final = 256
+LOG_PERMISSIONS: Final = ("FULL_CONTROL", "READ", "WRITE")
 _TAG_TEXT = re.compile(r"[\w \-+=.:/@]*\Z")
 
 
@@ -131,11 +132,12 @@ def check_encryption(root: xml.Node) -> str:
 
 class Logging(msgspec.Struct, frozen=True):
     """Where the access log of a bucket goes. `partitioned`: "" or the date its keys are parted by, `EventTime` or
-    `DeliveryTime`."""
+    `DeliveryTime`. `acl`: the access list of each log, as it is kept with an object."""
 
     bucket: str
     prefix: str = ""
     partitioned: str = ""
+    acl: str = ""
 
 
 def check_logging(root: xml.Node) -> str | None:
@@ -147,17 +149,57 @@ def check_logging(root: xml.Node) -> str | None:
         "TargetBucket"
     )
     prefix = enabled.required("TargetPrefix")
-    grants = enabled.find("TargetGrants")
-    if grants is not None and grants.children:
-        raise S3Error("NotImplemented", "TargetGrants are not served: give readers of the log a policy.")
     writer = xml.XmlWriter("BucketLoggingStatus")
     with writer.nested("LoggingEnabled"):
         writer.leaf("TargetBucket", target)
         writer.leaf("TargetPrefix", prefix)
+        _target_grants(writer, enabled.find("TargetGrants"))
         form = enabled.find("TargetObjectKeyFormat")
         if form is not None:
             _key_format(writer, form)
     return writer.finish().decode()
+
+
+def _target_grants(writer: xml.XmlWriter, holder: xml.Node | None) -> None:
+    """Raises MalformedXML; NotImplemented for grantees by e-mail address, whom AWS takes no longer either."""
+    if holder is None or not holder.only("Grant").children:
+        return
+    with writer.nested("TargetGrants"):
+        for node in holder.children:
+            grantee = node.only("Grantee", "Permission").find("Grantee")
+            permission = node.one_of("Permission", LOG_PERMISSIONS)
+            kind = "" if grantee is None else grantee.attributes.get(acl.TYPE, "")
+            if kind == "AmazonCustomerByEmail":
+                raise S3Error("NotImplemented", "Grantees of a log are named by id or group.")
+            if grantee is None or kind not in ("CanonicalUser", "Group"):
+                raise S3Error("MalformedXML", "A Grantee has the type CanonicalUser or Group.")
+            with writer.nested("Grant"):
+                name = "ID" if kind == "CanonicalUser" else "URI"
+                with writer.nested("Grantee", f'xmlns:xsi="{acl.XSI}" xsi:type="{kind}"'):
+                    writer.leaf(name, grantee.required(name).strip())
+                writer.leaf("Permission", permission)
+
+
+def log_target(text: str) -> str:
+    """The bucket that a stored document names."""
+    enabled = xml.parse(text.encode(), "BucketLoggingStatus").find("LoggingEnabled")
+    return "" if enabled is None else enabled.text("TargetBucket")
+
+
+def log_grants(text: str) -> list[tuple[str, xml.Node | None]]:
+    """Permission and Grantee element of each grant in a stored document."""
+    enabled = xml.parse(text.encode(), "BucketLoggingStatus").find("LoggingEnabled")
+    holder = None if enabled is None else enabled.find("TargetGrants")
+    return [] if holder is None else [(node.text("Permission"), node.find("Grantee")) for node in holder.children]
+
+
+def _log_list(text: str) -> str:
+    """The access list of a log: the owner has full control, whoever is granted anything has that."""
+    entries = [acl.Grant("F", acl.OWNER)]
+    for permission, grantee in log_grants(text):
+        assert grantee is not None
+        entries.append(acl.Grant(acl.PERMISSIONS[permission], grantee.text("ID") or acl.GROUPS[grantee.text("URI")]))
+    return acl.kept(entries)
 
 
 def _key_format(writer: xml.XmlWriter, form: xml.Node) -> None:
@@ -184,7 +226,7 @@ def bucket_logging(text: str) -> Logging | None:
     form = enabled.find("TargetObjectKeyFormat")
     parted = form.find("PartitionedPrefix") if form is not None else None
     dated = "" if parted is None else parted.text("PartitionDateSource")
-    return Logging(enabled.text("TargetBucket"), enabled.text("TargetPrefix"), dated)
+    return Logging(enabled.text("TargetBucket"), enabled.text("TargetPrefix"), dated, _log_list(text))
 
 
 # -- one value

@@ -12,8 +12,8 @@ from typing import Final
 
 import msgspec
 
-from s3api import cors, settings, xml
-from s3api.access import ENFORCED
+from s3api import acl, cors, settings, xml
+from s3api.access import ENFORCED, ownership_of
 from s3api.call import Call, Handler
 from s3api.errors import ERRORS, S3Error
 from s3api.handlers.body import document
@@ -67,20 +67,27 @@ def _unlisted(call: Call, text: str | None) -> None:
 
 
 def _log_target(call: Call, text: str | None) -> None:
-    """The log goes to a bucket of the same owner. Raises InvalidTargetBucketForLogging."""
-    wanted = settings.bucket_logging(text or "")
-    if wanted is None:
+    """The log goes to a bucket of the same owner, and its readers are known.
+
+    Raises InvalidTargetBucketForLogging, AccessControlListNotSupported, InvalidArgument.
+    """
+    if text is None:
         return
+    wanted = settings.log_target(text)
     try:
-        target = call.store.bucket(wanted.bucket)
+        target = call.store.bucket(wanted)
     except NoSuchBucket:
-        raise S3Error("InvalidTargetBucketForLogging", TargetBucket=wanted.bucket[:256]) from None
+        raise S3Error("InvalidTargetBucketForLogging", TargetBucket=wanted[:256]) from None
     if target.owner != bucket_of(call).owner:
         raise S3Error(
             "InvalidTargetBucketForLogging",
             "The owner for the bucket to be logged and the target bucket must be the same.",
-            TargetBucket=wanted.bucket,
+            TargetBucket=wanted,
         )
+    grants = settings.log_grants(text)
+    if grants and ownership_of(target) == ENFORCED:
+        raise S3Error("AccessControlListNotSupported")
+    list(acl.document_grants(grants, call.access, ""))
 
 
 def _empty(root: str) -> str:

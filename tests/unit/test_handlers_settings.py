@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from s3api import settings, xml
+from s3api import acl, settings, xml
 from s3api.encryption import DefaultEncryption, parse_default_encryption
 from s3api.handlers.settings import DOCUMENT_BYTES_MAX, SETTINGS
 from s3api.operations import BY_NAME
@@ -50,6 +50,11 @@ def logging(inner: str) -> str:
     return f"<BucketLoggingStatus><LoggingEnabled>{inner}</LoggingEnabled></BucketLoggingStatus>"
 
 
+def granted(kind: str, who: str, permission: str = "READ") -> str:
+    grantee = f'<Grantee xmlns:xsi="{acl.XSI}" xsi:type="{kind}">{who}</Grantee>'
+    return f"<TargetGrants><Grant>{grantee}<Permission>{permission}</Permission></Grant></TargetGrants>"
+
+
 MINIMAL = "<AllowedOrigin>*</AllowedOrigin><AllowedMethod>GET</AllowedMethod>"
 PAYER = "<RequestPaymentConfiguration><Payer>{}</Payer></RequestPaymentConfiguration>"
 ACCELERATE = "<AccelerateConfiguration><Status>{}</Status></AccelerateConfiguration>"
@@ -81,6 +86,8 @@ KEPT = [
     ("logging", logging(TARGET), logging(TARGET)),
     ("logging", logging(TARGET + "<TargetGrants/><TargetObjectKeyFormat><SimplePrefix/></TargetObjectKeyFormat>"),
      logging(TARGET + "<TargetObjectKeyFormat><SimplePrefix></SimplePrefix></TargetObjectKeyFormat>")),
+    ("logging", logging(TARGET + granted("CanonicalUser", "<ID>owner-id</ID><DisplayName>x</DisplayName>")),
+     logging(TARGET + granted("CanonicalUser", "<ID>owner-id</ID>"))),
     ("logging",
      logging(TARGET + "<TargetObjectKeyFormat><PartitionedPrefix/></TargetObjectKeyFormat>"),
      logging(TARGET + "<TargetObjectKeyFormat><PartitionedPrefix><PartitionDateSource>DeliveryTime</PartitionDateSource>"
@@ -204,7 +211,12 @@ BAD = [
     ("logging", logging("<TargetBucket>bucket</TargetBucket>"), "MalformedXML"),
     ("logging", logging("<TargetPrefix/>"), "MalformedXML"),
     ("logging", logging(TARGET.replace(">bucket", ">none")), "InvalidTargetBucketForLogging"),
-    ("logging", logging(TARGET + "<TargetGrants><Grant/></TargetGrants>"), "NotImplemented"),
+    ("logging", logging(TARGET + "<TargetGrants><Grant/></TargetGrants>"), "MalformedXML"),
+    ("logging", logging(TARGET + granted("CanonicalUser", "<ID>owner-id</ID>", "READ_ACP")), "MalformedXML"),
+    ("logging", logging(TARGET + granted("CanonicalUser", "<ID>nobody</ID>")), "InvalidArgument"),
+    ("logging", logging(TARGET + granted("CanonicalUser", "<URI>x</URI>")), "MalformedXML"),
+    ("logging", logging(TARGET + granted("Group", "<URI>http://x</URI>")), "InvalidArgument"),
+    ("logging", logging(TARGET + granted("AmazonCustomerByEmail", "<EmailAddress>a</EmailAddress>")), "NotImplemented"),
     ("logging", logging(TARGET + "<TargetObjectKeyFormat/>"), "MalformedXML"),
     ("requestPayment", PAYER.format("Nobody"), "MalformedXML"),
     ("requestPayment", "<RequestPaymentConfiguration/>", "MalformedXML"),
@@ -260,3 +272,13 @@ def test_stored_documents_are_read(s3: Harness) -> None:
     assert parse_default_encryption(stored(s3, "encryption", kms)) == DefaultEncryption("aws:kms", "k1")
     assert settings.bucket_logging(stored(s3, "logging", logging(TARGET))) == settings.Logging("bucket", "logs/")
     assert settings.bucket_logging("") is None
+    users = "<URI>http://acs.amazonaws.com/groups/global/AuthenticatedUsers</URI>"
+    found = settings.bucket_logging(stored(s3, "logging", logging(TARGET + granted("Group", users))))
+    assert found == settings.Logging("bucket", "logs/", acl="F R+")
+
+
+def test_a_log_grants_nothing_where_lists_do_not_count(s3: Harness) -> None:
+    s3("PUT", "/bucket?ownershipControls", {}, ownership("BucketOwnerEnforced").encode())
+    sent = logging(TARGET + granted("CanonicalUser", "<ID>owner-id</ID>"))
+    assert s3("PUT", "/bucket?logging", {}, sent.encode()).code == "AccessControlListNotSupported"
+    assert s3("PUT", "/bucket?logging", {}, logging(TARGET).encode()).status == 200
