@@ -28,7 +28,7 @@ import msgspec
 from s3api import xml
 from s3api.errors import S3Error
 from s3api.params import epoch_s
-from tiering.contract import ObjectInfo
+from tiering.contract import ObjectInfo, content_bytes
 
 DAY_MS: Final = 86_400_000
 RULES_MAX: Final = 1000
@@ -463,7 +463,7 @@ def _matches(rule: Rule, key: str, info: ObjectInfo | None) -> bool:
         return True
     if info is None or info.marker:
         return False
-    size = info.encryption.size if info.encryption is not None else info.size
+    size = content_bytes(info)
     if which.larger is not None and size <= which.larger:
         return False
     if which.smaller is not None and size >= which.smaller:
@@ -542,7 +542,7 @@ def _large_enough(rules: Rules, rule: Rule, storage_class: str, info: ObjectInfo
         return True
     if rules.minimum == "varies_by_storage_class" and storage_class in _ANY_SIZE:
         return True
-    return info.size >= SMALL_BYTES
+    return content_bytes(info) >= SMALL_BYTES
 
 
 def transition_due(rules: Rules, key: str, info: ObjectInfo, newer: int, now_ms: int, day_ms: int = DAY_MS) -> str:

@@ -32,7 +32,16 @@ from s3api.handlers.options import (
     storage_class_of,
     tags_of,
 )
-from s3api.handlers.sealed import Seal, as_content, content_pieces, has_md5, make_seal, wanted_of, written_lines
+from s3api.handlers.sealed import (
+    Seal,
+    as_content,
+    content_pieces,
+    has_md5,
+    invalid_range,
+    make_seal,
+    wanted_of,
+    written_lines,
+)
 from s3api.message import Headers, Response
 from s3api.operations import COPY_SOURCE
 from s3api.params import percent_decode
@@ -43,6 +52,7 @@ from tiering.contract import (
     Checksum,
     Conditions,
     CopyOptions,
+    InvalidRange,
     IsMarker,
     NoSuchKey,
     NoSuchVersion,
@@ -119,6 +129,8 @@ async def look_at_source(call: Call, source: Source, options: ReadOptions) -> Re
         if not judged:  # before ranges and conditions, whose refusals would tell of the object
             await _judge_source(call, source)
         reading = await arrived(call.store.open(*source.place, options))
+    except InvalidRange as error:
+        raise await invalid_range(call, source.place, options, error) from None
     except IsMarker:
         raise S3Error(
             "InvalidRequest",

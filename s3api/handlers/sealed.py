@@ -75,7 +75,6 @@ from tiering.contract import (
     PutResult,
     Reading,
     ReadOptions,
-    SizeMismatch,
     UploadInfo,
     Writer,
 )
@@ -263,18 +262,16 @@ def completing_lines(call: Call, upload: UploadInfo) -> str:
     return encryption_lines(kept) if seal is None else seal.lines()
 
 
-def sealed_whole(upload: UploadInfo, chosen: Sequence[PartInfo], object_size: int | None) -> Encryption:
+def sealed_whole(upload: UploadInfo, chosen: Sequence[PartInfo]) -> Encryption:
     """What is kept of a sealed upload's object, made of parts in terms of their content.
 
-    Judges here what the store would judge by sealed sizes. Raises PartTooSmall, SizeMismatch.
+    Judges here what the store would judge by sealed sizes. Raises PartTooSmall.
     """
     assert upload.options.encryption is not None
     for part in chosen[:-1]:
         if part.size < PART_BYTES_MIN:
             raise PartTooSmall(number=part.number, size=part.size)
     total = sum(part.size for part in chosen)
-    if object_size not in (None, total):
-        raise SizeMismatch(stated=object_size, stored=total)
     return msgspec.structs.replace(upload.options.encryption, size=total)
 
 

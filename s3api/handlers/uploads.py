@@ -400,10 +400,6 @@ async def complete_multipart_upload(call: Call) -> Response:
         if len(chosen) == len(claims):  # else the store refuses it, with the part's number
             whole = _whole_checksum(upload, chosen)
             _check_claimed(call, upload, chosen, whole)
-            if upload.options.encryption is not None:
-                sealed_lines = completing_lines(call, upload)
-                encryption = sealed_whole(upload, chosen, object_size)
-                object_size = None  # judged: the store knows sealed sizes only
             size = sum(part.size for part in chosen)
             if object_size not in (None, size):
                 raise S3Error(
@@ -411,6 +407,10 @@ async def complete_multipart_upload(call: Call) -> Response:
                     f"The provided 'x-amz-mp-object-size' header value {object_size} does not match what was "
                     f"computed: {size}",
                 )
+            if upload.options.encryption is not None:
+                sealed_lines = completing_lines(call, upload)
+                encryption = sealed_whole(upload, chosen)
+                object_size = None  # judged: the store knows sealed sizes only
     etag = multipart_etag([claim.etag for claim in claims])
     info = await call.store.complete_upload(
         call.bucket,

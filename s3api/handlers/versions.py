@@ -19,7 +19,7 @@ from s3api.handlers.listing import Page, restore_status, restore_wanted
 from s3api.handlers.objects import bucket_of
 from s3api.message import Response
 from s3api.versions import NULL, parse_version, spelled
-from tiering.contract import BucketChange, ListVersionsOptions, Version, VersionListing
+from tiering.contract import BucketChange, ListVersionsOptions, Version, VersionListing, content_bytes
 
 _NOTHING: Final = VersionListing((), (), False)
 MARKER: Final = "version-id-marker"
@@ -105,7 +105,7 @@ def _entry(writer: xml.XmlWriter, call: Call, page: Page, version: Version, rest
             writer.leaf("ETag", f'"{info.etag}"')
             writer.leaf("ChecksumAlgorithm", checksum.algorithm)
             writer.leaf("ChecksumType", checksum.kind)
-            writer.leaf("Size", info.size)
+            writer.leaf("Size", content_bytes(info))
             writer.leaf("StorageClass", storage_class(info))
             if restore:
                 restore_status(writer, call, info)

@@ -541,3 +541,31 @@ def test_appends_are_refused(s3: Harness) -> None:
     assert s3("PUT", "/b/k", appending, b"x").status in (400, 501)
     assert s3("PUT", "/b/new", {"x-amz-write-offset-bytes": "0", **writing("AES256")}, b"x").status in (400, 501)
     assert s3("GET", "/b/k").body == CONTENT
+
+
+def test_each_version_has_a_key_of_its_own(s3: Harness) -> None:
+    asyncio.run(s3.store.change_bucket("b", BucketChange(versioning="Enabled")))
+    ids = [
+        put(s3, "", data, headers=customer(key)).headers["x-amz-version-id"]
+        for data, key in ((b"a", KEY_A), (b"bb", KEY_B))
+    ]
+    for version, data, key, other in ((ids[0], b"a", KEY_A, KEY_B), (ids[1], b"bb", KEY_B, KEY_A)):
+        path = f"/b/k?versionId={version}"
+        assert s3("GET", path, customer(key)).body == data
+        assert s3("GET", path, {**customer(key), "range": "bytes=-1"}).body == data[-1:]
+        assert s3("GET", path, customer(other)).code == "AccessDenied"
+        copying = {"x-amz-copy-source": path, **source(key), SSE: "AES256"}
+        assert s3("PUT", "/b/copy", copying).headers["x-amz-copy-source-version-id"] == version
+        assert s3("GET", "/b/copy").body == data
+    sizes = [each.text("Size") for each in s3("GET", "/b?versions&prefix=k").xml("ListVersionsResult").all("Version")]
+    assert sizes == ["2", "1"]
+
+
+def test_a_part_beyond_a_sealed_source_states_the_contents_size(s3: Harness) -> None:
+    put(s3, "AES256")
+    upload = begin(s3, {}, "copy")
+    for first in (len(CONTENT), sealed_bytes(len(CONTENT))):
+        headers = {"x-amz-copy-source": "/b/k", "x-amz-copy-source-range": f"bytes={first}-{first + 9}"}
+        reply = s3("PUT", f"/b/copy?partNumber=1&uploadId={upload}", headers)
+        assert reply.code == "InvalidArgument"
+        assert str(len(CONTENT)).encode() in reply.body
