@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 RUN := $(VENV)/.installed-run
 TEST := $(VENV)/.installed-test
 PACKAGES := gateway s3api tiering
-SOURCES := $(PACKAGES) tests bench
+SOURCES := $(PACKAGES) clients tests bench
 
 .DEFAULT_GOAL := help
 .PHONY: help serve test test-rgw lint bench-smoke docs clean

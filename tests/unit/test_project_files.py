@@ -292,7 +292,7 @@ def test_make_refuses_an_old_python_by_name(clone: Path) -> None:
 
 def test_make_clean_keeps_data(clone: Path) -> None:
     (clone / "data").mkdir()
-    for name in ("gateway", "s3api", "tiering", "tests", "bench"):
+    for name in ("gateway", "s3api", "tiering", "clients", "tests", "bench"):
         (clone / name / "__pycache__").mkdir(parents=True)
     assert make("clean", cwd=clone).returncode == 0
     assert (clone / "data").is_dir()

@@ -1,0 +1,190 @@
+"""`LocalReader`: blocks of a gateway on the same host, straight out of its flash, without a copy or a server in the way.
+
+Promise: bytes seen through a lease are a stored block's and stay so until the lease ends; what is not there, expired,
+cold or encrypted reads as None. Nothing is ever written but the heat that keeps a block that is read in the tier.
+Owns its mappings and read transactions. Does not know HTTP; access is permission on the data directory's files.
+Kind: owner; one thread a reader. Invariants: a lease is an LMDB read transaction, and the gateway writes no region again
+that a transaction older than its freeing may see. A lease held long keeps flash from being freed: end it.
+Spec: docs/FORMAT.md of the gateway, which this reads on its own.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import struct
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import lmdb
+import msgspec
+
+FORMAT_VERSION: Final = 2
+# Where the fields of an object's and a bucket's record stand (docs/FORMAT.md, "Records").
+_SIZE, _RESIDENCY, _EXPIRES, _MARKER, _ENCRYPTION, _EXTENTS = 1, 5, 16, 19, 24, 25
+_BUCKET_NUMBER: Final = 10
+_COLD_ONLY: Final = 2
+_HEAT_HEADER: Final = 4096
+_HEAT_SLOTS: Final = 1 << 24
+_HEAT_MAX: Final = 3
+_CHECKED: Final = 0x80
+_RACES: Final = (lmdb.BadTxnError, lmdb.PageNotFoundError, lmdb.CorruptedError)
+_TRIES: Final = 16
+_number = struct.Struct(">I")
+_decode = msgspec.msgpack.Decoder().decode
+
+
+class LocalError(Exception):
+    """The data directory cannot be read as a gateway's."""
+
+
+class _Pool:
+    """One pool's index and flash, opened for reading."""
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self.env = lmdb.open(
+                str(path / "index"),
+                readonly=True,
+                lock=True,
+                max_dbs=64,
+                max_readers=1 << 15,
+                lib_version=1,
+                readahead=False,
+            )
+            self.objects = self.env.open_db(b"objects", create=False)
+            self.buckets = self.env.open_db(b"buckets", create=False)
+            meta = self.env.open_db(b"meta", create=False)
+            with self.env.begin() as txn:
+                shape = json.loads(txn.get(b"shape", db=meta) or b"null")
+        except lmdb.Error as error:
+            raise LocalError(f"{path}: {error}") from error
+        if not shape or shape["version"] != FORMAT_VERSION:
+            raise LocalError(f"{path}: another format than {FORMAT_VERSION}")
+        self.region_bytes: int = shape["region_bytes"]
+        with open(path / "flash", "rb") as flash:
+            self._flash = mmap.mmap(flash.fileno(), 0, prot=mmap.PROT_READ)
+        self.flash = memoryview(self._flash)
+        self.heat = _heat(path / "heat")
+
+    def close(self) -> None:
+        self.env.close()
+        self.flash.release()
+        self._flash.close()
+
+
+def _heat(path: Path) -> mmap.mmap | None:
+    """The heat table, if it may be written: a reader without that right leaves blocks as cold as it found them."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return mmap.mmap(fd, _HEAT_HEADER + _HEAT_SLOTS)
+    finally:
+        os.close(fd)
+
+
+class Lease:
+    """Blocks of one moment. End it with `close`, or use it as a context manager; its views are invalid afterwards."""
+
+    __slots__ = ("_number", "_pool", "_txn")
+
+    def __init__(self, pool: _Pool, number: int, txn: Any) -> None:
+        self._pool = pool
+        self._number = number
+        self._txn = txn
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._txn.abort()
+
+    def read(self, key: str) -> Sequence[memoryview] | None:
+        """The block in as many pieces as it was stored in, usually one; None for a miss. About two microseconds."""
+        data = self._txn.get(_number.pack(self._number) + key.encode(), db=self._pool.objects)
+        if data is None:
+            return None
+        record = _decode(data)
+        if record[_RESIDENCY] == _COLD_ONLY or record[_MARKER] or record[_ENCRYPTION] is not None:
+            return None
+        if record[_EXPIRES] and record[_EXPIRES] <= time.time() * 1000:
+            return None  # a sliding deadline may have moved on since: a miss too many, never a stale block
+        pool = self._pool
+        heat = pool.heat
+        if heat is not None:
+            at = _HEAT_HEADER + record[0] % _HEAT_SLOTS
+            value = heat[at]
+            if value & ~_CHECKED < _HEAT_MAX:
+                heat[at] = value + 1
+        flash, region_bytes = pool.flash, pool.region_bytes
+        views = []
+        for region, offset, length, _ in record[_EXTENTS]:
+            start = region * region_bytes + offset
+            views.append(flash[start : start + length])
+        return views
+
+
+class LocalReader:
+    """Reads `bucket` of the gateway whose data directory is `data_dir`. Raises LocalError, KeyError for the bucket."""
+
+    def __init__(self, data_dir: str | Path, bucket: str) -> None:
+        self._bucket = bucket.encode()
+        self._pools = [_Pool(path.parent) for path in sorted(Path(data_dir).glob("pools/*/index"))]
+        if not self._pools:
+            raise LocalError(f"{data_dir}: no pools here")
+        with open(Path(data_dir, "buckets.version"), "rb") as version:
+            self._map = mmap.mmap(version.fileno(), mmap.PAGESIZE, prot=mmap.PROT_READ)
+        self._version = memoryview(self._map).cast("Q")
+        self._seen = -1
+        self._pool, self._number = self._find()
+
+    def __enter__(self) -> LocalReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leases must have ended, and their views be gone."""
+        self._version.release()
+        self._map.close()
+        for pool in self._pools:
+            pool.close()
+
+    def lease(self) -> Lease:
+        """A moment of the store, to read any number of blocks from. Raises KeyError when the bucket is gone."""
+        if self._version[0] != self._seen:
+            self._pool, self._number = self._find()
+        pool = self._pool
+        return Lease(pool, self._number, _snapshot(pool.env))
+
+    def _find(self) -> tuple[_Pool, int]:
+        seen = self._version[0]
+        for pool in self._pools:
+            txn = _snapshot(pool.env)
+            try:
+                row = txn.get(self._bucket, db=pool.buckets)
+                if row is not None:
+                    self._seen = seen
+                    return pool, _decode(row)[_BUCKET_NUMBER]
+            finally:
+                txn.abort()
+        raise KeyError(self._bucket.decode())
+
+
+def _snapshot(env: Any) -> Any:
+    """A read transaction whose roots are of one commit: LMDB's copy of them can be overtaken by two commits."""
+    for _ in range(_TRIES):
+        txn = env.begin(buffers=True)
+        if env.info()["last_txnid"] == txn.id():
+            return txn
+        txn.abort()
+    return env.begin(buffers=True)

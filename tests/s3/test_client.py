@@ -1,0 +1,208 @@
+"""recall_client against a real gateway, the same calls against plain S3, and the reader on the same host."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from recall_client import AsyncRecallClient, BufferTooSmall, NotSupported, RecallClient, RecallError
+from recall_client import local as local_module
+from recall_client.local import LocalError, LocalReader
+from recall_client.signing import Credentials
+
+from tests.support.gateway import Gateway, wait_for
+from tests.support.s3server import S3Server
+from tiering.layout import BucketRecord, ObjectRecord
+
+ROOT = Path(__file__).resolve().parents[2]
+SHORT, LONG = os.urandom(3000), os.urandom(1 << 20)
+
+
+@pytest.fixture
+def client(gateway: Gateway, kv_bucket: str) -> Iterator[RecallClient]:
+    with RecallClient(gateway.endpoint, kv_bucket, Credentials(gateway.access_key, gateway.secret_key)) as made:
+        yield made
+
+
+@pytest.fixture
+def plain(backing_server: S3Server) -> Iterator[RecallClient]:
+    """A client of the server behind the gateway, which knows nothing of Recall."""
+    keys = Credentials(backing_server.access_key, backing_server.secret_key)
+    with RecallClient(backing_server.endpoint, backing_server.new_bucket(), keys) as made:
+        yield made
+
+
+def store(client: RecallClient) -> list[str]:
+    """Six blocks, short and long."""
+    keys = [f"model@1@0@{n:04x}@bf16 +%" for n in range(6)]
+    outcomes = client.put((key, LONG if n % 2 else SHORT) for n, key in enumerate(keys))
+    assert all(outcome.ok and outcome.etag for outcome in outcomes)
+    return keys
+
+
+@pytest.mark.parametrize("which", ["client", "plain"])
+def test_blocks_are_stored_found_and_read_into_buffers(which: str, request: pytest.FixtureRequest) -> None:
+    client: RecallClient = request.getfixturevalue(which)
+    keys = store(client)
+    found = client.lookup([*keys[:3], "none", *keys[3:]])
+    assert found.run == 3
+    assert [entry and entry.size for entry in found.entries] == [3000, 1 << 20, 3000, None, 1 << 20, 3000, 1 << 20]
+    buffers = [bytearray(2 << 20) for _ in range(7)]
+    sizes = client.get_into([*keys[:3], "none", *keys[3:]], buffers)
+    assert sizes == [3000, 1 << 20, 3000, None, None, None, None]
+    assert (buffers[0][:3000], buffers[1][: 1 << 20]) == (SHORT, LONG)
+    assert client.get([*keys, "none"], stop_at_miss=False) == [SHORT, LONG] * 3 + [None]
+    kept = client.put([(keys[0], b"other"), ("new", b"")], if_absent=True)
+    assert [(outcome.code, outcome.status) for outcome in kept] == [("PreconditionFailed", 412), ("", 200)]
+    assert all(outcome.ok for outcome in client.delete([*keys, "none"]))
+    assert client.lookup(keys).run == 0
+
+
+def test_leases_pins_and_ttls(client: RecallClient) -> None:
+    keys = store(client)
+    with client.lease([*keys, "none"], 60) as outcomes:
+        assert [outcome.code for outcome in outcomes] == [""] * 6 + ["NoSuchKey"]
+        assert all(0 < (entry.pin_ms or 0) <= 60_000 for entry in client.lookup(keys).entries if entry)
+    assert all(entry and entry.pin_ms is None for entry in client.lookup(keys).entries)
+    client.pin(keys[:1])
+    client.touch(keys[1:], "60; sliding")
+    first, second, *_ = client.lookup(keys).entries
+    assert first and second and (first.pin_ms, 0 < (second.ttl_ms or 0) <= 60_000) == (-1, True)
+    client.put([("leased", SHORT)], pin=5, ttl=60)
+    (leased,) = client.lookup(["leased"]).entries
+    assert leased and (leased.pin_ms or 0) > 0 and (leased.ttl_ms or 0) > 0
+
+
+def test_plain_s3_has_no_pins(plain: RecallClient) -> None:
+    keys = store(plain)
+    with pytest.raises(NotSupported):
+        plain.pin(keys, 60)
+    with pytest.raises(NotSupported):
+        plain.touch(keys)
+
+
+def test_a_buffer_too_small_and_a_refused_request_leave_the_client_usable(
+    client: RecallClient, gateway: Gateway
+) -> None:
+    keys = store(client)
+    with pytest.raises(BufferTooSmall):
+        client.get_into(keys, [bytearray(100)] * 6)
+    assert client.get(keys[:1]) == [SHORT]
+    with RecallClient(gateway.endpoint, "no-such-bucket", Credentials(gateway.access_key, gateway.secret_key)) as lost:
+        with pytest.raises(RecallError) as caught:
+            lost.lookup(["k"])
+        assert (caught.value.code, caught.value.status, caught.value.retryable) == ("NoSuchBucket", 404, False)
+    with RecallClient(gateway.endpoint, client.bucket, Credentials(gateway.access_key, "wrong")) as stranger:
+        with pytest.raises(RecallError, match="SignatureDoesNotMatch"):
+            stranger.get(["k"])
+    with RecallClient("http://127.0.0.1:9", "b", None) as nobody, pytest.raises(RecallError) as caught:
+        nobody.lookup(["k"])
+    assert caught.value.retryable
+
+
+def test_threads_share_a_client(client: RecallClient) -> None:
+    keys = store(client)
+    found: list[list[bytes | None]] = []
+
+    def read() -> None:
+        for _ in range(10):
+            found.append(client.get(keys))
+
+    threads = [threading.Thread(target=read) for _ in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [[SHORT, LONG] * 3] * 120
+
+
+def test_the_same_calls_for_asyncio(client: RecallClient, gateway: Gateway) -> None:
+    async def use() -> None:
+        keys = store(client)
+        credentials = Credentials(gateway.access_key, gateway.secret_key)
+        async with AsyncRecallClient(gateway.endpoint, client.bucket, credentials) as other:
+            assert (await other.lookup(keys)).run == 6
+            reads = await asyncio.gather(*(other.get(keys) for _ in range(10)))
+            assert reads == [[SHORT, LONG] * 3] * 10
+            async with other.lease(keys, 30) as outcomes:
+                assert all(outcome.ok for outcome in outcomes)
+            assert all(outcome.ok for outcome in await other.delete(keys))
+
+    asyncio.run(use())
+
+
+# -- on the same host
+
+
+def test_records_stand_where_the_local_reader_looks() -> None:
+    fields = ObjectRecord.__struct_fields__
+    places = {
+        name: getattr(local_module, f"_{name.upper()}")
+        for name in ("size", "residency", "marker", "encryption", "extents")
+    }
+    assert places == {name: fields.index(name) for name in places}
+    assert fields.index("expires_ms") == local_module._EXPIRES
+    assert fields[0] == "generation"
+    assert BucketRecord.__struct_fields__.index("number") == local_module._BUCKET_NUMBER
+
+
+def test_a_local_reader_sees_the_gateways_blocks_as_they_are(client: RecallClient, gateway: Gateway) -> None:
+    keys = store(client)
+    with LocalReader(gateway.data_dir, client.bucket) as reader:
+        with reader.lease() as lease:
+            for n, key in enumerate(keys):
+                views = lease.read(key)
+                assert views is not None and b"".join(views) == (LONG if n % 2 else SHORT)
+                del views
+            assert lease.read("none") is None
+            client.put([(keys[0], b"another generation")])
+            old = lease.read(keys[0])
+            assert old is not None and b"".join(old) == SHORT  # a lease is a moment
+            del old
+        with reader.lease() as lease:
+            new = lease.read(keys[0])
+            assert new is not None and b"".join(new) == b"another generation"
+            del new
+        client.put([("short-lived", b"x")], ttl=0.001)
+        wait_for(lambda: client.lookup(["short-lived"]).run == 0, "it expires")
+        with reader.lease() as lease:
+            assert lease.read("short-lived") is None
+
+
+def test_a_lease_keeps_bytes_while_the_gateway_needs_the_room(tmp_path: Path) -> None:
+    settings = {"pools.kv.capacity_bytes": "16MiB", "pools.kv.demote": "never"}
+    with Gateway(data_dir=tmp_path / "data", settings=settings) as gateway:
+        credentials = Credentials(gateway.access_key, gateway.secret_key)
+        gateway.boto3_client().create_bucket(Bucket="kv-held")
+        with (
+            RecallClient(gateway.endpoint, "kv-held", credentials) as client,
+            LocalReader(gateway.data_dir, "kv-held") as reader,
+        ):
+            client.put([("held", LONG)])
+            with reader.lease() as lease:
+                views = lease.read("held")
+                assert views is not None
+                for round_ in range(40):
+                    client.put([(f"fill-{round_}", os.urandom(1 << 20))])
+                assert client.lookup(["held"]).run == 0, "it should have been evicted"
+                assert b"".join(views) == LONG
+                del views
+
+
+def test_what_is_no_gateways_data_is_said(client: RecallClient, gateway: Gateway, tmp_path: Path) -> None:
+    with pytest.raises(LocalError, match="no pools"):
+        LocalReader(tmp_path, "b")
+    with pytest.raises(KeyError):
+        LocalReader(gateway.data_dir, "no-such-bucket")
+
+
+def test_the_client_needs_nothing_of_the_gateway() -> None:
+    """Imported where only the client is on the path, without site packages."""
+    code = "import recall_client, sys; assert not {'gateway', 's3api', 'tiering', 'msgspec'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT / "clients", check=True, timeout=60)
