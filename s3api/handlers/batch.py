@@ -29,7 +29,7 @@ from s3api.errors import S3Error, from_store
 from s3api.extensions import parse_pin, parse_ttl
 from s3api.handlers.archive import is_archived
 from s3api.handlers.body import Intake, arrived, pieces
-from s3api.handlers.objects import bucket_of
+from s3api.handlers.objects import bucket_of, delete_key
 from s3api.handlers.options import put_options
 from s3api.handlers.sealed import has_md5, new_seal, object_key_of, open_sealed
 from s3api.message import Response, StreamBody
@@ -38,7 +38,6 @@ from tiering.contract import (
     FOREVER_MS,
     Buffer,
     Conditions,
-    DeleteOptions,
     Encryption,
     FileSpans,
     NoSuchKey,
@@ -69,6 +68,18 @@ _GET: Final = ReadOptions()
 _HEAD: Final = ReadOptions(head=True)
 _JSON: Final = b"content-type: application/json\r\n"
 _FRAMES: Final = f"content-type: {frames.FRAMES_TYPE}\r\n".encode()
+_TAKEN: Final = frozenset(
+    {
+        b"x-amz-content-sha256",
+        b"x-amz-date",
+        b"x-amz-decoded-content-length",
+        b"x-amz-expected-bucket-owner",
+        b"x-amz-security-token",
+        b"x-amz-storage-class",
+        b"x-amz-user-agent",
+    }
+)
+"""The headers of S3 that a `put` of many takes, beside x-amz-meta-."""
 _ABSENT: Final = Conditions(if_none_match=("*",))
 T = TypeVar("T")
 
@@ -141,13 +152,13 @@ async def batch_lookup(call: Call) -> Response:
     """How long the leading run of keys that are there is, and what stands at each key. One snapshot for all."""
     keys = (await _document(call, Keys)).keys
     _check_keys(keys)
-    may = _judge(call, "s3:GetObject", keys)
     infos = call.store.look(call.bucket, keys)
+    may = _judge(call, "s3:GetObject")
     now_ms = call.now_ms
     entries: list[Found | None] = []
     run = 0
     for key, info in zip(keys, infos, strict=True):
-        if info is None or not may(key):
+        if info is None or not may(key, info):
             entries.append(None)
             continue
         if run == len(entries):
@@ -170,12 +181,12 @@ async def batch_get(call: Call) -> Response:
     asked = await _document(call, GetKeys)
     _check_keys(asked.keys)
     bucket_of(call)
-    may = _judge(call, "s3:GetObject", asked.keys)
     infos = call.store.look(call.bucket, asked.keys)
+    may = _judge(call, "s3:GetObject")
     wanted: list[_Wanted] = []
     for key, info in zip(asked.keys, infos, strict=True):
         cold = info is not None and info.residency is Residency.COLD_ONLY
-        if not may(key) or (info is not None and info.storage_class and is_archived(info, call.now_ms)):
+        if not may(key, info) or (info is not None and info.storage_class and is_archived(info, call.now_ms)):
             status = 403
         elif info is None or (cold and asked.hot_only):
             status = 404
@@ -355,9 +366,10 @@ def _short(each: _Wanted) -> tuple[bytes, ...]:
 async def batch_put(call: Call) -> Response:
     """Stores the objects whose bytes follow the table one after the other; each is acknowledged or refused on its own.
 
-    The request's other headers (metadata, tags, storage class) are said of every object. Bytes are written as they come;
-    the commits of all run together at the end, so they share one.
+    The request's other headers (metadata, storage class) are said of every object. Bytes are written as they come; the
+    commits of all run together at the end, so they share one.
     """
+    _check_headers(call)
     source = _Source(call)
     prefix = bytes(await source.take(frames.TABLE.size))
     (table_bytes,) = frames.TABLE.unpack(prefix)
@@ -370,8 +382,8 @@ async def batch_put(call: Call) -> Response:
     if any(entry.size < 0 for entry in entries) or (length is not None and length != stated):
         raise S3Error("InvalidRequest", f"The body must be {stated} bytes long, as its table says.")
     bucket_of(call)
-    may = _judge(call, "s3:PutObject", [entry.key for entry in entries])
-    puts = [_Put(call.at(entry.key), entry, may(entry.key)) for entry in entries]
+    may = _judge(call, "s3:PutObject")
+    puts = [_Put(call.at(entry.key), entry, may(entry.key, None)) for entry in entries]
     try:
         for put in puts:
             await put.receive(source)
@@ -524,8 +536,7 @@ async def _touch(call: Call, key: str, ttl: Ttl | None) -> None:
 async def batch_delete(call: Call) -> Response:
     """Deletes each key; one that is not there is success."""
     keys = (await _document(call, Keys)).keys
-    options = DeleteOptions(origin=call.origin("ObjectRemoved:Delete"))
-    return await _each(call, keys, "s3:DeleteObject", lambda key: call.store.delete(call.bucket, key, options))
+    return await _each(call, keys, "s3:DeleteObject", lambda key: delete_key(call, key))
 
 
 # -- what they share ---------------------------------------------------------------------------------------------
@@ -551,10 +562,17 @@ def _check_keys(keys: Sequence[str]) -> None:
         check_key(key)
 
 
-def _judge(call: Call, action: str, keys: Sequence[str]) -> Callable[[str], bool]:
-    """Whether the caller may do `action` to a key; judged key by key, since policies speak of prefixes."""
-    allows = call.access.allows
-    return lambda key: allows(call, action, call.bucket, key)
+def _judge(call: Call, action: str) -> Callable[[str, ObjectInfo | None], bool]:
+    """Whether the caller may do `action` to a key and what stands there; key by key, since policies speak of prefixes."""
+    allows, bucket = call.access.allows, call.bucket
+    return lambda key, info: allows(call, action, bucket, key, info)
+
+
+def _check_headers(call: Call) -> None:
+    """Refuses headers that a single write takes and a batch does not: rights of their own come with them."""
+    for name in call.request.headers:
+        if name.startswith(b"x-amz-") and name not in _TAKEN and not name.startswith(b"x-amz-meta-"):
+            raise S3Error("InvalidRequest", f"A batch takes no {name.decode('latin-1')[:64]}.")
 
 
 async def _each(
@@ -563,10 +581,10 @@ async def _each(
     """Applies `change` to every key, AT_ONCE together, and answers each outcome."""
     _check_keys(keys)
     bucket_of(call)
-    may = _judge(call, action, keys)
+    may = _judge(call, action)
 
     async def one(key: str) -> Outcome:
-        if not may(key):
+        if not may(key, None):
             raise S3Error("AccessDenied")
         await change(key)
         return Outcome()

@@ -359,14 +359,14 @@ async def put_object(call: Call) -> Response:
 async def delete_object(call: Call) -> Response:
     """204, whether or not there was anything: deletes, or adds a delete marker; a named version goes for good."""
     version = named_version(call.query)
-    deleted = await _delete(call, call.key, version, delete_conditions(call.request.headers))
+    deleted = await delete_key(call, call.key, version, delete_conditions(call.request.headers))
     lines = "x-amz-delete-marker: true\r\n" if deleted.marker else ""
     if deleted.version is not None:
         lines += f"x-amz-version-id: {spelled(deleted.version)}\r\n"
     return Response(204, lines.encode())
 
 
-async def _delete(call: Call, key: str, version: str | None, conditions: Conditions | None) -> Deleted:
+async def delete_key(call: Call, key: str, version: str | None = None, conditions: Conditions | None = None) -> Deleted:
     """One key of the call's bucket. Governance is bypassed only where the caller says so and may."""
     bypass = version is not None and bypasses_governance(call, key, version)
     event = "ObjectRemoved:Delete"
@@ -442,7 +442,7 @@ async def _delete_one(call: Call, key: str, named: str, conditions: Conditions |
         check_key(key)
         version = _listed_version(named)
         call.require("s3:DeleteObject" if version is None else "s3:DeleteObjectVersion", call.bucket, key, version)
-        return await _delete(call, key, version, conditions)
+        return await delete_key(call, key, version, conditions)
     except S3Error as error:
         return error
     except StoreError as error:

@@ -102,3 +102,31 @@ def test_a_put_cut_short_stores_nothing(raw: RawClient, bucket: str) -> None:
 def test_the_whole_request_is_refused_before_its_keys(raw: RawClient) -> None:
     reply = raw.request("POST", "/no-such-bucket", query=(("recall", "lookup"),), body=b'{"keys": ["a"]}')
     assert (reply.status, reply.code) == (404, "NoSuchBucket")
+
+
+def test_a_bucket_that_encrypts_does_so_for_batches(raw: RawClient, s3: Any, bucket: str) -> None:
+    rule = {"ApplyServerSideEncryptionByDefault": {"SSEAlgorithm": "AES256"}}
+    s3.put_bucket_encryption(Bucket=bucket, ServerSideEncryptionConfiguration={"Rules": [rule]})
+    stored = blocks(6)
+    ask(raw, bucket, "put", put_body(stored))
+    assert s3.head_object(Bucket=bucket, Key="block/001")["ServerSideEncryption"] == "AES256"
+    assert [entry["size"] for entry in objects(ask(raw, bucket, "lookup", keys=list(stored)))] == [
+        *map(len, stored.values())
+    ]
+    assert cut(ask(raw, bucket, "get", keys=list(stored)).body) == [(200, data) for data in stored.values()]
+    sealed = {"SSECustomerAlgorithm": "AES256", "SSECustomerKey": b"k" * 32}
+    s3.put_object(Bucket=bucket, Key="own-key", Body=b"secret", **sealed)
+    assert cut(ask(raw, bucket, "get", keys=["own-key", "block/000"]).body) == [(400, b""), (200, stored["block/000"])]
+
+
+def test_a_put_of_many_takes_no_headers_that_need_other_rights(raw: RawClient, bucket: str) -> None:
+    for name, value in (
+        ("x-amz-acl", "public-read"),
+        ("x-amz-tagging", "a=b"),
+        ("x-amz-server-side-encryption", "AES256"),
+    ):
+        reply = raw.request(
+            "POST", f"/{bucket}", query=(("recall", "put"),), headers={name: value}, body=put_body({"k": b"x"})
+        )
+        assert (reply.status, reply.code) == (400, "InvalidRequest")
+        assert name in reply.texts("Message")[0]
