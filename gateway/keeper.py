@@ -30,7 +30,7 @@ from gateway.worker import EPOCH_S, OPERATION_NAMES, SWITCH_S
 from tiering.buckets import Buckets
 from tiering.cold import ColdSide
 from tiering.contract import Busy
-from tiering.duties.demote import DemoteDuty, Demoter, OrderDuty, UpkeepDuty
+from tiering.duties.demote import ChillDuty, DemoteDuty, Demoter, OrderDuty, UpkeepDuty
 from tiering.duties.evict import EvictDuty
 from tiering.duties.expire import ExpireDuty, StaleUploadDuty
 from tiering.orders import Orders
@@ -147,7 +147,7 @@ def make_duties(pools: Mapping[str, Pool], buckets: Buckets, cold: ColdSide, met
             UpkeepDuty(demoter, pool),
         ]
         if keeps_copies:
-            duties.append(DemoteDuty(demoter, pool))
+            duties += [DemoteDuty(demoter, pool), ChillDuty(demoter, pool)]
     return duties
 
 

@@ -56,6 +56,7 @@ class _Audit:
                 "dirty_parts",
                 "manifests",
                 "unnoted",
+                "chills",
                 "expiry",
                 "leases",
                 "nulls",
@@ -114,6 +115,8 @@ class _Audit:
             self.wanted["dirty"][layout.u64_key(record.generation)] = okey
         if record.unlisted:
             self.wanted["manifests"][layout.u64_key(record.generation)] = okey
+        if layout.is_leaving(record):
+            self.wanted["chills"][layout.u64_key(record.generation)] = okey
         if record.expires_ms:
             self.wanted["expiry"][layout.time_key(record.expires_ms, record.generation)] = okey
         end = layout.lease_end_ms(record)

@@ -551,6 +551,10 @@ def _unnoted_row(record: ObjectRecord) -> bytes | None:
     return layout.u64_key(record.generation) if record.unnoted else None
 
 
+def _chill_row(record: ObjectRecord) -> bytes | None:
+    return layout.u64_key(record.generation) if layout.is_leaving(record) else None
+
+
 def _names(record: ObjectRecord | None) -> tuple[str, ...]:
     """What a record has in the backing store."""
     if record is None:
@@ -563,6 +567,7 @@ _DERIVED: Final = (
     ("dirty", _dirty_row),
     ("manifests", _manifest_row),
     ("unnoted", _unnoted_row),
+    ("chills", _chill_row),
     ("expiry", _expiry_row),
     ("leases", _lease_row),
 )

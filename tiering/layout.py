@@ -14,7 +14,16 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from tiering.contract import FOREVER_MS, BucketInfo, EventRecord, ObjectInfo, PartInfo, Residency, UploadInfo
+from tiering.contract import (
+    COLD_CLASSES,
+    FOREVER_MS,
+    BucketInfo,
+    EventRecord,
+    ObjectInfo,
+    PartInfo,
+    Residency,
+    UploadInfo,
+)
 
 FORMAT_VERSION: Final = 2
 EXTENT_ALIGN: Final = 64
@@ -61,6 +70,7 @@ class ObjectRecord(ObjectInfo, array_like=True, kw_only=True):
     unlisted: bool = False  # cold in pieces, and the manifest that names them is not written yet
     note: str = ""  # backing name of what changed in its description since it was demoted; "" when nothing did
     unnoted: bool = False  # the note is not written yet, or out of date
+    chill: bool = False  # its storage class sends it out of the tier, unless it is held
     former: str = ""  # backing name of a copy under the key it was renamed from: kept until it has one of its own
 
 
@@ -183,6 +193,7 @@ DATABASES: Final = (
     "parts",  # upload id, part number → PartRecord
     "manifests",  # generation → object key: cold in pieces, manifest to be written
     "unnoted",  # generation → object key: its description has changed since its copy was made, note to be written
+    "chills",  # generation → object key: its storage class sends it out of the tier
     "recalls",  # object key → RecallRecord
     "orders",  # number → Order
     "stale_buckets",  # bucket name → empty: its record in the backing store is out of date
@@ -339,6 +350,15 @@ def lease_end_ms(info: ObjectInfo) -> int:
 def is_dirty(record: ObjectRecord) -> bool:
     """Whether the keeper owes it a copy in the backing store."""
     return record.residency == Residency.HOT_ONLY and not record.cache
+
+
+def is_leaving(record: ObjectRecord) -> bool:
+    """Whether the keeper owes it to its storage class to take it out of the tier. A hold puts that off to its end."""
+    return record.chill and record.residency != Residency.COLD_ONLY and not hold_until_ms(record)
+
+
+def has_cold_class(record: ObjectRecord) -> bool:
+    return record.storage_class in COLD_CLASSES and not record.cache
 
 
 def is_dirty_part(part: PartRecord) -> bool:

@@ -88,11 +88,11 @@ def list_versions(
                 break
             key = okey[4:].decode()
             common = common_prefix(key, options.prefix, options.delimiter)
+            if common and options.key_after.startswith(common):  # what the place lies in was given out before it
+                found = cursor.set_range(successor(base + common.encode()))
+                continue
             if key < options.key_after or (key == options.key_after and options.version_after is None):
                 found = cursor.next()
-                continue
-            if common and common == options.key_after:
-                found = cursor.set_range(successor(base + common.encode()))
                 continue
             after = options.version_after if key == options.key_after else None
             if common:

@@ -119,6 +119,7 @@ def put_object(
     name, once the version is known."""
     owner = alive(batch, bucket)
     record.cache = owner.cache
+    record.chill = layout.has_cold_class(record)
     old = batch.object(okey)
     conditions.judge_write(wanted, seen(pool, old, now_ms))
     if owner.versioning:
@@ -185,6 +186,7 @@ def append_object(
         note="",
         unnoted=False,
         former="",
+        chill=layout.has_cold_class(old),
     )
     pool.judge_pin(batch, new, old)
     new.generation = batch.next_generation()
@@ -308,6 +310,7 @@ def change_object(
         new.acl = change.acl
     if change.storage_class is not None:
         new.storage_class = change.storage_class
+        new.chill = layout.has_cold_class(new)
     new.lock = conditions.changed_lock(old.lock, change, now_ms)
     pool.judge_pin(batch, new, old)
     describe(batch, row, old, new)
@@ -386,7 +389,7 @@ def evicted(
     row, old = found
     if now_ms is not None and layout.hold_until_ms(old) > now_ms:
         return False
-    new: ObjectRecord = msgspec.structs.replace(old, residency=move(old.residency, "evict"), extents=())
+    new: ObjectRecord = msgspec.structs.replace(old, residency=move(old.residency, "evict"), extents=(), chill=False)
     batch.replace_object(row, old, new)
     journal.record(batch, row, new, origin, at_ms)
     return True
@@ -504,8 +507,9 @@ def expire_due(batch: Batch, pool: Pool, now_ms: int, limit: int) -> int:
         free: ObjectRecord = msgspec.structs.replace(found[1])
         if free.pin_until_ms <= now_ms:
             free.pin_until_ms = 0
-        if free.restore_until_ms <= now_ms:
+        if 0 < free.restore_until_ms <= now_ms:
             free.restore_until_ms = 0
+            free.chill = layout.has_cold_class(free)
         batch.replace_object(*found, free)
     return len(expired) + len(lapsed)
 

@@ -96,7 +96,7 @@ class Pool:
         self.dirty_bytes_max = int(self.capacity_bytes * config.dirty_fraction_max)
         self.stream_bytes = self.capacity_bytes // 4
         """A PUT longer than this is stored piece by piece, so that it never needs this much room at once."""
-        self._touches: dict[bytes, tuple[int, int]] = {}
+        self._touches: dict[int, tuple[bytes, int]] = {}
 
     def close(self) -> None:
         self.space.close()
@@ -127,7 +127,7 @@ class Pool:
     def touch(self, okey: bytes, record: ObjectRecord, now_ms: int) -> None:
         """A read of an object with a sliding TTL: seen by every process at once, written to the index soon."""
         self.heat.touch(record.generation, now_ms)
-        self._touches[okey] = (record.generation, now_ms)
+        self._touches[record.generation] = (okey, now_ms)
 
     def flush_touches(self) -> None:
         """Hands the reads since the last call to the committer. Called every epoch turn."""
@@ -182,8 +182,8 @@ class Pool:
             raise PinLimit(f"the pin would exceed the limit of pool {self.config.name}: {self.pinned_bytes_max} bytes")
 
 
-def _write_touches(batch: Batch, touches: dict[bytes, tuple[int, int]]) -> None:
-    for okey, (generation, at_ms) in touches.items():
+def _write_touches(batch: Batch, touches: dict[int, tuple[bytes, int]]) -> None:
+    for generation, (okey, at_ms) in touches.items():
         found = batch.standing(okey, generation)
         if found is not None and found[1].sliding:
             record = found[1]

@@ -19,7 +19,7 @@ from tiering.backing import keys
 from tiering.backing.coldobject import read_head
 from tiering.buckets import Buckets
 from tiering.cold import ColdSide, apply_note, record_of
-from tiering.contract import BucketInfo
+from tiering.contract import BucketInfo, NoVersioning
 from tiering.index import Batch
 from tiering.layout import BucketRecord, ColdPiece, ObjectRecord
 from tiering.pool import Pool
@@ -74,10 +74,19 @@ def _marked(pools: Mapping[str, Pool], database: str, name: str) -> bool:
 
 
 async def _bucket(buckets: Buckets, pools: Mapping[str, Pool], bucket: BucketInfo, found: Rebuilt) -> None:
-    if buckets.find(bucket.name) is None:
-        wanted = bucket if bucket.pool in pools else msgspec.structs.replace(bucket, pool=next(iter(pools)))
-        await buckets.create(wanted)
-        found.buckets += 1
+    """Makes a bucket again: in its own pool, else in the first that keeps what it has."""
+    if buckets.find(bucket.name) is not None:
+        return
+    own = pools.get(bucket.pool)
+    if own is None or (bucket.versioning and not own.keeps_versions):
+        fit = [name for name, pool in pools.items() if pool.keeps_versions or not bucket.versioning]
+        bucket = msgspec.structs.replace(bucket, pool=next(iter(fit), next(iter(pools))))
+    try:
+        await buckets.create(bucket)
+    except NoVersioning:
+        found.unreadable.append(f"bucket {bucket.name}: no pool keeps versions")
+        await buckets.create(msgspec.structs.replace(bucket, versioning="", object_lock=False))
+    found.buckets += 1
 
 
 async def _object(pools: Mapping[str, Pool], buckets: Buckets, cold: ColdSide, name: str, found: Rebuilt) -> None:

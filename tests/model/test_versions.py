@@ -407,3 +407,28 @@ def test_appends_to_hot_cold_and_damaged_tiers(tmp_path: Path) -> None:
         await s.engine.close()
 
     asyncio.run(main())
+
+
+def test_cold_classes_leave_the_tier_and_again_when_a_restore_ends(run: Run) -> None:
+    async def play(s: Scene) -> None:
+        store = s.engine.store
+        await steps.put(store, "born", pattern(9000, 1), PutOptions(storage_class="GLACIER"))
+        await steps.put(store, "k", pattern(9000, 2))
+        await store.change("b", "k", ObjectChange(storage_class="STANDARD_IA"))
+        await steps.put(store, "held", pattern(9000, 3), PutOptions(storage_class="GLACIER", pin_ms=60_000))
+        await s.settle()
+        states = [(await s.info(None, key)).residency == Residency.COLD_ONLY for key in ("born", "k", "held")]
+        assert states == [True, True, False]
+        assert await s.get() == pattern(9000, 2)
+        await store.change("b", "born", ObjectChange(restore_ms=60_000))
+        await s.settle()
+        assert [(await s.info(None, key)).residency for key in ("k", "born")] == [Residency.BOTH, Residency.BOTH]
+        s.clock.advance(61)
+        await s.settle()
+        await s.settle()
+        states = [(await s.info(None, key)).residency == Residency.COLD_ONLY for key in ("born", "k", "held")]
+        assert states == [True, False, True]
+        await s.again()
+        assert (await s.info()).storage_class == "STANDARD_IA"
+
+    run(play)

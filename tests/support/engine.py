@@ -15,7 +15,7 @@ from tests.support.clock import ManualClock
 from tiering.buckets import Buckets
 from tiering.check import Report, check_cold, check_pool
 from tiering.cold import ColdSide
-from tiering.duties.demote import DemoteDuty, Demoter, OrderDuty, UpkeepDuty
+from tiering.duties.demote import ChillDuty, DemoteDuty, Demoter, OrderDuty, UpkeepDuty
 from tiering.duties.evict import EvictDuty
 from tiering.duties.expire import ExpireDuty
 from tiering.orders import Orders
@@ -80,7 +80,7 @@ class Engine:
             ExpireDuty(pool),
             UpkeepDuty(self.demoter, pool),
         ]
-        return [*duties, DemoteDuty(self.demoter, pool)] if keeps_copies else duties
+        return [*duties, ChillDuty(self.demoter, pool), DemoteDuty(self.demoter, pool)] if keeps_copies else duties
 
     def _served(self, pool: Pool) -> Pool:
         """The pool as a worker has it: the regions reserved for the keeper are not its."""

@@ -381,6 +381,31 @@ class DemoteDuty:
         return due, parts
 
 
+class ChillDuty:
+    """Takes objects out of the tier that have a storage class whose place is the backing store, unless they are held."""
+
+    def __init__(self, demoter: Demoter, pool: Pool) -> None:
+        self.name = f"chill-{pool.config.name}"
+        self._demoter = demoter
+        self._pool = pool
+
+    async def step(self) -> int:
+        pool, now_ms = self._pool, self._pool.clock.now_ms()
+        due: list[tuple[bytes, int]] = []
+        with pool.index.view() as view:
+            for key, okey in view.rows("chills"):
+                if len(due) == STEP_MAX:
+                    break
+                generation = layout.unpack_u64(key)
+                if not self._demoter.damaged(pool, generation):
+                    due.append((okey, generation))
+        outcomes = await asyncio.gather(
+            *(self._demoter.drop(pool, okey, generation, now_ms) for okey, generation in due), return_exceptions=True
+        )
+        raise_first(outcomes)
+        return sum(outcome is True for outcome in outcomes)
+
+
 class UpkeepDuty:
     """Manifests, notes, bucket records and tombstones: the small writes that keep the backing store true to the index."""
 
