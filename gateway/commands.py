@@ -19,12 +19,13 @@ from typing import Any, Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway import config, credentials, keys, log
+from gateway import config, credentials, keys, log, usercommands
 from gateway.admin import token
 from gateway.client import Client, ClientError
 from gateway.config import POOL_SETTINGS, SETTINGS, Settings, SettingsError
 from gateway.credentials import Credentials, CredentialsError
 from gateway.datadir import DataDir, StartError
+from gateway.identities import IdentitiesError
 from gateway.keys import KeysError
 from gateway.value import parse_duration
 
@@ -62,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
     ttl.add_argument("--sliding", action="store_true", help="the time starts again at each read")
     _change(commands, common, "demote", "copy objects to the backing store now", lambda _: {b"x-recall-tier": b"both"})
     _change(commands, common, "evict", "copy them there and drop the hot copies", lambda _: {b"x-recall-tier": b"cold"})
+    usercommands.add_commands(commands, common, lambda options: _settings(options, backing=False).identities_path)
     _add(commands, _version, "version", "print the version", [])
     return top
 
@@ -85,6 +87,8 @@ def run(options: argparse.Namespace) -> int:
         return _refuse(str(error), error.status)
     except ClientError as error:
         return _refuse(str(error), EXIT_FAILED)
+    except IdentitiesError as error:
+        return _refuse(str(error), EXIT_BAD)
 
 
 def _refuse(message: str, status: int) -> int:

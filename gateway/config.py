@@ -48,6 +48,7 @@ _ENVIRONMENT_KNOWN: Final = frozenset(
         "RECALL_ROOT_PASSWORD",
         "RECALL_BACKING_ACCESS_KEY",
         "RECALL_BACKING_SECRET_KEY",
+        "RECALL_USER_SECRET_KEY",
         "RECALL_KMS_SECRET_KEY",
     }
 )
@@ -221,6 +222,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kms_key_file: Annotated[str, Row("S3", v.parse_text, "FILE",
         "file of further master keys for server-side encryption, a line name:key each, mode 0600; the last one is the default",
         "without any the gateway makes one key in its data directory")] = ""
+    identities: Annotated[str, Row("Process", v.parse_text, "FILE",
+        "accounts, users, groups and policies; empty is identities.json in the data directory",
+        "beside the data they guard; one file can serve several gateways")] = ""
     backing: Annotated[str, Row("Backing store", v.parse_backing_url, "URL",
         "file:///dir or s3://bucket/prefix?endpoint=http://host:9000&region=…",
         "a directory, so that one command starts everything")] = ""
@@ -235,6 +239,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "fills a 10 Gbit/s link at the usual latency of a bucket")] = 32
     http: HttpSettings = HttpSettings()
     pools: Mapping[str, PoolSettings] = {}
+
+    @property
+    def identities_path(self) -> Path:
+        """Where accounts and users are kept."""
+        return Path(self.identities) if self.identities else Path(self.data_dir) / "identities.json"
 
     @property
     def run_dir(self) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import logging
 import os
 import signal
@@ -27,18 +28,22 @@ from gateway.credentials import Credentials
 from gateway.http.connections import Connections, Listener
 from gateway.http.limits import Limits
 from gateway.http.protocol import listen
+from gateway.identities import ROOT_CANONICAL_ID, Identities
 from gateway.metrics import Metrics
 from gateway.runner import Ready
-from s3api.call import ApiConfig, Identity
+from s3api.call import ApiConfig
 from s3api.handlers import HANDLERS
 from s3api.operations import BY_NAME
 from s3api.pipeline import PREFLIGHT, Pipeline
 from s3api.sealing import KeyRing
+from s3api.session import Sessions
 from tiering.orders import Orders
 from tiering.store import TieredStore
 
 EPOCH_S: Final = 0.02
 """How often a read epoch starts: freed regions wait about this long before they can be written again. A turn costs 5 µs."""
+IDENTITY_TURNS: Final = 20
+"""After how many turns the file of identities is looked at: well within a second."""
 SWITCH_S: Final = 0.0005
 """How long the committer's thread may keep the loop's from running; Python's default would be seen as latency."""
 
@@ -71,20 +76,23 @@ async def _serve(settings: Settings, credentials: Credentials, keys: KeyRing, sl
         keys=keys,
         day_ms=round(settings.lifecycle_day_s * 1000),
     )
-    access_log = AccessLog(store, settings.region, OWNER_ID)
+    access_log = AccessLog(store, settings.region, ROOT_CANONICAL_ID)
     connections = Connections(_limits(settings), loop)
     listeners: list[Listener] = []
     places = [(settings.listen, "")] + [(bound.address, bound.bucket) for bound in settings.bucket_listeners]
-    root = Identity(credentials.access_key, credentials.secret_key, OWNER_ID, credentials.access_key, root=True)
+    known = Identities(settings.identities_path, credentials)
+    sessions = Sessions(credentials.secret_key, known.get)
     for address, bucket in places:
         pipeline = Pipeline(
             store,
             msgspec.structs.replace(config, every_host_bucket=bucket),
-            {root.access_key: root}.get,
+            known.get,
             HANDLERS,
             clock,
             metrics.request,
             access_log=access_log.record,
+            directory=known,
+            sessions=sessions,
         )
         app = AdminRoutes(
             pipeline,
@@ -98,7 +106,7 @@ async def _serve(settings: Settings, credentials: Credentials, keys: KeyRing, sl
             await listen(app, address.host, address.port, connections.limits, reuse_port=True, connections=connections)
         )
     turning = [
-        loop.create_task(_turn(store, connections, metrics)),
+        loop.create_task(_turn(store, connections, metrics, known)),
         loop.create_task(_deliver(access_log, settings.access_log_s)),
     ]
     # What exists now lives as long as the process: collections need not look at it again.
@@ -123,8 +131,9 @@ async def _serve(settings: Settings, credentials: Credentials, keys: KeyRing, sl
     bell.close()
 
 
-async def _turn(store: TieredStore, connections: Connections, metrics: Metrics) -> None:
-    """What a worker does by the clock: epochs, the reads of sliding TTLs, and its gauges."""
+async def _turn(store: TieredStore, connections: Connections, metrics: Metrics, known: Identities) -> None:
+    """What a worker does by the clock: epochs, the reads of sliding TTLs, its gauges, and a look at who is who."""
+    turns = itertools.count(1)
     open_connections = metrics.cell("recall_connections")
     in_flight = metrics.cell("recall_requests_in_flight")
     while True:
@@ -133,6 +142,8 @@ async def _turn(store: TieredStore, connections: Connections, metrics: Metrics) 
             for pool in store.pools.values():
                 pool.epochs.rotate()
                 pool.flush_touches()
+            if next(turns) % IDENTITY_TURNS == 0:
+                known.refresh()
         except Exception:
             _log.exception("an epoch did not turn", extra={"once": "epochs"})
         metrics.cells[open_connections] = len(connections)
@@ -153,5 +164,3 @@ def _limits(settings: Settings) -> Limits:
 
 
 OPERATION_NAMES: Final = (*BY_NAME, PREFLIGHT)
-OWNER_ID: Final = "02d6176db174dc93cb1b899f7c6078f08654445fe8cf1b6ce98d8855f66bdbf4"
-"""Canonical user id of the root account; any 64 hexadecimal digits would do."""

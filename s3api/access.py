@@ -16,10 +16,11 @@ import functools
 from typing import Final, NamedTuple, Protocol
 
 from s3api import acl
-from s3api.call import Call, Identity
+from s3api.call import Begun, Call, Identity
 from s3api.errors import S3Error
 from s3api.facts import Facts
 from s3api.policy import Verdict, compiled
+from s3api.session import Sessions
 from tiering.contract import BucketInfo, ObjectInfo
 
 ENFORCED: Final = "BucketOwnerEnforced"
@@ -137,10 +138,11 @@ class OneAccount:
 class Rights:
     """The judgement, under one directory of accounts. Implements `s3api.call.Access`."""
 
-    __slots__ = ("_directory",)
+    __slots__ = ("_directory", "_sessions")
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, sessions: Sessions | None = None) -> None:
         self._directory = directory
+        self._sessions = sessions
 
     # who is who
 
@@ -160,6 +162,18 @@ class Rights:
         """Raises AccessDenied where a request states another owner of a bucket than it has."""
         if stated not in (self._directory.account_id(bucket.owner), self._directory.canonical_id(bucket.owner)):
             raise S3Error("AccessDenied", f"The bucket is not owned by the account that {header} names.")
+
+    def begin_session(self, who: Identity, duration_s: int, policy: str, name: str, now_s: int) -> Begun:
+        """See `Access`."""
+        if self._sessions is None:
+            raise S3Error("NotImplemented")
+        return self._sessions.begin(who, duration_s, policy, name, now_s)
+
+    def open_session(self, token: str, now_s: int) -> Identity:
+        """The identity of a session's token. Raises InvalidToken, ExpiredToken."""
+        if self._sessions is None:
+            raise S3Error("InvalidToken")
+        return self._sessions.open(token, now_s)
 
     # who may do what
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -45,6 +45,15 @@ class Identity(msgspec.Struct, frozen=True):
         return f"Identity({self.access_key!r}, {self.arn!r})"
 
 
+class Begun(NamedTuple):
+    """A new session's credentials."""
+
+    access_key: str
+    secret_key: str
+    token: str
+    expires_s: int
+
+
 class Access(Protocol):
     """Who may do what, beyond the operation itself, which the pipeline has already judged."""
 
@@ -62,6 +71,9 @@ class Access(Protocol):
 
     def judge_unbound(self, call: Call, action: str, resource: str) -> bool:
         """Whether the caller may do `action` to `resource`, an ARN, by its own policies alone: no bucket has a say."""
+
+    def begin_session(self, who: Identity, duration_s: int, policy: str, name: str, now_s: int) -> Begun:
+        """Credentials that end, for what `who` may do and `policy`, where there is one, allows. Raises NotImplemented."""
 
     def display_name(self, owner_id: str) -> str:
         """The name shown for a canonical id; "" is the root account's."""

@@ -58,6 +58,7 @@ _ROWS: Final = (
     ErrorSpec("RequestTimeTooSkewed", 403, "The difference between the request time and the server's time is too large."),
     ErrorSpec("AuthorizationHeaderMalformed", 400, "The authorization header is malformed."),
     ErrorSpec("AuthorizationQueryParametersError", 400, "The query string authentication parameters are malformed."),
+    ErrorSpec("InvalidAction", 400, "The action or operation requested is not valid."),
     ErrorSpec("InvalidSecurity", 403, "The provided security credentials are not valid."),
     ErrorSpec("MissingSecurityHeader", 400, "Your request is missing a required header."),
     # what the request says

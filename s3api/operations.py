@@ -190,6 +190,8 @@ _V: Final = ("versionId",)
 TABLE: Final[tuple[Operation, ...]] = (
     # service
     _served("ListBuckets", "GET", "service", action="ListAllMyBuckets"),
+    # the token service, which shares the port: AssumeRole, GetSessionToken, GetCallerIdentity, by the form's Action
+    _served("AssumeRole", "POST", "service", body="document"),
     _refused("POST", "bucket", "WriteGetObjectResponse", header=REQUEST_ROUTE),
     # buckets
     _served("CreateBucket", "PUT", "bucket", body="document"),

@@ -10,6 +10,7 @@ Spec: AWS S3 API Reference, "Error responses", "Common response headers"; RFC 91
 from __future__ import annotations
 
 import base64
+import hashlib
 import itertools
 import logging
 import os
@@ -20,19 +21,22 @@ from typing import Any, Final
 
 from s3api import acl, cors, post_policy, sigv2, xml
 from s3api.access import Directory, OneAccount, Rights
-from s3api.call import ApiConfig, Call, Handler, Identity
+from s3api.call import ApiConfig, Call, Handler, Identity, Payload
 from s3api.errors import ERRORS, ONE_MECHANISM, S3Error, from_store
 from s3api.extensions import check_headers
 from s3api.form import FormPayload, boundary_of, headers_of
+from s3api.handlers import sts
 from s3api.message import BodyError, Request, Response
 from s3api.operations import Operation, resolve
 from s3api.params import parse_query
 from s3api.payload import open_payload
-from s3api.sigv4 import SigV4, Verified
+from s3api.session import Sessions
+from s3api.sigv4 import UNSIGNED, SigV4, Verified
 from s3api.target import Target, Targets, check_key
 from s3api.versions import parse_version
 from tiering.contract import (
     BucketInfo,
+    Checksum,
     Clock,
     IsMarker,
     NoSuchBucket,
@@ -62,6 +66,9 @@ _BODY_ERRORS: Final = {"gone": "IncompleteBody", "slow": "RequestTimeout", "fram
 _READS: Final = ("GET", "HEAD")
 _LENGTHLESS: Final = frozenset({204, 304})
 _EXPECTED_OWNER: Final = b"x-amz-expected-bucket-owner"
+TOKEN_SERVICE: Final = "AssumeRole"
+FORM_BYTES_MAX: Final = 64 << 10
+"""Largest form of the token service."""
 TOKEN_PARAMETER: Final = "X-Amz-Security-Token"
 ANONYMOUS: Final = Identity("")
 _FURTHER: Final = (
@@ -72,11 +79,6 @@ _FURTHER: Final = (
 )
 _UNREAD: Any = None
 """Stands for a call's payload until the call may be made."""
-
-
-def no_sessions(token: str, now_s: int) -> Identity:
-    """Where no session is ever begun."""
-    raise S3Error("InvalidToken")
 
 
 class Trace:
@@ -95,13 +97,32 @@ class Trace:
         self.call: Call | None = None  # only where a missing key may have to be denied instead
 
 
+class _ReadPayload:
+    """A Payload that was read, and checked, before its call was made."""
+
+    __slots__ = ("_body", "length", "trailer")
+
+    def __init__(self, body: bytes) -> None:
+        self._body = body
+        self.length: int | None = len(body)
+        self.trailer: Checksum | None = None
+
+    async def read(self) -> memoryview:
+        """See `Payload`."""
+        view, self._body = memoryview(self._body), b""
+        return view
+
+    async def document(self) -> bytes:
+        """See `Payload`."""
+        return self._body
+
+
 class Pipeline:
     """Implements `s3api.message.Application`. One per worker.
 
     `identities` answers the identity of an access key, None if unknown. `handlers`: by operation name; one for a row the
     table answers itself replaces that answer. `observer` is told of every finished request. `directory` knows accounts;
-    without one there is a single, nameless one. `sessions` opens a session token at a time in seconds, and answers its
-    identity; it raises InvalidToken or ExpiredToken.
+    without one there is a single, nameless one. `sessions`: without, none is ever begun.
     """
 
     def __init__(
@@ -115,21 +136,21 @@ class Pipeline:
         monotonic: Callable[[], float] = time.monotonic,
         *,
         directory: Directory | None = None,
-        sessions: Callable[[str, int], Identity] = no_sessions,
+        sessions: Sessions | None = None,
         access_log: AccessLogger | None = None,
     ) -> None:
         self._access_log = access_log
         self._store = store
         self._config = config
         self._identities = identities
-        self._sessions = sessions
-        self._access = Rights(directory or OneAccount(ANONYMOUS))
+        self._access = Rights(directory or OneAccount(ANONYMOUS), sessions)
         self._handlers = dict(handlers)
         self._clock = clock
         self._observer = observer
         self._monotonic = monotonic
         self._targets = Targets(config)
         self._sigv4 = SigV4(self._secret, skew_s=config.clock_skew_s, expires_max_s=config.presign_expires_max_s)
+        self._sts_sigv4 = SigV4(self._secret, skew_s=config.clock_skew_s, services=("sts", "s3"))
         # Request ids: unique over processes by their random half, and cheap by their counting half.
         self._id_prefix = os.urandom(4).hex().upper()
         self._count = itertools.count(int.from_bytes(os.urandom(3), "big"))
@@ -183,31 +204,47 @@ class Pipeline:
         operation = resolve(request.method, target.scope, query, headers)
         trace.operation = operation.name
         now_ms = self._clock.now_ms()
+        if operation.name == TOKEN_SERVICE:
+            return self._token_service(request, trace, operation, query, now_ms)
         if operation.body == "form":
             return self._post_form(request, trace, target, operation, query, now_ms)
         verified = None  # of version 2: its content is unsigned
         if presigned_v2 or headers.get(b"authorization", b"").startswith(sigv2.SCHEME):
-            identity = self._known(self._verify_v2(request, query, now_ms // 1000))
+            identity = self._verify_v2(request, query, now_ms // 1000)
         else:
             verified, identity = self._verify(request, query, now_ms // 1000)
-        call = Call(
+        call = self._call(request, trace, operation, target.bucket, target.key, query, identity, _UNREAD, now_ms)
+        judging = self._authorise(call, operation, trace)
+        if judging is not None:
+            return self._answer_after(judging, call, operation, verified, trace)
+        return self._answer(call, operation, verified, trace)
+
+    def _call(
+        self,
+        request: Request,
+        trace: Trace,
+        operation: Operation,
+        bucket: str,
+        key: str,
+        query: Mapping[str, str],
+        identity: Identity,
+        payload: Payload,
+        now_ms: int,
+    ) -> Call:
+        return Call(
             request=request,
             request_id=trace.request_id,
             operation=operation.name,
-            bucket=target.bucket,
-            key=target.key,
+            bucket=bucket,
+            key=key,
             query=query,
             identity=identity,
-            payload=_UNREAD,
+            payload=payload,
             store=self._store,
             config=self._config,
             now_ms=now_ms,
             access=self._access,
         )
-        judging = self._authorise(call, operation, trace)
-        if judging is not None:
-            return self._answer_after(judging, call, operation, verified, trace)
-        return self._answer(call, operation, verified, trace)
 
     async def _answer_after(
         self,
@@ -237,6 +274,21 @@ class Pipeline:
             raise S3Error("MissingContentLength")
         return handler(call)
 
+    async def _token_service(
+        self, request: Request, trace: Trace, operation: Operation, query: Mapping[str, str], now_ms: int
+    ) -> Response:
+        """Another service on the same port: its clients sign the content's hash without stating it."""
+        opened = open_payload(request.body, request.headers, None, FORM_BYTES_MAX)
+        trace.payload = opened
+        body = await opened.document()
+        digest = hashlib.sha256(body).hexdigest()
+        verified, identity = self._verify(request, query, now_ms // 1000, digest, self._sts_sigv4)
+        if verified is not None and verified.payload not in (digest, UNSIGNED):
+            raise S3Error("XAmzContentSHA256Mismatch")
+        call = self._call(request, trace, operation, "", "", query, identity, _ReadPayload(body), now_ms)
+        answer = self._handlers[operation.name](call)
+        return answer if isinstance(answer, Response) else await answer
+
     # who calls
 
     def _known(self, access_key: str) -> Identity:
@@ -245,17 +297,26 @@ class Pipeline:
             raise S3Error("InvalidAccessKeyId", AWSAccessKeyId=access_key[:128])
         return identity
 
+    def _session(self, headers: Mapping[bytes, bytes], query: Mapping[str, str], now_s: int) -> Identity | None:
+        """Whose session's token a request carries, None without one. Raises InvalidToken, ExpiredToken."""
+        token = headers.get(b"x-amz-security-token")
+        if token:
+            return self._access.open_session(token.decode("latin-1"), now_s)
+        text = query.get(TOKEN_PARAMETER) if query else None
+        return self._access.open_session(text, now_s) if text else None
+
     def _verify(
-        self, request: Request, query: Mapping[str, str], now_s: int, body_sha256: str | None = None
+        self,
+        request: Request,
+        query: Mapping[str, str],
+        now_s: int,
+        body_sha256: str | None = None,
+        by: SigV4 | None = None,
     ) -> tuple[Verified | None, Identity]:
         """The signature and whose it is; ANONYMOUS for a request without one."""
         headers = request.headers
-        token = headers.get(b"x-amz-security-token") or (query.get(TOKEN_PARAMETER) if query else None)
-        session = None
-        if token:
-            text = token if isinstance(token, str) else token.decode("latin-1")
-            session = self._sessions(text, now_s)
-        verified = self._sigv4.verify(
+        session = self._session(headers, query, now_s)
+        verified = (by or self._sigv4).verify(
             request.method,
             request.path,
             request.query,
@@ -307,20 +368,7 @@ class Pipeline:
             request.secure,
             request.started_s,
         )
-        call = Call(
-            request=as_put,
-            request_id=trace.request_id,
-            operation=operation.name,
-            bucket=target.bucket,
-            key=target.key,
-            query=query,
-            identity=identity,
-            payload=payload,
-            store=self._store,
-            config=self._config,
-            now_ms=now_ms,
-            access=self._access,
-        )
+        call = self._call(as_put, trace, operation, target.bucket, target.key, query, identity, payload, now_ms)
         judging = self._authorise(call, operation, trace)
         if judging is not None:
             await judging
@@ -333,19 +381,23 @@ class Pipeline:
         skew_s = self._config.clock_skew_s
         token = fields.get(TOKEN_PARAMETER.lower())
         if token:
-            session = self._sessions(token, now_s)
+            session = self._access.open_session(token, now_s)
             secrets = {session.access_key: session.secret_key}
             return session if post_policy.verify(fields, now_s, skew_s, secrets.get) else None
         access_key = post_policy.verify(fields, now_s, skew_s, self._secret)
         return self._known(access_key) if access_key else None
 
-    def _verify_v2(self, request: Request, query: Mapping[str, str], now_s: int) -> str:
+    def _verify_v2(self, request: Request, query: Mapping[str, str], now_s: int) -> Identity:
         headers = request.headers
+        session = self._session(headers, query, now_s)
+        secret_of = self._secret if session is None else {session.access_key: session.secret_key}.get
         bucket = self._targets.host_bucket(headers.get(b"host", b""))
         if sigv2.ACCESS_KEY in query:
-            return sigv2.verify(request.method, request.path, bucket, query, headers, now_s, self._secret)
-        skew_s = self._config.clock_skew_s
-        return sigv2.verify_header(request.method, request.path, bucket, query, headers, now_s, skew_s, self._secret)
+            key = sigv2.verify(request.method, request.path, bucket, query, headers, now_s, secret_of)
+        else:
+            skew_s = self._config.clock_skew_s
+            key = sigv2.verify_header(request.method, request.path, bucket, query, headers, now_s, skew_s, secret_of)
+        return session or self._known(key)
 
     # what they may
 
@@ -502,7 +554,10 @@ class Pipeline:
         # what they will retry goes out empty.
         if request.method == "HEAD" or (request.method == "GET" and spec.status >= 500 and spec.status != 501):
             return Response(spec.status, headers, close=spec.close)
-        body = self._document(trace, failure)
+        if trace.operation == TOKEN_SERVICE:
+            body = sts.error_document(spec.code, failure.message, trace.request_id)
+        else:
+            body = self._document(trace, failure)
         return Response(spec.status, headers + xml.CONTENT_TYPE, body, close=spec.close)
 
     def _document(self, trace: Trace, failure: S3Error) -> bytes:

@@ -123,7 +123,7 @@ def verify(
 
     `path` as sent; `bucket`: the one the Host stands for, "" where the path names it; `headers` as
     `with_query_headers` gives them. Raises AccessDenied for what is missing, expired or not covered, InvalidArgument,
-    InvalidToken, InvalidAccessKeyId, SignatureDoesNotMatch.
+    InvalidAccessKeyId, SignatureDoesNotMatch.
     """
     _check_form(query, headers)
     access_key, given, expires = query[ACCESS_KEY], query["Signature"], query["Expires"]
@@ -183,8 +183,6 @@ def _check_alone(query: Mapping[str, str], header_too: bool = False) -> None:
 
 def _check_covered(query: Mapping[str, str], headers: Headers) -> None:
     """Nothing is asked for that version 2 does not sign."""
-    if headers.get(b"x-amz-security-token"):
-        raise S3Error("InvalidToken")
     uncovered = min(_UNSIGNABLE.intersection(query), default="")
     if uncovered:
         raise S3Error("AccessDenied", f"Signature Version 2 does not cover the parameter {uncovered}.")

@@ -28,6 +28,7 @@ from s3api.handlers import (
     objects,
     rename,
     settings,
+    sts,
     tagging,
     uploads,
     versions,
@@ -35,6 +36,7 @@ from s3api.handlers import (
 
 HANDLERS: Final[dict[str, Handler]] = {
     "AbortMultipartUpload": uploads.abort_multipart_upload,
+    "AssumeRole": sts.answer,
     "BatchDelete": batch.batch_delete,
     "BatchGet": batch.batch_get,
     "BatchLookup": batch.batch_lookup,

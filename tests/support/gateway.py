@@ -227,29 +227,32 @@ class Gateway:
                 continue  # it has just ended
         return found
 
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Runs `recall <command> …` on the same data directory, with the same credentials."""
         return subprocess.run(
-            [sys.executable, "-m", "gateway", arguments[0], "--data-dir", str(self.data_dir), *arguments[1:]],
+            [sys.executable, "-m", "gateway", *arguments, "--data-dir", str(self.data_dir)],
             cwd=ROOT,
-            env=self._environment,
+            env={**self._environment, **(env or {})},
             capture_output=True,
             text=True,
             timeout=60,
             check=False,
         )
 
-    def boto3_client(self, **config: Any) -> Any:
-        """An S3 client in path style that does not retry; `config` goes to botocore's Config."""
+    def boto3_client(
+        self, *, service: str = "s3", keys: tuple[str, str] | None = None, token: str | None = None, **config: Any
+    ) -> Any:
+        """A client in path style that does not retry, of root or of `keys`; `config` goes to botocore's Config."""
         import boto3
         from botocore.config import Config
 
         options: dict[str, Any] = {"s3": {"addressing_style": "path"}, "retries": {"total_max_attempts": 1}} | config
         return boto3.client(
-            "s3",
+            service,
             endpoint_url=self.endpoint,
-            aws_access_key_id=self.access_key,
-            aws_secret_access_key=self.secret_key,
+            aws_access_key_id=keys[0] if keys else self.access_key,
+            aws_secret_access_key=keys[1] if keys else self.secret_key,
+            aws_session_token=token,
             region_name="us-east-1",
             config=Config(**options),
         )
