@@ -74,6 +74,8 @@ async def _serve(settings: Settings, credentials: Credentials, keys: KeyRing, sl
         key_rules=settings.key_rules,
         notify_targets=tuple(settings.notify_webhooks),
         keys=keys,
+        buckets_max=settings.buckets_max,
+        object_ownership=settings.object_ownership,
         day_ms=round(settings.lifecycle_day_s * 1000),
     )
     access_log = AccessLog(store, settings.region, ROOT_CANONICAL_ID)
