@@ -226,7 +226,7 @@ def from_document(body: bytes, accounts: Accounts, owner_id: str) -> str:
     """The text to keep of an AccessControlPolicy document for something of `owner_id`.
 
     Raises MalformedACLError, InvalidArgument, UnresolvableGrantByEmailAddress; AccessDenied where the document names
-    another owner: ownership cannot be given away.
+    another account as owner: ownership cannot be given away.
     """
     try:
         root = xml.parse(body, DOCUMENT)
@@ -243,6 +243,7 @@ def from_document(body: bytes, accounts: Accounts, owner_id: str) -> str:
     if len(nodes) > GRANTS_MAX:
         raise S3Error("MalformedACLError")
     if named != owner_id:
+        _canonical(named, accounts, "CanonicalUser/ID")
         raise S3Error("AccessDenied")
     return kept(document_grants(nodes, accounts, owner_id))
 

@@ -20,7 +20,7 @@ from s3api.errors import S3Error
 RULES_MAX: Final = 100
 ID_CHARS_MAX: Final = 255
 METHODS: Final = ("GET", "PUT", "HEAD", "POST", "DELETE")
-_AGE_MAX: Final = (1 << 31) - 1
+_AGE = re.compile(r"-?[0-9]{1,9}\Z", re.ASCII)
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z", re.ASCII)
 VARY: Final = "vary: Origin, Access-Control-Request-Headers, Access-Control-Request-Method\r\n"
 
@@ -55,8 +55,8 @@ def _check_rule(node: xml.Node) -> None:
     node.only("ID", "AllowedHeader", "AllowedMethod", "AllowedOrigin", "ExposeHeader", "MaxAgeSeconds")
     if not node.all("AllowedMethod") or not node.all("AllowedOrigin"):
         raise S3Error("MalformedXML")
-    if node.find("MaxAgeSeconds") is not None:
-        node.integer("MaxAgeSeconds", 0, _AGE_MAX)
+    if node.find("MaxAgeSeconds") is not None and not _AGE.match(node.text("MaxAgeSeconds").strip()):
+        raise S3Error("MalformedXML", "Element MaxAgeSeconds must be a whole number.")  # S3 takes negative ones too
     if len(node.text("ID")) > ID_CHARS_MAX:
         raise S3Error("InvalidRequest", f"The ID of a rule must not be longer than {ID_CHARS_MAX} characters.")
     for child in node.children:
@@ -102,6 +102,15 @@ def _fits(pattern: str, text: str) -> bool:
 def requested(names: str) -> tuple[str, ...]:
     """The header names of Access-Control-Request-Headers, in lower case and in order."""
     return tuple(name for piece in names.split(",") if (name := piece.strip().lower()))
+
+
+def check_request(method: str, headers: tuple[str, ...]) -> None:
+    """What a browser asks for, if it can be asked for at all. Raises BadRequest."""
+    if method not in METHODS:
+        raise S3Error("BadRequest", f"Invalid Access-Control-Request-Method: {method[:64] or 'null'}")
+    for name in headers:
+        if not _NAME.match(name):
+            raise S3Error("BadRequest", f'Access-Control-Request-Headers "{name[:64]}" contains invalid character.')
 
 
 def match(text: str, origin: str, method: str, headers: tuple[str, ...]) -> Rule | None:

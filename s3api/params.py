@@ -134,12 +134,14 @@ def query_integer(query: Mapping[str, str], name: str, default: int, low: int, h
     value = query.get(name, "")
     if not value:
         return default
-    if not _INT.match(value):
-        raise invalid(name, value, "it must be a whole number")
-    number = int(value)
-    if not low <= number <= PAGE_NUMBER_MAX:
-        raise invalid(name, value, f"it must be between {low} and {PAGE_NUMBER_MAX}")
-    return min(number, high)
+    number = int(value) if _INT.match(value) else -PAGE_NUMBER_MAX - 2
+    if not -PAGE_NUMBER_MAX - 1 <= number <= PAGE_NUMBER_MAX:
+        message = f"Provided {name} not an integer or within integer range"
+    elif number < low:
+        message = f"Argument {name} must be an integer between {low} and {PAGE_NUMBER_MAX}"
+    else:
+        return min(number, high)
+    raise S3Error("InvalidArgument", message, ArgumentName=name, ArgumentValue=value[:256])
 
 
 def boolean(name: str, value: str) -> bool:

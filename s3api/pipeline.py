@@ -480,14 +480,16 @@ class Pipeline:
         if b"origin" not in headers:
             raise S3Error("BadRequest", "Insufficient information. Origin request header needed.")
         asked = headers.get(b"access-control-request-method", b"").decode("latin-1")
+        names = cors.requested(headers.get(b"access-control-request-headers", b"").decode("latin-1"))
+        if asked:
+            cors.check_request(asked, names)
         try:
             text = self._store.bucket(target.bucket).documents.get("cors", "")
         except NoSuchBucket:
             raise _forbidden("Bucket not found", asked) from None
         if not text:
             raise _forbidden("CORS is not enabled for this bucket.", asked)
-        if asked not in cors.METHODS:
-            raise S3Error("BadRequest", f"Invalid Access-Control-Request-Method: {asked[:64] or 'null'}")
+        cors.check_request(asked, names)
         if _shared(text, "OPTIONS", headers) is None:
             raise _forbidden(
                 "This CORS request is not allowed. This is usually because the evalution of Origin, request method / "

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from s3api import xml
+from s3api.acl import EXEC_READER
 from tests.unit.handler_harness import Harness
 
 XSI = 'xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance"'
@@ -77,7 +78,8 @@ def test_lists_by_canned_name_header_and_document(s3: Harness, path: str) -> Non
         ({"x-amz-grant-read": "id=nobody"}, b"", "InvalidArgument"),
         ({"x-amz-grant-read": "emailAddress=a@b"}, b"", "UnresolvableGrantByEmailAddress"),
         ({}, document("EVERYTHING"), "MalformedACLError"),
-        ({}, document("READ", owner="somebody"), "AccessDenied"),
+        ({}, document("READ", owner="somebody"), "InvalidArgument"),
+        ({}, document("READ", owner=EXEC_READER), "AccessDenied"),
         ({}, b"<AccessControlPolicy/>", "MalformedACLError"),
         ({}, b"junk", "MalformedACLError"),
     ],

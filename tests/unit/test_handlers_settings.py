@@ -177,7 +177,7 @@ BAD = [
     ("cors", cors("<AllowedMethod>GET</AllowedMethod>"), "MalformedXML"),
     ("cors", cors(MINIMAL + "<Other/>"), "MalformedXML"),
     ("cors", cors(MINIMAL + "<MaxAgeSeconds>x</MaxAgeSeconds>"), "MalformedXML"),
-    ("cors", cors(MINIMAL + "<MaxAgeSeconds>-1</MaxAgeSeconds>"), "MalformedXML"),
+    ("cors", cors(MINIMAL + "<MaxAgeSeconds>--1</MaxAgeSeconds>"), "MalformedXML"),
     ("cors", cors(MINIMAL + "<MaxAgeSeconds>1</MaxAgeSeconds>" * 2), "MalformedXML"),
     ("cors", cors(MINIMAL + "<ID>a</ID><ID>b</ID>"), "MalformedXML"),
     ("cors", cors(MINIMAL + f"<ID>{'a' * 256}</ID>"), "InvalidRequest"),
