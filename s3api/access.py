@@ -322,7 +322,7 @@ class Ownership(NamedTuple):
 
 
 _BUCKETS_OWN: Final = Ownership()
-_FULL_CONTROL: Final = b"bucket-owner-full-control"
+_FULL_CONTROL: Final = "bucket-owner-full-control"
 
 
 def ownership_for(call: Call, bucket: BucketInfo) -> Ownership:
@@ -340,11 +340,11 @@ def ownership_for(call: Call, bucket: BucketInfo) -> Ownership:
         return _BUCKETS_OWN
     rule = ownership_of(bucket)
     bucket_owner = call.access.canonical_id(bucket.owner)
-    gives = headers.get(acl.ACL_HEADER, b"").strip() == _FULL_CONTROL
+    gives = acl.named(headers) == _FULL_CONTROL
     if rule == ENFORCED:
         if asked and not gives:
             text = acl.from_headers(headers, call.access, bucket_owner, bucket_owner, of_object=True)
-            if text or acl.ACL_HEADER in headers:
+            if text or acl.named(headers):
                 raise S3Error("AccessControlListNotSupported")
         return _BUCKETS_OWN
     owner_id = bucket_owner if own_account or (rule == PREFERRED and gives) else who.owner_id

@@ -139,7 +139,12 @@ def permits(text: str, letter: str, who: Identity, owner_id: str, *, ignore_publ
 
 def asked(headers: Headers) -> bool:
     """Whether a request says anything of an access list in its headers."""
-    return ACL_HEADER in headers or not GRANT_HEADERS.keys().isdisjoint(headers)
+    return bool(named(headers)) or not GRANT_HEADERS.keys().isdisjoint(headers)
+
+
+def named(headers: Headers) -> str:
+    """The canned list of a request, "" for none: some clients send the header empty when they mean none."""
+    return headers.get(ACL_HEADER, b"").decode("latin-1").strip()
 
 
 def from_headers(
@@ -150,12 +155,11 @@ def from_headers(
     `owner_id`: of the bucket or object the list is for. Raises InvalidRequest for both at once, InvalidArgument,
     UnresolvableGrantByEmailAddress, MalformedACLError.
     """
-    named = headers.get(ACL_HEADER)
     granting = [name for name in GRANT_HEADERS if name in headers]
-    if named is not None:
+    if canned_name := named(headers):
         if granting:
             raise S3Error("InvalidRequest", "Specifying both Canned ACLs and Header Grants is not allowed")
-        return canned(named.decode("latin-1").strip(), owner_id, bucket_owner_id, of_object=of_object)
+        return canned(canned_name, owner_id, bucket_owner_id, of_object=of_object)
     if not granting:
         return None
     return kept(

@@ -61,6 +61,8 @@ TAKEN: Final[Mapping[str, frozenset[bytes]]] = {
 }
 """The headers of ours that each operation takes; one without a row takes none."""
 _KNOWN: Final = frozenset().union(*TAKEN.values())
+_ECHOED: Final = frozenset({TIER_HEADER.encode(), b"x-recall-expires", b"x-recall-pinned-until"})
+"""What a HEAD says of an object: clients that change metadata by a copy send all of it back, and mean nothing by it."""
 
 
 class Intent(msgspec.Struct, frozen=True):
@@ -83,6 +85,8 @@ def check_headers(operation: str, headers: Headers) -> None:
     taken = TAKEN.get(operation, frozenset())
     for header in headers:
         if header.startswith(b"x-recall-") and header not in taken:
+            if operation == "CopyObject" and header in _ECHOED:
+                continue
             name = header.decode("latin-1")[:64]
             if header in _KNOWN:
                 message = f"{operation} does not take {name}."

@@ -39,7 +39,6 @@ class Setting(msgspec.Struct, frozen=True):
 
     `check` takes the root and answers what is stored, None for nothing; `show` makes the document of it; `judge` refuses
     what this bucket cannot have. `unset` is the error of a GET where nothing is stored, else `blank` its document.
-    `status`: of a PUT.
     """
 
     name: str
@@ -47,7 +46,6 @@ class Setting(msgspec.Struct, frozen=True):
     check: Callable[[xml.Node], str | None]
     unset: str = ""
     blank: str = ""
-    status: int = 200
     show: Callable[[str], str] = _as_kept
     judge: Callable[[Call, str | None], None] = _any
 
@@ -96,7 +94,7 @@ def _empty(root: str) -> str:
 
 SETTINGS: Final = (
     Setting("BucketCors", "CORSConfiguration", cors.check, "NoSuchCORSConfiguration"),
-    Setting("BucketTagging", "Tagging", settings.check_tagging, "NoSuchTagSet", status=204),
+    Setting("BucketTagging", "Tagging", settings.check_tagging, "NoSuchTagSet"),
     # differs from AWS: a bucket without a default says so, where AWS names AES256, because nothing is sealed here unasked.
     Setting(
         "BucketEncryption",
@@ -167,7 +165,7 @@ def _operations(setting: Setting) -> Iterator[tuple[str, Handler]]:
         text = setting.check(xml.parse(await small_document(call), setting.root))
         setting.judge(call, text)
         await call.store.change_bucket(call.bucket, BucketChange({key: text}))
-        return Response(setting.status)
+        return Response(200)
 
     async def delete(call: Call) -> Response:
         await call.store.change_bucket(call.bucket, BucketChange({key: None}))

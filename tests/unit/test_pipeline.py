@@ -405,6 +405,13 @@ def test_header_of_ours_the_operation_takes_reaches_it(method: str, path: bytes,
     assert Edge()(method, path, query, {header: b"true"}).status == 200
 
 
+def test_what_a_head_said_of_us_may_come_back_with_a_copy_and_nothing_else_of_ours() -> None:
+    """As s3cmd sends it: a copy onto itself with all that HEAD told."""
+    echoed = {b"x-amz-copy-source": b"/b/k", b"x-recall-tier": b"hot", b"x-recall-expires": b"x"}
+    assert Edge()("PUT", b"/b/k", b"", echoed).status == 200
+    assert Edge()("PUT", b"/b/k", b"", echoed | {b"x-recall-pinn": b"1"}).status == 400
+
+
 def test_our_own_fault_is_logged_with_the_request_id_and_told_nobody(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR, logger="recall.s3api"):
         response = Edge({"PutObject": raising(RuntimeError("/secret/path"))})("PUT", b"/b/k")
