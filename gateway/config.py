@@ -88,10 +88,10 @@ class HttpSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds of the HTTP edge; TOML table `[http]`. The defaults are those of `gateway.http.limits`."""
 
     head_bytes_max: Annotated[int, Row("HTTP limits", v.size_between(1024, 1 << 20), "SIZE",
-        "request line and headers together; above it the reply is 431",
+        "request line and headers together; above it the reply is 400 RequestHeaderSectionTooLarge",
         "AWS allows 8 KiB of headers with 2 KiB of metadata; presigned URLs and long keys take the rest")] = _LIMITS.head_bytes_max
     request_line_bytes_max: Annotated[int, Row("HTTP limits", v.size_between(1024, 1 << 20), "SIZE",
-        "the request line alone; above it the reply is 414",
+        "the request line alone; above it the reply is 400 InvalidURI",
         "a key of 1,024 bytes, all percent-encoded, and a presigned query fit")] = _LIMITS.request_line_bytes_max
     header_count_max: Annotated[int, Row("HTTP limits", v.whole_between(8, 1000), "N",
         "header fields in one request",

@@ -67,6 +67,7 @@ _ROWS: Final = (
     ErrorSpec("BadRequest", 400, "The request cannot be served as it is."),
     ErrorSpec("AccessForbidden", 403, "This cross-origin request is not allowed."),
     ErrorSpec("InvalidURI", 400, "The request path cannot be parsed: it must be percent-encoded UTF-8."),
+    ErrorSpec("RequestHeaderSectionTooLarge", 400, "Your request header section exceeds the maximum allowed size."),
     ErrorSpec("InvalidHostHeader", 400, "The Host header is missing or cannot be parsed."),
     ErrorSpec("InvalidBucketName", 400, "The specified bucket is not valid."),
     ErrorSpec("InvalidRedirectLocation", 400, "The website redirect location must have a prefix of 'http://' or 'https://' or '/'."),

@@ -106,5 +106,9 @@ class Application(Protocol):
     def handle(self, request: Request) -> Response | Coroutine[Any, Any, Response]:
         """Never raises: every error is a response."""
 
+    def refusal(self, status: int) -> Response:
+        """The reply to bytes that are no request, for which the transport would say `status`; the connection ends with
+        it. Its body is bytes. Never raises."""
+
     def finished(self, request: Request, response: Response, sent_bytes: int, complete: bool) -> None:
         """Called once a response's last byte is handed to the kernel, or the connection is lost before that."""

@@ -63,6 +63,14 @@ UNRESOLVED: Final = ""
 PREFLIGHT: Final = "Preflight"
 """The operation name of OPTIONS requests, which the table does not know: a browser's question, unsigned, of any target."""
 _BODY_ERRORS: Final = {"gone": "IncompleteBody", "slow": "RequestTimeout", "framing": "IncompleteBody"}
+_TRANSPORT_ERRORS: Final = {
+    408: "RequestTimeout",
+    414: "InvalidURI",
+    431: "RequestHeaderSectionTooLarge",
+    501: "NotImplemented",
+    503: "SlowDown",
+}
+"""What S3 calls that which makes bytes no request, by the status HTTP has for it."""
 _READS: Final = ("GET", "HEAD")
 _LENGTHLESS: Final = frozenset({204, 304})
 _EXPECTED_OWNER: Final = b"x-amz-expected-bucket-owner"
@@ -178,6 +186,14 @@ class Pipeline:
         except Exception as error:
             return self._finish(request, trace, self._failed(request, trace, error))
 
+    def refusal(self, status: int) -> Response:
+        """See `Application`: an error document like every other, with a request id of its own."""
+        trace = Trace(f"{self._id_prefix}{next(self._count) & 0xFFFFFFFF:08X}", self._host_id)
+        code = _TRANSPORT_ERRORS.get(status)
+        failure = S3Error(code) if code else S3Error("BadRequest", "An error occurred when parsing the HTTP request.")
+        lines = f"x-amz-request-id: {trace.request_id}".encode()
+        return Response(failure.spec.status, xml.CONTENT_TYPE + lines + self._common, self._document(trace, failure))
+
     def finished(self, request: Request, response: Response, sent_bytes: int, complete: bool) -> None:
         """See `Application`: forwards to the observer, and to the access log beside it."""
         if self._observer is not None:
@@ -203,6 +219,8 @@ class Pipeline:
             headers = request.headers = sigv2.with_query_headers(headers, query)
         operation = resolve(request.method, target.scope, query, headers)
         trace.operation = operation.name
+        if operation.header:  # it has no bucket that could be judged
+            raise S3Error("NotImplemented", f"{operation.name} is not implemented.")
         now_ms = self._clock.now_ms()
         if operation.name == TOKEN_SERVICE:
             return self._token_service(request, trace, operation, query, now_ms)

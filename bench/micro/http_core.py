@@ -70,6 +70,9 @@ class BenchApp:
             pass
         return Response(200, HEADERS)
 
+    def refusal(self, status: int) -> Response:
+        return Response(status)
+
     def finished(self, request: Request, response: Response, sent_bytes: int, complete: bool) -> None:
         pass
 

@@ -68,6 +68,10 @@ class AdminRoutes:
             response.length, response.body = len(response.body), b""
         return response
 
+    def refusal(self, status: int) -> Response:
+        """Passed on: what is no request asks for nothing of ours."""
+        return self._application.refusal(status)
+
     def finished(self, request: Request, response: Response, sent_bytes: int, complete: bool) -> None:
         """Passed on, but for our own paths: scrapes and probes would drown the requests that are counted."""
         if request.path not in _ALL or not self._is_admin(request):

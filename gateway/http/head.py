@@ -190,7 +190,6 @@ class HeadParser:
                 return 400
             self.length = int(stated)
         if b"expect" in headers and not self.version_1_0:
-            if headers[b"expect"].lower() != b"100-continue":
-                return 417
-            self.expect = True
+            # Another expectation is not met and not refused either: S3 answers such a request as any other.
+            self.expect = headers[b"expect"].lower() == b"100-continue"
         return 0

@@ -21,7 +21,7 @@ class Limits(msgspec.Struct, frozen=True):
     head_bytes_max: int = 32 << 10
     """Request line and header fields together: 431 above. Also how much a pipelining client may send ahead."""
     request_line_bytes_max: int = 16 << 10
-    """414 above. A key of 1,024 bytes all percent-encoded and a presigned query with a session token fit well."""
+    """414 above. A key of 1,024 bytes, all percent-encoded and a presigned query with a session token fit well."""
     header_count_max: int = 128
     """Header lines in one head: 431 above."""
     idle_s: float = 75.0

@@ -315,7 +315,10 @@ class HttpProtocol(asyncio.BufferedProtocol):
         if self._over or connections.in_flight >= self._limits.requests_in_flight_max:
             connections.refused_requests += 1
             retry = b"Retry-After: %d\r\n" % self._limits.retry_after_s
-            self._respond(Response(503, retry, close=self._over))
+            refusal = self._app.refusal(503)
+            # A GET has no body at 503, as from the application itself: some clients cannot take one.
+            text = b"" if method in ("GET", "HEAD") else refusal.body
+            self._respond(Response(503, refusal.headers + retry, text, close=self._over))
             return at
         connections.in_flight += 1
         self._request = request
@@ -619,8 +622,13 @@ class HttpProtocol(asyncio.BufferedProtocol):
 
     def _refuse(self, status: int) -> None:
         """Answers what is not a request, and ends the connection."""
-        headers = b"Retry-After: %d\r\n" % self._limits.retry_after_s if status == 503 else b""
-        self._transport.write(self._connections.renderer.head(status, headers, 0, _CLOSE))
+        reply = self._app.refusal(status)
+        assert isinstance(reply.body, bytes)
+        headers = reply.headers
+        if status == 503:
+            headers += b"Retry-After: %d\r\n" % self._limits.retry_after_s
+        head = self._connections.renderer.head(reply.status, headers, len(reply.body), _CLOSE)
+        self._transport.write(head + reply.body)
         self._linger()
 
     def _linger(self) -> None:

@@ -141,6 +141,9 @@ class Behind:
     def handle(self, request: Request) -> Response:
         return Response(418, body=request.path)
 
+    def refusal(self, status: int) -> Response:
+        return Response(status, b"x-behind: 1\r\n")
+
     def finished(self, request: Request, response: Response, sent_bytes: int, complete: bool) -> None:
         self.ended.append(request.path)
 

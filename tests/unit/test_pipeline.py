@@ -460,3 +460,24 @@ def test_request_the_pipeline_never_saw_is_not_observed() -> None:
     edge = Edge()
     edge.pipeline.finished(Request("GET", b"/", b"", {}, Body()), Response(400), 0, True)
     assert not edge.observed
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (400, "BadRequest"),
+        (408, "RequestTimeout"),
+        (414, "InvalidURI"),
+        (431, "RequestHeaderSectionTooLarge"),
+        (501, "NotImplemented"),
+        (503, "SlowDown"),
+        (505, "BadRequest"),
+    ],
+)
+def test_what_is_no_request_gets_an_error_document_too(status: int, code: str) -> None:
+    edge = Edge()
+    reply = edge.pipeline.refusal(status)
+    document = error(reply)
+    assert document.text("Code") == code
+    assert reply.status == ERRORS[code].status
+    assert document.text("RequestId") == lines(reply)["x-amz-request-id"]

@@ -110,6 +110,9 @@ class App:
         self.requests.append(request)
         return self.answer(request)
 
+    def refusal(self, status: int) -> Response:
+        return Response(status)
+
     def finished(self, request: Request, response: Response, sent_bytes: int, complete: bool) -> None:
         assert request in self.requests
         self.finishes.append((response.status, sent_bytes, complete))
