@@ -51,7 +51,7 @@ DIFFERENCES: Final[Mapping[str, str]] = {
     "UploadPartCopy": "Copies the bytes.",
     "CompleteMultipartUpload": "Repeating a completion that has won answers the object again, while it still is that object.",
     "GetBucketEncryption": "A bucket without a default says so: nothing is sealed here unasked.",
-    "PutBucketEncryption": "`aws:kms:dsse`, and types that are blocked, are 501.",
+    "PutBucketEncryption": "`aws:kms:dsse` is 501.",
     "PutBucketLogging": "Grantees by e-mail address are 501. The target may say it is in another region.",
     "PutBucketRequestPayment": "Kept and shown: nobody is charged.",
     "PutBucketAccelerateConfiguration": "Kept and shown: there is one endpoint.",

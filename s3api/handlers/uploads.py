@@ -62,6 +62,7 @@ from s3api.handlers.sealed import (
     sealed_whole,
     shown_part,
     upload_seal,
+    written_lines,
 )
 from s3api.message import Response
 from s3api.params import part_number, query_integer
@@ -435,7 +436,7 @@ async def complete_multipart_upload(call: Call) -> Response:
     writer.leaf("ETag", f'"{info.etag}"')
     checksum_leaves(writer, kept_checksum(info))
     lines = lease_lines(info, call.now_ms, expiry_of(call, info)) + version_line(info.version, bucket_of(call))
-    lines += sealed_lines
+    lines += sealed_lines or written_lines(call, info)
     return Response(200, xml.CONTENT_TYPE + lines.encode(), writer.finish())
 
 

@@ -569,3 +569,11 @@ def test_a_part_beyond_a_sealed_source_states_the_contents_size(s3: Harness) -> 
         reply = s3("PUT", f"/b/copy?partNumber=1&uploadId={upload}", headers)
         assert reply.code == "InvalidArgument"
         assert str(len(CONTENT)).encode() in reply.body
+
+
+def test_a_completion_that_is_repeated_says_the_same(s3: Harness) -> None:
+    upload = begin(s3, writing("aws:kms"))
+    part = s3("PUT", f"/b/k?partNumber=1&uploadId={upload}", {SSE: "aws:kms"}, b"abc")  # said again, as some clients do
+    etag = part.headers["etag"].strip('"')
+    for _ in range(2):
+        check_lines(complete(s3, upload, [etag]), "aws:kms")
