@@ -11,24 +11,30 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import secrets
 import time
-from collections.abc import Awaitable
 from typing import Final, NamedTuple
 
 from s3api import accesslog
 from s3api.accesslog import Entry
+from s3api.errors import S3Error
+from s3api.handlers.body import arrived
+from s3api.handlers.sealed import default_seal
 from s3api.message import Request, Response, StreamBody
 from s3api.params import parse_query
 from s3api.pipeline import Trace
+from s3api.sealing import NO_KEYS, KeyRing
 from s3api.settings import bucket_logging
-from tiering.contract import BucketInfo, FileSpans, NoSuchBucket, PutOptions, PutResult, Store, StoreError
+from tiering.contract import BucketInfo, FileSpans, NoSuchBucket, PutOptions, PutResult, Store, StoreError, Writer
 
 LINES_BYTES_MAX: Final = 8 << 20
 """Lines that wait for their delivery; beyond it they are left out."""
 QUERY_SIGNED: Final = (b"X-Amz-Signature=", b"Signature=")
 
 _log = logging.getLogger("recall.accesslog")
+_HIDDEN: Final = re.compile(r"(-customer-key=)[^&]*", re.IGNORECASE)
+"""A customer's key in a query: URLs of Signature Version 2 carry headers there."""
 
 
 class _Place(NamedTuple):
@@ -40,12 +46,13 @@ class _Place(NamedTuple):
 
 
 class AccessLog:
-    """`root`: canonical id of the account that owns buckets which name nobody."""
+    """`root`: canonical id of the account that owns buckets which name nobody. `keys`: for targets that encrypt."""
 
-    def __init__(self, store: Store, region: str, root: str) -> None:
+    def __init__(self, store: Store, region: str, root: str, keys: KeyRing = NO_KEYS) -> None:
         self._store = store
         self._region = region
         self._root = root
+        self._keys = keys
         self._lines: dict[_Place, list[str]] = {}
         self._bytes = 0
 
@@ -95,7 +102,7 @@ class AccessLog:
             operation=trace.operation,
             method=request.method,
             key="" if trace.target is None else trace.target.key,
-            target=f"{path}?{query}" if query else path,
+            target=f"{path}?{_HIDDEN.sub(_hide, query)}" if query else path,
             status=response.status,
             error=trace.error,
             sent_bytes=sent_bytes,
@@ -117,7 +124,7 @@ class AccessLog:
         for place, found in lines.items():
             try:
                 await self._put(place, "".join(found).encode())
-            except StoreError as error:
+            except (StoreError, S3Error) as error:
                 _log.warning(
                     "the access log of %s is not delivered: %s", place.bucket, error, extra={"once": "accesslog"}
                 )
@@ -134,8 +141,12 @@ class AccessLog:
         unique = secrets.token_hex(8).upper()
         key = accesslog.object_key(wanted, place.bucket, owner, self._region, events_s, time.time(), unique)
         etag = None if target.opaque_etag else hashlib.md5(data, usedforsecurity=False).hexdigest()
-        opened = self._store.put(wanted.bucket, key, len(data), PutOptions(content_type="text/plain"))
-        writer = await opened if isinstance(opened, Awaitable) else opened
+        options, seal = PutOptions(content_type="text/plain"), default_seal(self._keys, target)
+        writer: Writer
+        if seal is None:
+            writer = await arrived(self._store.put(wanted.bucket, key, len(data), options))
+        else:
+            writer = await seal.put(self._store, (wanted.bucket, key), len(data), options)
         try:
             writing = writer.write(data)
             if writing is not None:
@@ -144,6 +155,10 @@ class AccessLog:
         except BaseException:
             writer.abort()
             raise
+
+
+def _hide(found: re.Match[str]) -> str:
+    return f"{found.group(1)}-"
 
 
 def _signed(request: Request) -> tuple[str, str]:

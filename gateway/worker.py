@@ -78,7 +78,7 @@ async def _serve(settings: Settings, credentials: Credentials, keys: KeyRing, sl
         object_ownership=settings.object_ownership,
         day_ms=round(settings.lifecycle_day_s * 1000),
     )
-    access_log = AccessLog(store, settings.region, ROOT_CANONICAL_ID)
+    access_log = AccessLog(store, settings.region, ROOT_CANONICAL_ID, keys)
     connections = Connections(_limits(settings), loop)
     listeners: list[Listener] = []
     places = [(settings.listen, "")] + [(bound.address, bound.bucket) for bound in settings.bucket_listeners]

@@ -461,7 +461,7 @@ class _Put:
         if seal is None:
             self._writer = await arrived(call.store.put(call.bucket, call.key, entry.size, options))
         else:
-            self._writer = await seal.put(call, entry.size, options)
+            self._writer = await seal.put(call.store, (call.bucket, call.key), entry.size, options)
         self._intake = Intake(self._writer, NOTHING_REQUESTED, md5=has_md5(bucket, seal))
 
     async def commit(self) -> Outcome:

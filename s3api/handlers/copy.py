@@ -267,7 +267,7 @@ async def copy_object(call: Call) -> Response:
     if _shares_bytes(seen, wanted, algorithm):
         info = await call.store.copy(source.place, (call.bucket, call.key), options)
     else:
-        seal = None if wanted is None else make_seal(call, wanted)
+        seal = None if wanted is None else make_seal(call.config.keys, wanted)
         info = await _copy_content(call, source, opened, options, seal)
     writer = xml.XmlWriter("CopyObjectResult")
     writer.leaf("LastModified", iso_date(info.modified_ms))
@@ -312,7 +312,7 @@ async def _copy_content(
     if seal is None:
         writer = await arrived(call.store.put(call.bucket, call.key, size, described))
     else:
-        writer = await seal.put(call, size, described)
+        writer = await seal.put(call.store, (call.bucket, call.key), size, described)
     try:
         kept = "" if seen.checksum is None else seen.checksum.algorithm
         requested = Requested(options.checksum_algorithm or kept)

@@ -316,7 +316,7 @@ async def stored(call: Call, options: PutOptions, size: int, short: bool = False
     if seal is None:
         writer = await arrived(call.store.put(call.bucket, call.key, size, options))
     else:
-        writer = await seal.put(call, size, options)
+        writer = await seal.put(call.store, (call.bucket, call.key), size, options)
     try:
         intake = Intake(writer, requested, md5=has_md5(bucket, seal))
         await intake.drain(call.payload)

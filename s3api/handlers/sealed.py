@@ -117,12 +117,12 @@ class Seal:
         """The header lines of a reply. `context`: with the encryption context, as the replies of writes have it."""
         return encryption_lines(self.encryption, self._customer, context=context)
 
-    async def put(self, call: Call, size: int, options: PutOptions) -> Writer:
-        """As the store's `put`, of `size` bytes of content. Raises InvalidRequest for an append."""
+    async def put(self, store: Objects, place: tuple[str, str], size: int, options: PutOptions) -> Writer:
+        """As the store's `put` to (bucket, key), of `size` bytes of content. Raises InvalidRequest for an append."""
         if options.append_at is not None:
             raise S3Error("InvalidRequest", "Data cannot be appended to an object under server-side encryption.")
         options = msgspec.structs.replace(options, encryption=self.of(size))
-        inner = await arrived(call.store.put(call.bucket, call.key, sealed_bytes(size), options))
+        inner = await arrived(store.put(*place, sealed_bytes(size), options))
         writer: SealingWriter[ObjectInfo] = SealingWriter(inner, self, self._object_key, WHOLE)
         return writer
 
@@ -194,7 +194,14 @@ def new_seal(call: Call, bucket: BucketInfo, headers: Headers | None = None) -> 
     """
     headers = call.request.headers if headers is None else headers
     wanted = wanted_of(call, bucket, headers)
-    return None if wanted is None else make_seal(call, wanted)
+    return None if wanted is None else make_seal(_ring(call), wanted)
+
+
+def default_seal(ring: KeyRing, bucket: BucketInfo) -> Seal | None:
+    """How what the gateway itself writes to a bucket is to be sealed. Raises KMS.NotFoundException."""
+    text = bucket.documents.get("encryption")
+    wanted = asked({}, parse_default_encryption(text), ring) if text else None
+    return None if wanted is None else make_seal(ring, wanted)
 
 
 def wanted_of(call: Call, bucket: BucketInfo, headers: Headers) -> Asked | None:
@@ -205,9 +212,9 @@ def wanted_of(call: Call, bucket: BucketInfo, headers: Headers) -> Asked | None:
     return asked(headers, parse_default_encryption(text) if text else NO_DEFAULT, _ring(call))
 
 
-def make_seal(call: Call, wanted: Asked) -> Seal:
+def make_seal(ring: KeyRing, wanted: Asked) -> Seal:
     object_key = new_key()
-    key = master_key(_ring(call), wanted.key_id) if wanted.customer is None else wanted.customer.key
+    key = master_key(ring, wanted.key_id) if wanted.customer is None else wanted.customer.key
     wrapped = wrap(key, binding(wanted.mode, wanted.key_id, wanted.context), object_key)
     kept = Encryption(wanted.mode, wanted.key_id, wrapped, 0, wanted.context, wanted.bucket_key)
     return Seal(kept, object_key, wanted.customer)

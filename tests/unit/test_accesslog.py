@@ -11,8 +11,10 @@ from gateway import accesslog as collector
 from gateway.accesslog import AccessLog
 from s3api import accesslog, settings, xml
 from s3api.accesslog import Entry
+from s3api.encryption import DefaultEncryption, default_encryption_document
 from s3api.message import Request, Response
 from s3api.pipeline import Trace
+from s3api.sealing import KeyRing
 from s3api.settings import Logging
 from s3api.target import Target
 from tests.support.clock import ManualClock
@@ -169,3 +171,27 @@ def test_lines_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(log.flush())
     (text,) = logs(store)
     assert 1 <= len(text.splitlines()) < 10
+
+
+def test_a_target_that_encrypts_gets_its_logs_encrypted() -> None:
+    store = logged_store()
+    text = default_encryption_document(DefaultEncryption("AES256")).decode()
+    asyncio.run(store.change_bucket("target", BucketChange({"encryption": text})))
+    log = AccessLog(store, "us-east-1", "root", KeyRing({"k": bytes(32)}))
+    record(log, "b", "a key that would be seen")
+    asyncio.run(log.flush())
+    ((key, info),) = store.list("target", ListOptions()).objects
+    assert info.encryption is not None and info.encryption.mode == "AES256"
+    assert b"would be seen" not in store._objects["target"][key][0].data
+
+
+def test_a_customers_key_in_a_query_is_left_out() -> None:
+    store = logged_store()
+    log = AccessLog(store, "us-east-1", "root")
+    request = Request("GET", b"/b/k", b"a=1&x-amz-server-side-encryption-customer-key=SECRET%3D&b=2", {}, Body(b""))
+    trace = Trace("R", "HOST")
+    trace.target = Target("object", "b", "k")
+    log.record(request, Response(200), trace, 0, 0.0)
+    asyncio.run(log.flush())
+    (text,) = logs(store)
+    assert "SECRET" not in text and "-customer-key=-&b=2" in text
