@@ -22,7 +22,16 @@ from tests.support.clock import ManualClock
 from tests.support.engine import Engine, pool_config
 from tiering import events, layout
 from tiering.backing.directory import DirectoryBacking
-from tiering.contract import BucketInfo, ByteRange, ObjectChange, PutOptions, ReadOptions
+from tiering.contract import (
+    BucketChange,
+    BucketInfo,
+    ByteRange,
+    DeleteOptions,
+    ObjectChange,
+    PutOptions,
+    ReadOptions,
+    RenameOptions,
+)
 from tiering.duties.evict import EvictDuty
 from tiering.policy import FifoReinsertion
 from tiering.ports import Backing
@@ -158,6 +167,45 @@ async def recall_under_way(scene: Scene) -> None:
     die()
 
 
+async def note_written_before_the_mark(scene: Scene) -> None:
+    await scene.put("a", 1, 50_000)
+    await scene.engine.store.change(BUCKET, "a", ObjectChange(tier="both"))
+    scene.die_after("put", "/a%!")
+    await scene.engine.store.change(BUCKET, "a", ObjectChange(tags={"a": "b"}))
+    await scene.engine.settle()
+
+
+async def renamed_and_copied_before_the_mark(scene: Scene) -> None:
+    await scene.put("a", 1, 50_000)
+    await scene.engine.store.change(BUCKET, "a", ObjectChange(tier="cold"))
+    scene.die_after("put", "/renamed")
+    await scene.engine.store.rename(BUCKET, "a", "renamed", RenameOptions())
+    has("renamed", 1, 50_000)
+    has_not("a")
+    await scene.engine.settle()
+
+
+async def marker_copied_before_the_mark(scene: Scene) -> None:
+    await scene.engine.store.change_bucket(BUCKET, BucketChange(versioning="Enabled"))
+    await scene.put("a", 1, 50_000)
+    await scene.engine.settle()
+    scene.die_after("put", "/a%@")
+    await scene.engine.store.delete(BUCKET, "a")
+    has_not("a")
+    await scene.engine.settle()
+
+
+async def older_version_made_current(scene: Scene) -> None:
+    await scene.engine.store.change_bucket(BUCKET, BucketChange(versioning="Enabled"))
+    await scene.put("a", 1, 50_000)
+    info = await steps.put(scene.engine.store, "a", pattern(60_000, 2))
+    await scene.engine.settle()
+    scene.die_after("delete", "/a%@")
+    await scene.engine.store.delete(BUCKET, "a", DeleteOptions(version=info.version))
+    has("a", 1, 50_000)
+    await scene.engine.settle()
+
+
 POINTS: Final[dict[str, Callable[[Scene], Awaitable[None]]]] = {
     point.__name__: point
     for point in (
@@ -171,6 +219,10 @@ POINTS: Final[dict[str, Callable[[Scene], Awaitable[None]]]] = {
         survivor_copied_before_the_mark,
         tombstone_carried_out_before_its_row_is_gone,
         recall_under_way,
+        note_written_before_the_mark,
+        renamed_and_copied_before_the_mark,
+        marker_copied_before_the_mark,
+        older_version_made_current,
     )
 }
 

@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, Verbosity, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tests.model.versioned import Versioned
 from tests.model.world import BIG, SMALL, World, pattern
 from tiering.backing.wrappers import Fault
-from tiering.contract import FOREVER_MS, ByteRange, Conditions, ObjectChange, PutOptions, Ttl
+from tiering.contract import FOREVER_MS, ByteRange, Conditions, Lock, ObjectChange, PutOptions, Ttl
 
 EXAMPLES = int(os.environ.get("RECALL_TEST_EXAMPLES", "25"))
 STEPS = int(os.environ.get("RECALL_TEST_STEPS", "40"))
@@ -215,6 +216,111 @@ class TiersOfCache(Tiers):
     kind = "cache"
 
 
+locks = st.sampled_from([None, None, None, Lock("GOVERNANCE", 1 << 45), Lock("", 0, True)])
+versions = st.integers(0, 5)
+
+
+class TiersOfVersions(RuleBasedStateMachine):
+    """A bucket with versions, and beside it writes that push it out of the tier."""
+
+    @initialize()
+    def begin(self) -> None:
+        self.world = Versioned()
+
+    def teardown(self) -> None:
+        if hasattr(self, "world"):
+            self.world.close()
+
+    @rule(key=keys, size=sizes, seed=seeds, lock=locks)
+    def put(self, key: str, size: int, seed: int, lock: Lock | None) -> None:
+        self.world.put_version(key, pattern(size, seed), PutOptions(metadata={"seed": str(seed)}, lock=lock))
+
+    @rule(key=keys, at=versions, copied=keys)
+    def copy(self, key: str, at: int, copied: str) -> None:
+        self.world.copy_version(key, at, copied)
+
+    @rule(key=keys)
+    def delete(self, key: str) -> None:
+        self.world.delete_key(key)
+
+    @rule(key=keys, at=versions, bypass=st.booleans())
+    def delete_version(self, key: str, at: int, bypass: bool) -> None:
+        self.world.delete_version(key, at, bypass)
+
+    @rule(state=st.sampled_from(["Enabled", "Enabled", "Suspended"]))
+    def versioning(self, state: Any) -> None:
+        self.world.set_versioning(state)
+
+    @rule(key=keys, at=versions, seed=seeds, hold=st.sampled_from([None, True, False]))
+    def change(self, key: str, at: int, seed: int, hold: bool | None) -> None:
+        self.world.change_version(key, at, ObjectChange(tags={"seed": str(seed)}, legal_hold=hold))
+
+    @rule(key=keys, at=versions, tier=st.sampled_from(["cold", "cold", "both", "hot"]))
+    def tier(self, key: str, at: int, tier: Any) -> None:
+        self.world.tier_version(key, at, tier)
+
+    @rule(
+        key=keys,
+        at=versions,
+        tier=st.sampled_from(["cold", "hot"]),
+        size=sizes,
+        seed=seeds,
+        waits=st.lists(turns, min_size=4, max_size=4),
+    )
+    def together(self, key: str, at: int, tier: Any, size: int, seed: int, waits: list[int]) -> None:
+        self.world.together(key, pattern(size, seed + 300), at, tier, waits)
+
+    @rule(key=keys)
+    def read(self, key: str) -> None:
+        self.world.read_key(key)
+
+    @rule(key=keys, at=versions)
+    def read_version(self, key: str, at: int) -> None:
+        kept = self.world.nth(key, at)
+        if kept is not None:
+            self.world.read_version(key, kept)
+
+    @rule(limit=st.sampled_from([1, 2, 1000]))
+    def look(self, limit: int) -> None:
+        self.world.look(limit)
+
+    @rule(count=st.integers(4, 14), seed=seeds)
+    def fill(self, count: int, seed: int) -> None:
+        for each in range(count):
+            self.world.put(SMALL, f"fill/{each}", pattern(100_000, seed + each))
+
+    @rule()
+    def settle(self) -> None:
+        self.world.settle()
+
+    @rule()
+    def backing_down(self) -> None:
+        self.world.backing.down = True
+
+    @rule()
+    def backing_up(self) -> None:
+        self.world.backing.down = False
+
+    @precondition(lambda self: not self.world.backing.down)
+    @rule(fault=st.sampled_from([Fault("lose", "put"), Fault("lose", "delete")]))
+    def break_next(self, fault: Fault) -> None:
+        self.world.backing.script.clear()
+        self.world.backing.script.append(fault)
+
+    @rule()
+    def crash(self) -> None:
+        self.world.crash()
+
+    @rule()
+    def rebuild(self) -> None:
+        self.world.rebuild()
+
+    @invariant()
+    def audited(self) -> None:
+        if hasattr(self, "world"):
+            self.world.audit()
+
+
 _bounds = settings(
     max_examples=EXAMPLES,
     stateful_step_count=STEPS,
@@ -228,5 +334,7 @@ TestStandard = Tiers.TestCase
 TestStandard.settings = _bounds
 TestKv = TiersOfBlocks.TestCase
 TestKv.settings = _bounds
+TestVersions = TiersOfVersions.TestCase
+TestVersions.settings = _bounds
 TestCache = TiersOfCache.TestCase
 TestCache.settings = _bounds
