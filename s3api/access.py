@@ -79,8 +79,6 @@ _BUCKET_LETTERS: Final = {
 _OBJECT_LETTERS: Final = {
     "s3:GetObject": "R",
     "s3:GetObjectVersion": "R",
-    "s3:GetObjectAttributes": "R",
-    "s3:GetObjectVersionAttributes": "R",
     "s3:GetObjectAcl": "r",
     "s3:GetObjectVersionAcl": "r",
     "s3:PutObjectAcl": "w",
@@ -91,7 +89,9 @@ _READS: Final = frozenset({"s3:GetObject", "s3:GetObjectVersion"})
 _TAG_JUDGED: Final = frozenset(
     {
         *_OBJECT_LETTERS,
+        "s3:GetObjectAttributes",
         "s3:GetObjectTagging",
+        "s3:GetObjectVersionAttributes",
         "s3:GetObjectVersionTagging",
         "s3:PutObjectTagging",
         "s3:PutObjectVersionTagging",
@@ -205,6 +205,10 @@ class Rights:
         """Whether the tags that a request brings may decide anything."""
         texts = (bucket.documents.get("policy", ""), who.session_policy, *who.policies)
         return any("requestobjecttag" in text.lower() for text in texts)
+
+    def by_location(self, who: Identity) -> bool:
+        """Whether where a bucket is made may decide whether it is."""
+        return any("locationconstraint" in text.lower() for text in (who.session_policy, *who.policies))
 
     def allows(self, call: Call, action: str, bucket: str, key: str = "", info: ObjectInfo | None = None) -> bool:
         """See `Access`."""

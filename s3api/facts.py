@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 from s3api.call import Call
 from s3api.params import http_date
@@ -32,7 +32,6 @@ _HEADERS: Final = {
         for name in (
             "x-amz-acl",
             "x-amz-content-sha256",
-            "x-amz-copy-source",
             "x-amz-grant-full-control",
             "x-amz-grant-read",
             "x-amz-grant-read-acp",
@@ -101,6 +100,11 @@ class Facts:
 
     def max_keys(self) -> str | None:
         return next((self._call.query[name] for name in _PAGE_SIZES if name in self._call.query), None)
+
+    def copy_source(self) -> str | None:
+        """As policies write it: decoded, without a leading slash or a version."""
+        text = self._call.header(b"x-amz-copy-source").partition("?versionId=")[0]
+        return unquote(text).removeprefix("/") or None
 
     def source_ip(self) -> str | None:
         return self._call.request.peer or None
@@ -183,6 +187,7 @@ _MADE: Final[Mapping[str, Callable[[Facts], str | Sequence[str] | None]]] = {
     "aws:username": Facts.user_name,
     "aws:viaawsservice": lambda _: "false",
     "s3:authtype": Facts.auth_type,
+    "s3:x-amz-copy-source": Facts.copy_source,
     "s3:max-keys": Facts.max_keys,
     "s3:object-lock-remaining-retention-days": Facts.lock_days,
     "s3:objectcreationoperation": Facts.makes_object,

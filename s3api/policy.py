@@ -49,6 +49,7 @@ BUCKET_ACTIONS: Final = frozenset(
         "GetBucketWebsite", "GetEncryptionConfiguration", "GetIntelligentTieringConfiguration",
         "GetInventoryConfiguration", "GetLifecycleConfiguration", "GetMetricsConfiguration",
         "GetReplicationConfiguration", "ListBucket", "ListBucketMultipartUploads", "ListBucketVersions",
+        "ListTagsForResource", "TagResource", "UntagResource",
         "PutAccelerateConfiguration", "PutAnalyticsConfiguration", "PutBucketAbac", "PutBucketAcl", "PutBucketCORS",
         "PutBucketLogging", "PutBucketNotification", "PutBucketObjectLockConfiguration", "PutBucketOwnershipControls",
         "PutBucketPolicy", "PutBucketPublicAccessBlock", "PutBucketRequestPayment", "PutBucketTagging",
@@ -428,10 +429,10 @@ def _kinds_inside(resource: str, bucket: str) -> set[str]:
     fields = resource.split(":", 5)
     if len(fields) != 6 or fields[2] != "s3" or fields[3] not in ("", "*") or fields[4] not in ("", "*"):
         raise malformed("Policy has invalid resource")
-    rest = fields[5].removeprefix(bucket)
-    if rest == fields[5] or rest[:1] not in ("", "/", "*"):
+    name, slash, _ = fields[5].partition("/")
+    if not Pattern(name).match(bucket, _nothing):
         raise malformed("Policy has invalid resource")
-    return {"bucket"} if not rest else {"object"} if rest.startswith("/") else {"bucket", "object"}
+    return {"object"} if slash else {"bucket", "object"} if name.endswith("*") else {"bucket"}
 
 
 def _kinds_of_action(pattern: Pattern) -> set[str]:

@@ -51,6 +51,7 @@ async def get_object_attributes(call: Call) -> Response:
         head=True, conditions=read_conditions(call.request.headers), version=named_version(call.query)
     )
     info = (await open_object(call, options)).info
+    call.require("s3:GetObject" if options.version is None else "s3:GetObjectVersion", info=info)
     writer = xml.XmlWriter("GetObjectAttributesResponse")
     if "ETag" in wanted:
         writer.leaf("ETag", info.etag)  # without quotes, unlike everywhere else in S3

@@ -92,7 +92,10 @@ def _wanted(call: Call, body: bytes) -> BucketInfo:
     locked = LOCK_HEADER in headers and boolean(LOCK_HEADER.decode(), call.header(LOCK_HEADER))
     documents = _ownership(call)
     location, tags = _configuration(body, call.config.region)
+    if call.asked:
+        call.said = {"s3:locationconstraint": (location,)}
     further = {
+        call.asked: bool(call.asked),
         "s3:PutBucketObjectLockConfiguration": locked,
         "s3:PutBucketVersioning": locked,
         "s3:PutBucketOwnershipControls": OWNERSHIP_HEADER in headers,

@@ -113,4 +113,4 @@ def _entry(writer: xml.XmlWriter, call: Call, page: Page, version: Version, rest
         writer.leaf("VersionId", info.version or NULL)
         writer.leaf("IsLatest", version.latest)
         writer.leaf("LastModified", iso_date(info.modified_ms))
-        owner(writer, call)
+        owner(writer, call, owner_id=info.owner)

@@ -304,6 +304,13 @@ def test_example_users_home_folder() -> None:
     assert judged(policy, None, "s3:PutObject", BUCKET + "/home/bob/x", **who) is Verdict.SILENT
 
 
+def test_resource_may_name_the_bucket_by_wildcards() -> None:
+    for resource in ("arn:aws:s3:::*", "arn:aws:s3:::b*", "arn:aws:s3::*:b"):
+        check_bucket_policy(text(allow(Action="s3:ListBucket", Resource=resource)), "b")
+    for resource in ("arn:aws:s3:::*/*", "arn:aws:s3:::?/x"):
+        check_bucket_policy(text(allow(Action="s3:GetObject", Resource=resource)), "b")
+
+
 def test_example_read_by_tag() -> None:
     policy = text(
         allow(
