@@ -361,7 +361,6 @@ class Pipeline:
         """A form brings its own signature, in the fields before its file; then it is a PUT of that file."""
         headers, now_s = request.headers, now_ms // 1000
         boundary = boundary_of(headers)
-        self._store.bucket(target.bucket)
         verified, identity = self._verify(request, query, now_s)
         opened = open_payload(request.body, headers, verified, self._config.document_bytes_max)
         payload = trace.payload = FormPayload(opened, boundary)
@@ -369,6 +368,7 @@ class Pipeline:
         signer = self._verify_form(fields, now_s)
         key = post_policy.require_key(fields)
         trace.target = target = Target("object", target.bucket, check_key(key))
+        self._store.bucket(target.bucket)
         if signer is not None:
             if verified is not None:
                 raise S3Error("InvalidArgument", ONE_MECHANISM)

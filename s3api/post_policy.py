@@ -155,11 +155,13 @@ def _condition(condition: object) -> Condition:
 def judge(policy: Policy, fields: Mapping[str, str], bucket: str, now_s: int) -> None:
     """Whether the policy lets this form into `bucket`; the file's size is judged while it comes.
 
-    `fields` by lower-case name, `${filename}` replaced. Raises AccessDenied, saying which condition failed.
+    `fields` by lower-case name, `${filename}` replaced; one that names a bucket must name this one. Raises AccessDenied, saying which condition failed.
     """
     if now_s >= policy.expires_s:
         raise _denied("Policy expired.")
-    given = {**fields, "bucket": bucket}
+    given = {"bucket": bucket, **fields}
+    if given["bucket"] != bucket:
+        raise _denied(f"Policy Condition failed: {json.dumps(['eq', '$bucket', bucket])}")
     for condition in policy.conditions:
         if not _holds(condition, given.get(condition.field, "")):
             raise _denied(f"Policy Condition failed: {condition.shown}")

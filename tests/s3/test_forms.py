@@ -120,3 +120,36 @@ def test_form_that_breaks_off_stores_nothing(gateway: Gateway, s3: Any, bucket: 
     cut = post(gateway, f"/{bucket}", body[:-10])
     assert (cut.status, b"<Code>MalformedPOSTRequest</Code>" in cut.body) == (400, True)
     assert s3.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
+
+
+def test_anonymous_form_where_the_bucket_is_open_to_all(gateway: Gateway, s3: Any, bucket: str) -> None:
+    closed = post(gateway, f"/{bucket}", form({"key": "k", "acl": "public-read"}, b"data"))
+    assert (closed.status, b"<Code>AccessDenied</Code>" in closed.body) == (403, True)
+    s3.put_bucket_ownership_controls(Bucket=bucket, OwnershipControls={"Rules": [{"ObjectOwnership": "ObjectWriter"}]})
+    s3.delete_public_access_block(Bucket=bucket)
+    s3.put_bucket_acl(Bucket=bucket, ACL="public-read-write")
+    opened = post(
+        gateway, f"/{bucket}", form({"key": "k", "acl": "public-read", "Content-Type": "text/plain"}, b"data")
+    )
+    assert (opened.status, opened.body) == (204, b"")
+    stored = s3.get_object(Bucket=bucket, Key="k")
+    assert (stored["Body"].read(), stored["ContentType"]) == (b"data", "text/plain")
+    tagging = "<Tagging><TagSet><Tag><Key>a</Key><Value>b</Value></Tag></TagSet></Tagging>"
+    assert post(gateway, f"/{bucket}", form({"key": "t", "tagging": tagging}, b"data")).status == 204
+    assert s3.get_object_tagging(Bucket=bucket, Key="t")["TagSet"] == [{"Key": "a", "Value": "b"}]
+
+
+def test_form_of_a_sealed_bucket_and_of_a_versioned_one(gateway: Gateway, s3: Any, bucket: str) -> None:
+    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    fields = {"x-amz-server-side-encryption": "AES256"}
+    signed = s3.generate_presigned_post(bucket, "k", Fields=fields, Conditions=[fields])
+    ids = set()
+    for data in (b"first" * 70_000, b""):
+        reply = post(gateway, f"/{bucket}", form(signed["fields"], data))
+        assert reply.status == 204, reply.body
+        assert reply.headers["x-amz-server-side-encryption"] == "AES256"
+        ids.add(reply.headers["x-amz-version-id"])
+        stored = s3.get_object(Bucket=bucket, Key="k")
+        assert (stored["Body"].read(), stored["ContentLength"]) == (data, len(data))
+        assert stored["ServerSideEncryption"] == "AES256"
+    assert len(ids) == 2

@@ -236,6 +236,8 @@ def test_what_is_refused() -> None:
     assert browser.post({"key": "k"}).code == "AccessDenied"
     assert browser.post(good | {"policy": ""}).code == "SignatureDoesNotMatch"
     assert browser.post(good, path=b"/none").code == "NoSuchBucket"
+    assert browser.post(good | {"x-amz-signature": "0" * 64}, path=b"/none").code == "SignatureDoesNotMatch"
+    assert browser.post(good, path=b"/none", content_type=b"text/plain").code == "PreconditionFailed"
     assert browser.post(good, content_type=b"application/json").code == "PreconditionFailed"
     assert browser.post(good, content_type=b"multipart/form-data").code == "MalformedPOSTRequest"
     assert browser.post(good | {"pad": "x" * 20_480}).code == "MaxPostPreDataLengthExceededError"

@@ -134,7 +134,9 @@ def test_forms_a_policy_keeps_out(conditions: list[Any], fields: dict[str, str],
 def test_bucket_must_be_covered_and_the_form_cannot_name_another() -> None:
     bare = parse_policy(encoded({"expiration": LATER, "conditions": []}))
     assert caught(judge, bare, {}, "b", NOW_S).message.endswith("Extra input fields: bucket")
-    assert caught(judge, parse_policy(policy_of()), {"bucket": "b"}, "other", NOW_S).spec.code == "AccessDenied"
+    judge(parse_policy(policy_of()), {"bucket": "b"}, "b", NOW_S)
+    for named, bucket in (("b", "other"), ("other", "b"), ("other", "other")):
+        assert caught(judge, parse_policy(policy_of()), {"bucket": named}, bucket, NOW_S).spec.code == "AccessDenied"
 
 
 def test_policy_ends_at_its_expiration() -> None:
