@@ -55,6 +55,7 @@ from tiering.contract import (
     ReadOptions,
     RenameOptions,
     Residency,
+    StoreError,
     TierFull,
     UploadInfo,
     VersionListing,
@@ -317,18 +318,20 @@ class TieredStore:
             if stored is not None:
                 await self._orders.backed(pool, okey, stored)
                 return stored
-            if not await self._brought(pool, okey):
-                raise TierFull("the object is cold, and too long to come back for what is to be appended")
+            await self._bring_back(pool, okey, TierFull("the object is cold, and too long to come back"))
 
-    async def _brought(self, pool: Pool, okey: bytes) -> bool:
-        """Recalls the current version; False when it is too long, or found no room. Raises ColdUnavailable."""
+    async def _bring_back(self, pool: Pool, okey: bytes, too_long: StoreError) -> None:
+        """Recalls the current version, if it is cold. Raises ColdUnavailable, Busy, and `too_long` if it never can."""
         record = pool.index.get_object(okey)
         if record is None or record.residency != Residency.COLD_ONLY:
-            return True  # it has moved on
+            return  # it has moved on
         recalls = self.recalls.get(pool.config.name)
         if recalls is None:
             raise ColdUnavailable("no backing store is configured", retry_s=60)
-        return await recalls.bring(okey, record)
+        if record.size > pool.stream_bytes:
+            raise too_long
+        if not await recalls.bring(okey, record):
+            raise Busy("no room to recall the object", retry_s=1)
 
     async def delete(self, bucket: str, key: str, options: DeleteOptions = DELETE) -> Deleted:
         pool, owner = self._buckets.route(bucket)
@@ -354,8 +357,7 @@ class TieredStore:
             if moved is not None:
                 await self._orders.backed(pool, okeys[1], moved)
                 return moved
-            if not await self._brought(pool, okeys[0]):
-                raise NotRenamable("the object is cold, and too long to come back")
+            await self._bring_back(pool, okeys[0], NotRenamable("the object is cold, and too long to come back"))
 
     def list(self, bucket: str, options: ListOptions) -> Listing:
         pool, owner = self._buckets.route(bucket)

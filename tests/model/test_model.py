@@ -109,6 +109,14 @@ class Tiers(RuleBasedStateMachine):
     def delete(self, key: str) -> None:
         self.world.delete(SMALL, key)
 
+    @rule(key=keys, size=st.sampled_from([0, 1, 5000, 100_000]), seed=seeds)
+    def append(self, key: str, size: int, seed: int) -> None:
+        self.world.append(SMALL, key, pattern(size, seed))
+
+    @rule(source=keys, renamed=keys)
+    def rename(self, source: str, renamed: str) -> None:
+        self.world.rename(SMALL, source, renamed)
+
     @rule(source=keys, copied=keys, bucket=st.sampled_from([SMALL, SMALL, BIG]))
     def copy(self, source: str, copied: str, bucket: str) -> None:
         self.world.copy((SMALL, source), (bucket, copied))

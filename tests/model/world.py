@@ -45,6 +45,7 @@ from tiering.contract import (
     ListOptions,
     NoSuchKey,
     NotModified,
+    NotRenamable,
     ObjectChange,
     ObjectInfo,
     PartClaim,
@@ -54,10 +55,12 @@ from tiering.contract import (
     PutOptions,
     Reading,
     ReadOptions,
+    RenameOptions,
     Residency,
     StoreError,
     TierFull,
     Ttl,
+    WrongOffset,
 )
 from tiering.pool import Pool, PoolConfig
 from tiering.ports import BackingUnavailable
@@ -401,6 +404,59 @@ class World:
         self.things[target] = Thing(thing.data, info, info.expires_ms)
         if thing.info.sliding and (cold or source[0] != target[0]):
             thing.expires_ms = max(thing.expires_ms, self.now + thing.info.ttl_ms)
+
+    def append(self, bucket: str, key: str, data: bytes) -> None:
+        thing = self.thing(bucket, key)
+        cold = thing is not None and self._is_cold(bucket, key)
+        troubled = self.backing.down or bool(self.backing.script)
+        before = thing.data if thing is not None else b""
+        options = PutOptions(append_at=len(before))
+        try:
+            info = self.do(steps.put(self.engine.store, key, data, options, bucket=bucket))
+        except WrongOffset:
+            assert thing is not None
+            self._gone(bucket, key)
+            return
+        except PinLimit:
+            assert thing is not None and thing.info.pin_until_ms
+            return
+        except (ColdUnavailable, Corrupt):
+            assert cold and troubled
+            return
+        except (Busy, TierFull):
+            return
+        if thing is not None and info.size != len(before) + len(data):
+            self._gone(bucket, key)  # a cache dropped it on the way
+            before = b""
+        elif thing is not None:
+            assert (info.tags, info.metadata) == (thing.info.tags, thing.info.metadata)
+        assert info.size == len(before) + len(data)
+        self.things[bucket, key] = Thing(before + data, info, info.expires_ms)
+
+    def rename(self, bucket: str, source: str, target: str) -> None:
+        thing = self.thing(bucket, source)
+        cold = thing is not None and self._is_cold(bucket, source)
+        troubled = self.backing.down or bool(self.backing.script)
+        try:
+            info = self.do(self.engine.store.rename(bucket, source, target, RenameOptions()))
+        except NoSuchKey:
+            if thing is not None:
+                self._gone(bucket, source)
+            return
+        except NotRenamable:
+            assert cold and thing is not None and len(thing.data) > self.pool(bucket).stream_bytes
+            return
+        except (ColdUnavailable, Corrupt):
+            assert cold and troubled
+            return
+        except (Busy, TierFull):
+            assert cold
+            return
+        assert thing is not None
+        assert (info.etag, info.modified_ms, info.crc64) == (thing.info.etag, thing.info.modified_ms, thing.info.crc64)
+        thing.info = info
+        del self.things[bucket, source]
+        self.things[bucket, target] = thing
 
     def delete(self, bucket: str, key: str) -> None:
         thing = self.thing(bucket, key)
