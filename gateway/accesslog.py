@@ -141,7 +141,8 @@ class AccessLog:
         unique = secrets.token_hex(8).upper()
         key = accesslog.object_key(wanted, place.bucket, owner, self._region, events_s, time.time(), unique)
         etag = None if target.opaque_etag else hashlib.md5(data, usedforsecurity=False).hexdigest()
-        options, seal = PutOptions(content_type="text/plain"), default_seal(self._keys, target)
+        options = PutOptions(content_type="text/plain", acl=wanted.acl)
+        seal = default_seal(self._keys, target)
         writer: Writer
         if seal is None:
             writer = await arrived(self._store.put(wanted.bucket, key, len(data), options))

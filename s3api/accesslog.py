@@ -70,6 +70,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 def operation_name(operation: str, method: str) -> str:
     """`REST.GET.OBJECT` and its like: method and resource of an action."""
     row = BY_NAME.get(operation)
+    if method == "OPTIONS":
+        return "REST.OPTIONS.PREFLIGHT"
     if row is None:
         return f"REST.{method or 'UNKNOWN'}.UNKNOWN"
     if row.copy:

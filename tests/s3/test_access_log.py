@@ -10,7 +10,9 @@ def test_log_of_a_bucket_arrives_in_another() -> None:
         s3 = gateway.boto3_client()
         for name in ("source", "logs"):
             s3.create_bucket(Bucket=name)
-        status = {"LoggingEnabled": {"TargetBucket": "logs", "TargetPrefix": "source/"}}
+        everyone = {"Type": "Group", "URI": "http://acs.amazonaws.com/groups/global/AllUsers"}
+        grants = [{"Grantee": everyone, "Permission": "READ"}]
+        status = {"LoggingEnabled": {"TargetBucket": "logs", "TargetPrefix": "source/", "TargetGrants": grants}}
         s3.put_bucket_logging(Bucket="source", BucketLoggingStatus=status)
         s3.put_object(Bucket="source", Key="a b", Body=b"12345")
         s3.get_object(Bucket="source", Key="a b")["Body"].read()
@@ -31,3 +33,7 @@ def test_log_of_a_bucket_arrives_in_another() -> None:
         assert " 200 - 5 5 " in by_operation["GET.OBJECT"]
         (missing,) = [line for line in lines() if " none " in line]
         assert " 404 NoSuchKey " in missing and " SigV4 - AuthHeader " in missing
+        key = s3.list_objects_v2(Bucket="logs", MaxKeys=1)["Contents"][0]["Key"]
+        listed = s3.get_object_acl(Bucket="logs", Key=key)["Grants"]
+        assert [grant["Permission"] for grant in listed] == ["FULL_CONTROL", "READ"]
+        assert listed[1] == grants[0]

@@ -81,6 +81,7 @@ def test_nothing_sent_can_end_a_field_or_the_line() -> None:
         ("DeleteObjects", "POST", "REST.POST.MULTI_OBJECT_DELETE"),
         ("GetObjectTagging", "GET", "REST.GET.OBJECT_TAGGING"),
         ("GetBucketLifecycleConfiguration", "GET", "REST.GET.LIFECYCLE"),
+        ("Preflight", "OPTIONS", "REST.OPTIONS.PREFLIGHT"),
         ("", "GET", "REST.GET.UNKNOWN"),
     ],
 )
