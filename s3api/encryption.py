@@ -215,12 +215,7 @@ def asked(headers: Headers, default: DefaultEncryption, ring: KeyRing) -> Asked 
                 "Server Side Encryption with Customer provided key is incompatible with the encryption method specified",
                 sse,
             )
-        if default.blocks_customer_keys:
-            raise S3Error(
-                "AccessDenied",
-                "This bucket has blocked upload requests that specify Server Side Encryption with Customer provided keys "
-                "(SSE-C). Please specify a different server-side encryption type.",
-            )
+        refuse_blocked(default)
         return Asked("SSE-C", customer=customer_key(headers))
     key_id, context, flag = _text(headers, KMS_KEY), _text(headers, CONTEXT), _text(headers, BUCKET_KEY)
     if flag is not None and flag.lower() not in ("true", "false"):
@@ -239,6 +234,16 @@ def asked(headers: Headers, default: DefaultEncryption, ring: KeyRing) -> Asked 
         key_id = default.key_id
     bucket_key = default.bucket_key if flag is None else flag.lower() == "true"
     return Asked("aws:kms", _known(ring, key_id or ""), context or "", bucket_key)
+
+
+def refuse_blocked(default: DefaultEncryption) -> None:
+    """Refuses a write under a customer's key where the bucket does. Raises AccessDenied."""
+    if default.blocks_customer_keys:
+        raise S3Error(
+            "AccessDenied",
+            "This bucket has blocked upload requests that specify Server Side Encryption with Customer provided keys "
+            "(SSE-C). Please specify a different server-side encryption type.",
+        )
 
 
 def _mode(sse: str | None, default: DefaultEncryption) -> Literal["", "AES256", "aws:kms"]:

@@ -35,6 +35,7 @@ from s3api.encryption import (
     encryption_lines,
     master_key,
     parse_default_encryption,
+    refuse_blocked,
     wrong_customer_key,
 )
 from s3api.errors import S3Error
@@ -232,6 +233,7 @@ def upload_seal(call: Call, upload: UploadInfo) -> Seal | None:
         return Seal(kept, _unwrapped(master_key(_ring(call), kept.key_id), kept), None)
     if customer is None:
         raise _upload_key_needed()
+    _refuse_blocked(call)
     try:
         object_key = unwrap(customer.key, binding(kept.mode, "", ""), kept.sealed_key)
     except WrongKey:
@@ -239,6 +241,13 @@ def upload_seal(call: Call, upload: UploadInfo) -> Seal | None:
             "InvalidRequest", "The provided encryption parameters did not match the ones used originally."
         ) from None
     return Seal(kept, object_key, customer)
+
+
+def _refuse_blocked(call: Call) -> None:
+    """An upload under a customer's key ends where its bucket comes to block them, as on S3. Raises AccessDenied."""
+    text = call.store.bucket(call.bucket).documents.get("encryption")
+    if text:
+        refuse_blocked(parse_default_encryption(text))
 
 
 def _upload_key_needed() -> S3Error:
@@ -262,6 +271,8 @@ def completing_lines(call: Call, upload: UploadInfo) -> str:
     """
     kept = upload.options.encryption
     assert kept is not None
+    if kept.mode == "SSE-C":
+        _refuse_blocked(call)
     sent = any(name in call.request.headers for name in CUSTOMER_TRIO)
     if kept.mode == "SSE-C" and not sent and upload.checksum_algorithm:
         raise customer_key_missing()

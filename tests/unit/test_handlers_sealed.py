@@ -486,7 +486,13 @@ def test_a_bucket_seals_what_says_nothing(s3: Harness) -> None:
 
 def test_a_bucket_refuses_customers_keys(s3: Harness) -> None:
     put(s3, "SSE-C")
+    upload = begin(s3, customer())
+    path = f"/b/k?partNumber=1&uploadId={upload}"
+    etag = s3("PUT", path, customer(), b"x").headers["etag"].strip('"')
     set_default(s3, DefaultEncryption(blocks_customer_keys=True))
+    assert s3("PUT", path, customer(), b"x").code == "AccessDenied"
+    assert complete(s3, upload, [etag]).code == "AccessDenied"
+    assert s3("DELETE", f"/b/k?uploadId={upload}").status == 204
     assert s3("PUT", "/b/k", customer(), b"x").code == "AccessDenied"
     assert s3("POST", "/b/k?uploads", customer()).code == "AccessDenied"
     assert s3("PUT", "/b/k", {"x-amz-copy-source": "/b/k", **source(), **customer()}).code == "AccessDenied"
