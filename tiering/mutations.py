@@ -280,14 +280,19 @@ def rename_object(
     return new
 
 
-_DESCRIPTION: Final = ("tags", "lock", "acl", "storage_class", "pin_until_ms", "ttl_ms", "sliding")
+def _told_alike(pool: Pool, one: ObjectInfo, other: ObjectInfo) -> bool:
+    """Whether the cold copy of one tells enough of the other.
 
-
-def described_alike(one: ObjectInfo, other: ObjectInfo) -> bool:
-    """Whether what may change of a generation is the same, as far as its cold copy tells it."""
-    if not one.sliding and one.expires_ms != other.expires_ms:  # each read moves a sliding one
+    Pins, and deadlines in a pool that may lose its youngest writes, are set many times in a block's life: they are no
+    reason to write to the backing store. A sliding deadline moves with each read.
+    """
+    if (one.tags, one.lock, one.acl, one.storage_class) != (other.tags, other.lock, other.acl, other.storage_class):
         return False
-    return all(getattr(one, name) == getattr(other, name) for name in _DESCRIPTION)
+    if not pool.index.synced:
+        return True
+    if not one.sliding and one.expires_ms != other.expires_ms:
+        return False
+    return (one.ttl_ms, one.sliding) == (other.ttl_ms, other.sliding)
 
 
 def change_object(
@@ -313,16 +318,16 @@ def change_object(
         new.chill = layout.has_cold_class(new)
     new.lock = conditions.changed_lock(old.lock, change, now_ms)
     pool.judge_pin(batch, new, old)
-    describe(batch, row, old, new)
+    describe(batch, pool, row, old, new)
     journal.record(batch, okey, new, change.origin, now_ms)
     if change.pin_ms:
         journal.record(batch, okey, new, journal.PIN, now_ms)
     return row, new
 
 
-def describe(batch: Batch, okey: bytes, old: ObjectRecord, new: ObjectRecord) -> None:
+def describe(batch: Batch, pool: Pool, okey: bytes, old: ObjectRecord, new: ObjectRecord) -> None:
     """Writes a changed description; if there is a cold copy, which has the old one, a note about it is owed."""
-    if new.cold and not described_alike(old, new):
+    if new.cold and not _told_alike(pool, old, new):
         new.note, new.unnoted = new.note or note_key(new.cold[0].name), True
     batch.replace_object(okey, old, new)
 
@@ -354,7 +359,13 @@ def share_object(
 
 
 def demoted(
-    batch: Batch, okey: bytes, copied: ObjectRecord, piece: ColdPiece, now_ms: int, origin: Origin | None = None
+    batch: Batch,
+    pool: Pool,
+    okey: bytes,
+    copied: ObjectRecord,
+    piece: ColdPiece,
+    now_ms: int,
+    origin: Origin | None = None,
 ) -> bool:
     """Notes the copy in the backing store; False (and a tombstone for it) when the object has moved on.
 
@@ -368,7 +379,7 @@ def demoted(
         return False
     row, old = found
     new: ObjectRecord = msgspec.structs.replace(old, residency=move(old.residency, "demote"), cold=(piece,), former="")
-    if not described_alike(copied, old):
+    if not _told_alike(pool, copied, old):
         new.note, new.unnoted = note_key(piece.name), True
     batch.replace_object(row, old, new)
     journal.record(batch, row, new, origin, now_ms)
@@ -457,23 +468,23 @@ def part_moved(batch: Batch, pkey: bytes, old: PartRecord, extents: tuple[Extent
     return True
 
 
-def listed(batch: Batch, okey: bytes, written: ObjectRecord) -> bool:
+def listed(batch: Batch, pool: Pool, okey: bytes, written: ObjectRecord) -> bool:
     """Notes that the manifest of an object in pieces is written, as `written` describes it."""
     found = batch.standing(okey, written.generation)
     if found is None:
         return False
     row, old = found
     new: ObjectRecord = msgspec.structs.replace(old, unlisted=False, former="")
-    if not described_alike(written, old):
+    if not _told_alike(pool, written, old):
         new.note, new.unnoted = note_key(new.cold[0].name), True
     batch.replace_object(row, old, new)
     return True
 
 
-def noted(batch: Batch, okey: bytes, written: ObjectRecord) -> bool:
+def noted(batch: Batch, pool: Pool, okey: bytes, written: ObjectRecord) -> bool:
     """Notes that the note of what changed is written; False when it has changed again, or the object has moved on."""
     found = batch.standing(okey, written.generation)
-    if found is None or not described_alike(found[1], written):
+    if found is None or not _told_alike(pool, found[1], written):
         return False
     batch.replace_object(*found, msgspec.structs.replace(found[1], unnoted=False))
     return True

@@ -432,3 +432,22 @@ def test_cold_classes_leave_the_tier_and_again_when_a_restore_ends(run: Run) -> 
         assert (await s.info()).storage_class == "STANDARD_IA"
 
     run(play)
+
+
+def test_leases_of_blocks_write_nothing_to_the_backing_store(tmp_path: Path) -> None:
+    async def main() -> None:
+        s = Scene(tmp_path, "relaxed")
+        await s.begin("")
+        store = s.engine.store
+        await steps.put(store, "k", b"block")
+        await store.change("b", "k", ObjectChange(tier="both"))
+        await store.change("b", "k", ObjectChange(pin_ms=60_000, ttl=Ttl(90_000, sliding=True)))
+        await s.settle()
+        assert [stat.key async for stat in s.backing.list("cold/b/")] == ["cold/b/k"]
+        await store.change("b", "k", ObjectChange(tags={"a": "b"}))
+        await s.again()
+        info = await s.info(None)
+        assert (info.tags, info.ttl_ms, info.sliding) == ({"a": "b"}, 90_000, True)
+        await s.engine.close()
+
+    asyncio.run(main())

@@ -107,7 +107,7 @@ class Demoter:
             self._count(events.DEMOTED_BYTES, pool.config.name, record.size)
             now_ms = pool.clock.now_ms()
             return await pool.committer.submit(
-                lambda batch: mutations.demoted(batch, okey, record, piece, now_ms, journal.DEMOTE)
+                lambda batch: mutations.demoted(batch, pool, okey, record, piece, now_ms, journal.DEMOTE)
             )
 
     async def drop(self, pool: Pool, okey: bytes, generation: int, now_ms: int | None = None) -> bool:
@@ -154,7 +154,7 @@ class Demoter:
             pieces = [[piece.name, piece.size] for piece in record.cold[1:]]
             meta = {**object_meta(bucket, key, record), "pieces": pieces}
             await self._cold.store(record.cold[0].name, meta, 0, 0, _no_content)
-            return await pool.committer.submit(lambda batch: mutations.listed(batch, okey, record))
+            return await pool.committer.submit(lambda batch: mutations.listed(batch, pool, okey, record))
 
     async def write_note(self, pool: Pool, okey: bytes, generation: int) -> bool:
         """Writes what has changed of a demoted object since its copy was made, so that a rebuild knows it."""
@@ -166,7 +166,7 @@ class Demoter:
             if record is None or not record.unnoted:
                 return False
             await self._cold.backing.put(record.note, _Bytes(note_json(record)))
-            return await pool.committer.submit(lambda batch: mutations.noted(batch, okey, record))
+            return await pool.committer.submit(lambda batch: mutations.noted(batch, pool, okey, record))
 
     async def bury(self, pool: Pool, name: str) -> bool:
         """Deletes what a tombstone names from the backing store, unless an object has come to use the name again."""
