@@ -88,6 +88,9 @@ BY_HEADER: Final = {row.header: row for row in ALGORITHMS.values()}
 _NOT_VALUES: Final = frozenset({b"x-amz-checksum-mode", b"x-amz-checksum-algorithm", b"x-amz-checksum-type"})
 
 
+SINGLE_CHECKSUM: Final = "Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed."
+
+
 class Digest:
     """Any set of `ALGORITHMS` over the same bytes."""
 
@@ -175,9 +178,7 @@ def requested_checksum(headers: Headers) -> Requested:
             found.append((row, text))
     found.extend((row, None) for row in declared_trailers(headers))
     if len(found) > 1:
-        raise S3Error(
-            "InvalidRequest", "Expecting a single x-amz-checksum- header. Multiple checksum Types are not allowed."
-        )
+        raise S3Error("InvalidRequest", SINGLE_CHECKSUM)
     named = _text(headers.get(b"x-amz-sdk-checksum-algorithm", b"")).upper()
     if named:
         if named not in ALGORITHMS:

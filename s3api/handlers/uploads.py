@@ -22,6 +22,7 @@ from s3api.call import Call
 from s3api.checksums import (
     ALGORITHMS,
     NOTHING_REQUESTED,
+    SINGLE_CHECKSUM,
     Kind,
     Requested,
     check_kind,
@@ -65,7 +66,7 @@ from s3api.handlers.sealed import (
     written_lines,
 )
 from s3api.message import Response
-from s3api.params import part_number, query_integer
+from s3api.params import base64_exact, part_number, query_integer
 from s3api.preconditions import source_conditions, write_conditions
 from s3api.ranges import parse_copy_range
 from s3api.versions import version_line
@@ -88,6 +89,8 @@ from tiering.contract import (
 PAGE_PARTS_MAX: Final = 1000
 DEFAULT_ALGORITHM: Final = "CRC64NVME"
 """Kept of every part when the upload names none: the writer has it for nothing."""
+_COUNTED: Final = re.compile(r"-[0-9]{1,5}\Z")
+"""The number of parts at the end of a checksum of checksums."""
 _KINDS: Final[tuple[Kind, ...]] = ("FULL_OBJECT", "COMPOSITE")
 
 
@@ -291,12 +294,24 @@ def _claims(body: bytes) -> list[PartClaim]:
     claims = []
     for node in nodes:
         given = [(name, text) for name in ALGORITHMS if (text := node.text(f"Checksum{name}").strip())]
-        if len(given) > 1:
-            raise S3Error("MalformedXML", "A part has more than one checksum.")
         number = _claimed_number(node)
+        if len(given) > 1 or not all(_is_value(name, text) for name, text in given):
+            raise S3Error(
+                "InvalidArgument",
+                "Invalid Base64 or multiple checksums present in request",
+                ArgumentName="Checksum",
+            )
         etag = node.required("ETag").strip().strip('"')
         claims.append(PartClaim(number, etag, Checksum(*given[0]) if given else None))
     return claims
+
+
+def _is_value(algorithm: str, text: str) -> bool:
+    try:
+        base64_exact(algorithm, text, ALGORITHMS[algorithm].length)
+    except S3Error:
+        return False
+    return True
 
 
 def _claimed_number(node: xml.Node) -> int:
@@ -331,7 +346,27 @@ def _whole_checksum(upload: UploadInfo, chosen: Sequence[PartInfo]) -> Checksum 
     return full_object(upload.checksum_algorithm or DEFAULT_ALGORITHM, parts)
 
 
-def _check_claimed(call: Call, upload: UploadInfo, chosen: Sequence[PartInfo], whole: Checksum | None) -> None:
+def _claimed_whole(call: Call) -> tuple[str, str] | None:
+    """Algorithm and value of the checksum that a completion states of the object. Raises InvalidRequest."""
+    if call.header(b"x-amz-checksum-type").upper() not in ("", *_KINDS):
+        raise S3Error("InvalidRequest", "Value for x-amz-checksum-type header is invalid.")
+    found = [(row, text) for row in ALGORITHMS.values() if (text := call.header(row.header))]
+    if not found:
+        return None
+    if len(found) > 1:
+        raise S3Error("InvalidRequest", SINGLE_CHECKSUM)
+    row, text = found[0]
+    base64_exact(row.header.decode(), _COUNTED.sub("", text), row.length)
+    return row.name, text
+
+
+def _check_claimed(
+    call: Call,
+    claimed: tuple[str, str] | None,
+    upload: UploadInfo,
+    chosen: Sequence[PartInfo],
+    whole: Checksum | None,
+) -> None:
     """Holds the checksum the completing client states against the parts. Raises BadDigest, InvalidRequest."""
     kind = upload.checksum_kind or default_kind(DEFAULT_ALGORITHM)
     named = call.header(b"x-amz-checksum-type")
@@ -341,21 +376,22 @@ def _check_claimed(call: Call, upload: UploadInfo, chosen: Sequence[PartInfo], w
             f"The upload was created using the {kind} checksum mode. The complete request must use the same "
             "checksum mode.",
         )
-    for algorithm, row in ALGORITHMS.items():
-        claimed = call.header(row.header)
-        if not claimed:
-            continue
-        if algorithm != (upload.checksum_algorithm or DEFAULT_ALGORITHM):
-            raise S3Error(
-                "InvalidRequest",
-                f"The upload was created using the {upload.checksum_algorithm or DEFAULT_ALGORITHM} checksum "
-                f"algorithm. The complete request names {algorithm}.",
-            )
-        if whole is None:
-            pairs = [(part.checksum.value, part.size) for part in chosen if part.checksum is not None]
-            whole = full_object(DEFAULT_ALGORITHM, pairs)
-        if claimed != whole.value and f"{claimed}-{len(chosen)}" != whole.value:
-            raise S3Error("BadDigest", f"The {algorithm} you specified did not match the calculated checksum.")
+    if claimed is None:
+        return
+    algorithm, value = claimed
+    if algorithm != (upload.checksum_algorithm or DEFAULT_ALGORITHM):
+        if not upload.checksum_algorithm:  # S3 ignores it: there is nothing of the kind to hold it against
+            return
+        raise S3Error(
+            "InvalidRequest",
+            f"The upload was created using the {upload.checksum_algorithm} checksum algorithm. The complete request "
+            f"names {algorithm}.",
+        )
+    if whole is None:
+        pairs = [(part.checksum.value, part.size) for part in chosen if part.checksum is not None]
+        whole = full_object(DEFAULT_ALGORITHM, pairs)
+    if value != whole.value and f"{value}-{len(chosen)}" != whole.value:
+        raise S3Error("BadDigest", f"The {algorithm} you specified did not match the calculated checksum.")
 
 
 def _kept_algorithm(claim: PartClaim, stored: PartInfo | None) -> PartClaim:
@@ -367,7 +403,14 @@ def _kept_algorithm(claim: PartClaim, stored: PartInfo | None) -> PartClaim:
 
 
 def _check_complete(upload: UploadInfo, claims: Sequence[PartClaim]) -> None:
-    """A checksum of checksums is only as good as those the client vouches for. Raises InvalidRequest."""
+    """A checksum of checksums is only as good as those the client vouches for. Raises InvalidRequest, BadDigest."""
+    for claim in claims:
+        named = claim.checksum.algorithm if claim.checksum is not None else ""
+        if named and upload.checksum_algorithm not in ("", named):
+            raise S3Error(
+                "BadDigest",
+                f"The {named.lower()} you specified for part {claim.number} did not match what we received.",
+            )
     if upload.checksum_kind != "COMPOSITE":
         return
     for claim in claims:
@@ -383,7 +426,7 @@ async def complete_multipart_upload(call: Call) -> Response:
     """Makes the object. Order, sizes, ETags and preconditions are judged by the store, all at once."""
     headers = call.request.headers
     conditions = write_conditions(headers)
-    object_size = _object_size(call)
+    object_size, claimed = _object_size(call), _claimed_whole(call)
     upload_id = call.query["uploadId"]
     # The checksum headers of this request are about the object, not about this document.
     claims = _claims(await call.payload.document())
@@ -400,7 +443,7 @@ async def complete_multipart_upload(call: Call) -> Response:
         chosen = [shown_part(upload, stored[claim.number]) for claim in claims if claim.number in stored]
         if len(chosen) == len(claims):  # else the store refuses it, with the part's number
             whole = _whole_checksum(upload, chosen)
-            _check_claimed(call, upload, chosen, whole)
+            _check_claimed(call, claimed, upload, chosen, whole)
             size = sum(part.size for part in chosen)
             if object_size not in (None, size):
                 raise S3Error(

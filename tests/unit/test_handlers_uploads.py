@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from awscrt import checksums
 
+from s3api import checksums as checksum_module
 from s3api import xml
 from s3api.handlers.body import COPY_PIECE_BYTES, pieces, source_pieces
 from tests.support.clock import ManualClock
@@ -168,7 +169,6 @@ def test_upload_without_algorithm_keeps_crc64nvme(s3: Harness) -> None:
     second = part(s3, upload_id, 2, SMALL)
     assert second.headers["x-amz-checksum-crc64nvme"] == crc("CRC64NVME", SMALL)
     body = document((1, first.headers["etag"], "CRC32", crc("CRC32", BIG)), (2, second.headers["etag"]))
-    assert complete(s3, upload_id, body, x_amz_checksum_crc32=crc("CRC32", WHOLE)).code == "InvalidRequest"
     assert complete(s3, upload_id, body, x_amz_checksum_crc64nvme=crc("CRC64NVME", BIG)).code == "BadDigest"
     assert complete(s3, upload_id, body, x_amz_checksum_crc64nvme=crc("CRC64NVME", WHOLE)).status == 200
 
@@ -474,3 +474,33 @@ def test_attributes_of_parts(s3: Harness) -> None:
     parts = reply.xml("GetObjectAttributesResponse").find("ObjectParts")
     assert parts is not None
     assert [node.text("PartNumber") for node in parts.all("Part")] == ["2"]
+
+
+def test_checksum_of_another_kind_is_ignored_where_the_upload_named_none(s3: Harness) -> None:
+    upload_id, body = two_parts(s3)
+    assert complete(s3, upload_id, body, x_amz_checksum_crc32=crc("CRC32", BIG)).status == 200
+
+
+def test_checksums_of_a_completion_that_are_none(s3: Harness) -> None:
+    upload_id = begin(s3, x_amz_checksum_algorithm="SHA256")
+    sha = digest("SHA256", BIG)
+    etag = part(s3, upload_id, 1, BIG, x_amz_checksum_sha256=sha).headers["etag"]
+    good = document((1, etag, "SHA256", sha))
+    header = "Value for x-amz-checksum-sha256 header is invalid."
+    for body, headers, code, message in (
+        (good, {"x_amz_checksum_type": "HALF"}, "InvalidRequest", "Value for x-amz-checksum-type header is invalid."),
+        (good, {"x_amz_checksum_sha256": "invalid"}, "InvalidRequest", header),
+        (good, {"x_amz_checksum_sha256": sha + "-smth"}, "InvalidRequest", header),
+        (good, {"x_amz_checksum_sha256": sha + "-10-20"}, "InvalidRequest", header),
+        (good, {"x_amz_checksum_sha256": sha + "--3"}, "InvalidRequest", header),
+        (good, {"x_amz_checksum_sha256": sha, "x_amz_checksum_crc32": "AAAAAA=="}, "InvalidRequest", checksum_module.SINGLE_CHECKSUM),
+        (good, {"x_amz_checksum_sha256": sha}, "BadDigest", "The SHA256 you specified did not match the calculated checksum."),
+        (document((1, etag, "SHA256", "invalid")), {}, "InvalidArgument", "Invalid Base64 or multiple checksums present in request"),
+        (document((1, etag, "CRC32", "AAAAAA==")), {}, "BadDigest", "The crc32 you specified for part 1 did not match what we received."),
+        (document((1, etag, "SHA256", digest("SHA256", SMALL))), {}, "InvalidPart", ""),
+        (document((1, etag)), {}, "InvalidRequest", "The upload was created using a sha256 checksum. The complete request must include the checksum for each part. It was missing for part 1 in the request."),
+    ):  # fmt: skip
+        reply = complete(s3, upload_id, body, **headers)
+        assert reply.code == code, headers
+        assert reply.body.decode() == message or not message
+    assert complete(s3, upload_id, good).status == 200
