@@ -361,8 +361,9 @@ async def delete_object(call: Call) -> Response:
     version = named_version(call.query)
     deleted = await delete_key(call, call.key, version, delete_conditions(call.request.headers))
     lines = "x-amz-delete-marker: true\r\n" if deleted.marker else ""
-    if deleted.version is not None:
-        lines += f"x-amz-version-id: {spelled(deleted.version)}\r\n"
+    told = deleted.version if deleted.version is not None else version  # what was named, also where there are none
+    if told is not None:
+        lines += f"x-amz-version-id: {spelled(told)}\r\n"
     return Response(204, lines.encode())
 
 

@@ -145,7 +145,13 @@ def test_versions_that_are_not_there(s3: Harness, version: str, status: int, cod
 
 
 def test_deleting_a_version_that_is_not_there_succeeds(s3: Harness) -> None:
-    assert s3("DELETE", f"/ver/k?versionId={UNKNOWN}").status == 204
+    put(s3, "/plain/k")
+    for bucket in ("ver", "plain"):
+        gone = s3("DELETE", f"/{bucket}/k?versionId={UNKNOWN}")
+        assert (gone.status, gone.headers.get("x-amz-version-id")) == (204, UNKNOWN)
+    assert s3("HEAD", "/plain/k").status == 200
+    assert s3("DELETE", "/plain/k?versionId=null").headers["x-amz-version-id"] == "null"
+    assert s3("HEAD", "/plain/k").status == 404
     assert s3("DELETE", "/ver/k?versionId=null").status == 204
     assert s3("DELETE", "/ver/k?versionId=").code == "InvalidArgument"
     assert s3("DELETE", "/ver/k?versionId=3").code == "InvalidArgument"
