@@ -65,10 +65,11 @@ async def put_object_legal_hold(call: Call) -> Response:
 
 
 async def _lock(call: Call) -> Lock:
-    version = named_version(call.query)
+    """Of the version the call is about: as AWS has it, one that is not there is named before a bucket without locks."""
+    options = ReadOptions(head=True, version=named_version(call.query))
+    info = (await arrived(call.store.open(call.bucket, call.key, options))).info
     check_lockable(bucket_of(call))
-    options = ReadOptions(head=True, version=version)
-    return (await arrived(call.store.open(call.bucket, call.key, options))).info.lock or Lock()
+    return info.lock or Lock()
 
 
 async def get_object_retention(call: Call) -> Response:

@@ -329,10 +329,13 @@ async def stored(call: Call, options: PutOptions, size: int, short: bool = False
 def _check_vouched(call: Call) -> None:
     """Raises InvalidRequest where nothing vouches for the content of an object that its headers lock.
 
-    # differs from AWS: one that is locked by its bucket's default alone needs no checksum.
+    # differs from AWS: a signature that covers the content will do, as clients rely on elsewhere; and an object that is
+    # locked by its bucket's default alone needs none.
     """
-    requested = requested_checksum(call.request.headers)
-    if not requested.algorithm and requested.content_md5 is None:
+    headers = call.request.headers
+    requested = requested_checksum(headers)
+    signed = not headers.get(b"x-amz-content-sha256", b"UNSIGNED").removeprefix(b"STREAMING-").startswith(b"UNSIGNED")
+    if not requested.algorithm and requested.content_md5 is None and not signed:
         raise S3Error(
             "InvalidRequest",
             "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with Object Lock parameters",

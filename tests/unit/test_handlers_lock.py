@@ -145,6 +145,10 @@ def test_bad_locks_store_nothing(s3: Harness, bucket: str, headers: dict[str, st
 def test_a_locking_put_needs_a_checksum(s3: Harness) -> None:
     refused = s3("PUT", "/locked/k", {HOLD: "ON"}, b"data")
     assert refused.code == "InvalidRequest" and b"Content-MD5" in refused.body
+    unsigned = {HOLD: "ON", "x-amz-content-sha256": "UNSIGNED-PAYLOAD"}
+    assert s3("PUT", "/locked/k", unsigned, b"data").code == "InvalidRequest"
+    signed = {HOLD: "ON", "x-amz-content-sha256": hashlib.sha256(b"data").hexdigest()}
+    assert s3("PUT", "/locked/k", signed, b"data").status == 200
     assert s3("PUT", "/locked/k", {HOLD: "ON", "x-amz-checksum-crc32": "rfPzYw=="}, b"data").status == 200
 
 
@@ -224,7 +228,11 @@ def test_locks_of_what_cannot_have_one(s3: Harness, sub: str) -> None:
     put(s3, "/plain/k")
     for reply in (send(s3, f"/plain/k?{sub}", text), s3("GET", f"/plain/k?{sub}")):
         assert (reply.status, reply.code) == (400, "InvalidRequest")
-    for reply in (send(s3, f"/locked/none?{sub}", text), s3("GET", f"/locked/none?{sub}")):
+    for reply in (
+        send(s3, f"/locked/none?{sub}", text),
+        s3("GET", f"/locked/none?{sub}"),
+        s3("GET", f"/plain/none?{sub}"),
+    ):
         assert reply.code == "NoSuchKey"
     for reply in (send(s3, f"/none/k?{sub}", text), s3("GET", f"/none/k?{sub}")):
         assert reply.code == "NoSuchBucket"
