@@ -333,7 +333,9 @@ class Pipeline:
     ) -> tuple[Verified | None, Identity]:
         """The signature and whose it is; ANONYMOUS for a request without one."""
         headers = request.headers
-        session = self._session(headers, query, now_s)
+        session = None
+        if b"x-amz-security-token" in headers or (query and TOKEN_PARAMETER in query):
+            session = self._session(headers, query, now_s)
         verified = (by or self._sigv4).verify(
             request.method,
             request.path,

@@ -20,7 +20,7 @@ from s3api.operations import resolve
 from s3api.pipeline import Pipeline
 from s3api.sigv4 import SigV4, sign_headers
 from s3api.target import Targets
-from tiering.contract import Store
+from tiering.contract import BucketInfo, Store
 
 NOW_S = 1_780_000_000
 CALLS = 5_000
@@ -45,6 +45,16 @@ class _NoBody:
         return memoryview(b"")
 
 
+class _Buckets:
+    """The one thing the protocol layer asks a store for itself."""
+
+    def __init__(self) -> None:
+        self._known = {"kvcache": BucketInfo(name="kvcache", created_ms=0, pool="kv")}
+
+    def bucket(self, name: str) -> BucketInfo:
+        return self._known[name]
+
+
 def _handler(call: Call) -> Response:
     return Response(200, b"etag: x\r\n")
 
@@ -54,7 +64,7 @@ def _steps() -> list[tuple[str, Callable[[], Any]]]:
     config = ApiConfig()
     identities = {root.access_key: root}.get
     names = ("GetObject", "HeadObject", "PutObject", "UploadPart", "ListObjectsV2")
-    pipeline = Pipeline(cast(Store, None), config, identities, dict.fromkeys(names, _handler), _Clock())
+    pipeline = Pipeline(cast(Store, _Buckets()), config, identities, dict.fromkeys(names, _handler), _Clock())
     verifier = SigV4({root.access_key: root.secret_key}.get)
     targets = Targets(config)
     body = _NoBody()
