@@ -302,6 +302,47 @@ def test_copy_needs_the_source(main: Any, alt: Any, bucket: str) -> None:
     )
 
 
+def test_policy_by_copy_source(main: Any, alt: Any, bucket: str) -> None:
+    for key in ("public/a b", "private/c"):
+        main.put_object(Bucket=bucket, Key=key, Body=b"x")
+    main.put_bucket_policy(Bucket=bucket, Policy=policy(allow(bucket, "s3:GetObject")))
+    target = f"{bucket}-copies"
+    main.create_bucket(Bucket=target)
+    condition = {"StringLike": {"s3:x-amz-copy-source": f"{bucket}/public/*"}}
+    main.put_bucket_policy(Bucket=target, Policy=policy(allow(target, "s3:PutObject", Condition=condition)))
+    alt.copy_object(Bucket=target, Key="c", CopySource={"Bucket": bucket, "Key": "public/a b"})
+    assert alt.get_object(Bucket=target, Key="c")["Body"].read() == b"x"  # who wrote it owns it
+    source = {"Bucket": bucket, "Key": "private/c"}
+    assert code(alt.copy_object, Bucket=target, Key="d", CopySource=source) == "AccessDenied"
+    assert code(alt.put_object, Bucket=target, Key="d") == "AccessDenied"
+
+
+def test_uploader_gives_the_bucket_owner_control(main: Any, alt: Any, bucket: str) -> None:
+    owner = f"id={main.list_buckets()['Owner']['ID']}"
+    condition = {"StringEquals": {"s3:x-amz-grant-full-control": owner}}
+    main.put_bucket_policy(Bucket=bucket, Policy=policy(allow(bucket, "s3:PutObject", Condition=condition)))
+    assert code(alt.put_object, Bucket=bucket, Key="k") == "AccessDenied"
+    alt.put_object(Bucket=bucket, Key="k", Body=b"x", GrantFullControl=owner)
+    assert main.get_object(Bucket=bucket, Key="k")["Body"].read() == b"x"
+    assert main.get_object_acl(Bucket=bucket, Key="k")["Owner"]["ID"] == ALT_ID
+
+
+def test_multipart_upload_into_anothers_bucket(main: Any, alt: Any, nobody: Any, bucket: str) -> None:
+    main.put_bucket_policy(
+        Bucket=bucket, Policy=policy(allow(bucket, "*", principal={"AWS": f"arn:aws:iam::{ALT_ACCOUNT}:root"}))
+    )
+    upload = alt.create_multipart_upload(Bucket=bucket, Key="m", ACL="public-read")["UploadId"]
+    part = alt.upload_part(Bucket=bucket, Key="m", UploadId=upload, PartNumber=1, Body=b"part")
+    listed = alt.list_parts(Bucket=bucket, Key="m", UploadId=upload)
+    assert listed["Owner"]["ID"] == listed["Initiator"]["ID"] == ALT_ID
+    assert code(nobody.list_parts, Bucket=bucket, Key="m", UploadId=upload) == "AccessDenied"
+    assert code(nobody.abort_multipart_upload, Bucket=bucket, Key="m", UploadId=upload) == "AccessDenied"
+    parts = {"Parts": [{"PartNumber": 1, "ETag": part["ETag"]}]}
+    alt.complete_multipart_upload(Bucket=bucket, Key="m", UploadId=upload, MultipartUpload=parts)
+    assert nobody.get_object(Bucket=bucket, Key="m")["Body"].read() == b"part"
+    assert code(nobody.get_object, Bucket=bucket, Key="n") == "AccessDenied"
+
+
 # --- users ------------------------------------------------------------------------------------------------------------
 
 
