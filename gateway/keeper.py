@@ -9,6 +9,7 @@ Spec: docs/ARCHITECTURE.md, "Duties".
 from __future__ import annotations
 
 import asyncio
+import base64
 import logging
 import os
 import signal
@@ -21,11 +22,14 @@ from typing import Final
 import uvloop
 
 from gateway import engine
-from gateway.config import Settings
+from gateway.config import NOTIFY_TOKEN_PREFIX, Settings
 from gateway.credentials import Credentials
+from gateway.identities import ROOT_CANONICAL_ID
 from gateway.lifecycle import LifecycleDuty
 from gateway.metrics import Metrics
+from gateway.notify import DeliveryDuty, PoolJournal, RouteDuty, Webhook
 from gateway.runner import Ready
+from gateway.spool import Spool
 from gateway.worker import EPOCH_S, OPERATION_NAMES, SWITCH_S
 from tiering.buckets import Buckets
 from tiering.cold import ColdSide
@@ -93,6 +97,8 @@ async def _keep(settings: Settings, ready: Ready, first: bool) -> None:
             engine.action_count(metrics),
         )
     )
+    spools, webhooks = _receivers(settings)
+    duties += _notify_duties(settings, pools, store, metrics, spools, webhooks, wake)
     tasks = [loop.create_task(_repeat(duty, wake)) for duty in duties]
     tasks.append(loop.create_task(_turn_epochs(pools)))
     tasks += [loop.create_task(_sync(pool)) for pool in pools.values() if not pool.index.synced]
@@ -103,6 +109,10 @@ async def _keep(settings: Settings, ready: Ready, first: bool) -> None:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
     loop.remove_reader(ears)
+    for webhook in webhooks.values():
+        await webhook.close()
+    for spool in spools.values():
+        spool.close()
     await store.close()
     await cold.backing.close()
     buckets.close()
@@ -149,6 +159,50 @@ def make_duties(pools: Mapping[str, Pool], buckets: Buckets, cold: ColdSide, met
         if keeps_copies:
             duties += [DemoteDuty(demoter, pool), ChillDuty(demoter, pool)]
     return duties
+
+
+def _receivers(settings: Settings) -> tuple[dict[str, Spool], dict[str, Webhook]]:
+    """The queue and the sender of each webhook. What waits for one that is no longer in the settings is kept, and said."""
+    folder = Path(settings.data_dir, "notify")
+    known = settings.notify_webhooks
+    for path in folder.glob("*"):
+        if path.name not in known:
+            _log.warning("%s keeps events for a webhook that notify_webhooks does not have", path)
+    spools = {name: Spool(folder / name, settings.notify_queue_bytes) for name in known}
+    webhooks = {}
+    for name, url in known.items():
+        token = os.environ.get(NOTIFY_TOKEN_PREFIX + name.upper().replace("-", "_"), "")
+        webhooks[name] = Webhook(name, url, token, settings.notify_timeout_s)
+    return spools, webhooks
+
+
+def _notify_duties(
+    settings: Settings,
+    pools: Mapping[str, Pool],
+    store: TieredStore,
+    metrics: Metrics,
+    spools: Mapping[str, Spool],
+    webhooks: Mapping[str, Webhook],
+    wake: asyncio.Event,
+) -> list[Duty]:
+    """Those that tell webhooks of events; the first runs without any too, so that no journal grows."""
+    waiting = metrics.cell("recall_notifications_waiting_bytes")
+
+    def look() -> None:
+        metrics.cells[waiting] = sum(spool.waiting_bytes() for spool in spools.values())
+
+    def count(fate: str, number: int) -> None:
+        metrics.cells[metrics.cell("recall_notifications_total", fate)] += number
+        look()
+
+    def queued() -> None:
+        look()
+        wake.set()
+
+    host_id = base64.b64encode(os.urandom(24)).decode()
+    journals = [PoolJournal(pool) for pool in pools.values()]
+    route = RouteDuty(journals, store, spools, settings.region, ROOT_CANONICAL_ID, host_id, queued, count)
+    return [route, *(DeliveryDuty(name, spools[name], webhooks[name].send, count) for name in spools)]
 
 
 async def _repeat(duty: Duty, wake: asyncio.Event) -> None:

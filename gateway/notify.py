@@ -21,7 +21,9 @@ import aiohttp
 
 from gateway.spool import Spool
 from s3api import notification
+from tiering import journal, layout
 from tiering.contract import Buckets, EventRecord, NoSuchBucket
+from tiering.pool import Pool
 
 ROUTE_MAX: Final = 256
 """Events one step takes out of a journal; they share one sync of each queue."""
@@ -41,6 +43,21 @@ class Journal(Protocol):
     def oldest(self, limit: int) -> Sequence[tuple[int, EventRecord]]: ...
 
     async def forget(self, numbers: Sequence[int]) -> None: ...
+
+
+class PoolJournal:
+    """The Journal of one pool."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+
+    def oldest(self, limit: int) -> Sequence[tuple[int, EventRecord]]:
+        with self._pool.index.view() as view:
+            return [(layout.unpack_u64(key), event) for key, event in journal.oldest(view, limit)]
+
+    async def forget(self, numbers: Sequence[int]) -> None:
+        keys = [layout.u64_key(number) for number in numbers]
+        await self._pool.committer.submit(lambda batch: journal.forget(batch, keys))
 
 
 def _uncounted(fate: str, number: int) -> None:
@@ -76,8 +93,8 @@ class RouteDuty:
 
     async def step(self) -> int:
         done = 0
-        for journal in self._journals:
-            events = journal.oldest(ROUTE_MAX)
+        for rows in self._journals:
+            events = rows.oldest(ROUTE_MAX)
             if not events:
                 continue
             messages: dict[str, list[bytes]] = {}
@@ -87,7 +104,7 @@ class RouteDuty:
             for target, queued in messages.items():
                 self._queue(target, queued)
             # Only now: killed before, the next keeper queues them again.
-            await journal.forget([number for number, _ in events])
+            await rows.forget([number for number, _ in events])
             done += len(events)
         if done:
             self._wake()

@@ -92,11 +92,12 @@ _UNREAD: Any = None
 class Trace:
     """What the pipeline keeps of a request from `handle` to `finished`; lives in `request.state`."""
 
-    __slots__ = ("call", "error", "host_id", "identity", "operation", "payload", "request_id", "target")
+    __slots__ = ("bucket", "call", "error", "host_id", "identity", "operation", "payload", "request_id", "target")
 
     def __init__(self, request_id: str, host_id: str) -> None:
         self.request_id = request_id
         self.host_id = host_id
+        self.bucket: BucketInfo | None = None  # once it was found
         self.identity = ANONYMOUS  # until it is known who calls
         self.error = ""  # code
         self.operation = UNRESOLVED
@@ -203,7 +204,8 @@ class Pipeline:
             read_bytes = 0 if trace.payload is None else trace.payload.read_bytes
             seconds = self._monotonic() - request.started_s
             self._observer(trace.operation, response.status, seconds, read_bytes, sent_bytes, complete)
-            if self._access_log is not None:
+            bucket = trace.bucket  # of one that was refused before it was found, the log looks itself
+            if self._access_log is not None and (bucket is None or "logging" in bucket.documents):
                 self._access_log(request, response, trace, sent_bytes, seconds)
 
     def _start(self, request: Request, trace: Trace) -> Response | Coroutine[Any, Any, Response]:
@@ -435,7 +437,7 @@ class Pipeline:
             elif not access.judge_unbound(call, operation.action, f"arn:aws:s3:::{call.bucket}"):
                 raise S3Error("AccessDenied")
             return None
-        bucket = call.bucket_info = self._store.bucket(call.bucket)
+        bucket = call.bucket_info = trace.bucket = self._store.bucket(call.bucket)
         if _EXPECTED_OWNER in call.request.headers:
             access.check_owner(_EXPECTED_OWNER.decode(), call.header(_EXPECTED_OWNER), bucket)
         action = operation.action

@@ -27,6 +27,7 @@ DEMOTE: Final = Origin("ObjectRecall:Demote")
 EVICT: Final = Origin("ObjectRecall:Evict")
 RECALL: Final = Origin("ObjectRecall:Recall")
 RESTORED: Final = Origin("ObjectRestore:Completed")
+RESTORE_ENDED: Final = Origin("ObjectRestore:Delete")
 EXPIRE: Final = Origin("LifecycleExpiration:Delete")
 """What the engine does of itself."""
 

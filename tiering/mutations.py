@@ -521,6 +521,7 @@ def expire_due(batch: Batch, pool: Pool, now_ms: int, limit: int) -> int:
         if 0 < free.restore_until_ms <= now_ms:
             free.restore_until_ms = 0
             free.chill = layout.has_cold_class(free)
+            journal.record(batch, found[0], free, journal.RESTORE_ENDED, now_ms)
         batch.replace_object(*found, free)
     return len(expired) + len(lapsed)
 

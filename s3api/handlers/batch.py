@@ -456,7 +456,7 @@ class _Put:
 
     async def _open(self) -> None:
         call, entry = self._call, self._entry
-        options, bucket = _said(put_options(call), entry), bucket_of(call)
+        options, bucket = _said(put_options(call, event="ObjectCreated:Put"), entry), bucket_of(call)
         seal = new_seal(call, bucket)
         if seal is None:
             self._writer = await arrived(call.store.put(call.bucket, call.key, entry.size, options))

@@ -48,7 +48,7 @@ def _minimum_line(rules: lifecycle.Rules) -> bytes:
 
 def expiry_of(call: Call, info: ObjectInfo) -> lifecycle.Due | None:
     """When a rule of the call's bucket ends the object the call is about; costs a look-up where there is no rule."""
-    text = call.store.bucket(call.bucket).documents.get(DOCUMENT)
+    text = (call.bucket_info or call.store.bucket(call.bucket)).documents.get(DOCUMENT)
     if text is None:
         return None
     return lifecycle.expiration(lifecycle.load(text), call.key, info, call.config.day_ms)
@@ -56,7 +56,7 @@ def expiry_of(call: Call, info: ObjectInfo) -> lifecycle.Due | None:
 
 def abort_lines(call: Call, initiated_ms: int) -> str:
     """`x-amz-abort-date` and its rule, of an upload that a rule would abort."""
-    text = call.store.bucket(call.bucket).documents.get(DOCUMENT)
+    text = (call.bucket_info or call.store.bucket(call.bucket)).documents.get(DOCUMENT)
     if text is None:
         return ""
     due = lifecycle.abortion(lifecycle.load(text), call.key, initiated_ms, call.config.day_ms)

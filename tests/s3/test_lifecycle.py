@@ -54,3 +54,50 @@ def test_rules_come_back(s3: Any) -> None:
     s3.delete_bucket_lifecycle(Bucket="rules")
     with pytest.raises(s3.exceptions.ClientError, match="NoSuchLifecycleConfiguration"):
         s3.get_bucket_lifecycle_configuration(Bucket="rules")
+
+
+def test_versions_end_as_their_rules_say(s3: Any) -> None:
+    s3.create_bucket(Bucket="versions")
+    s3.put_bucket_versioning(Bucket="versions", VersioningConfiguration={"Status": "Enabled"})
+    rules(s3, "versions", {"Expiration": {"Days": 1}, "NoncurrentVersionExpiration": {"NoncurrentDays": 1}})
+    for _ in range(3):
+        s3.put_object(Bucket="versions", Key="k", Body=b"1")
+
+    def left() -> tuple[int, int]:
+        found = s3.list_object_versions(Bucket="versions")
+        return len(found.get("Versions", ())), len(found.get("DeleteMarkers", ()))
+
+    assert left() == (3, 0)
+    wait_for(lambda: left()[1] == 1, "the delete marker")
+    wait_for(lambda: left() == (0, 0), "the versions and the marker to go")
+
+
+def test_archived_object_is_cold_and_comes_back_for_its_days(s3: Any) -> None:
+    s3.create_bucket(Bucket="archive")
+    s3.put_object(Bucket="archive", Key="k", Body=b"content", StorageClass="GLACIER")
+
+    def tier() -> str:
+        headers: dict[str, str] = s3.head_object(Bucket="archive", Key="k")["ResponseMetadata"]["HTTPHeaders"]
+        return headers["x-recall-tier"]
+
+    wait_for(lambda: tier() == "cold", "the object to leave the hot tier")
+    with pytest.raises(s3.exceptions.InvalidObjectState):
+        s3.get_object(Bucket="archive", Key="k")
+    restored = s3.restore_object(Bucket="archive", Key="k", RestoreRequest={"Days": 3})
+    assert restored["ResponseMetadata"]["HTTPStatusCode"] == 202
+    assert s3.get_object(Bucket="archive", Key="k")["Body"].read() == b"content"
+    assert 'ongoing-request="false"' in s3.head_object(Bucket="archive", Key="k")["Restore"]
+    wait_for(lambda: tier() == "cold", "the restore to end")
+    with pytest.raises(s3.exceptions.InvalidObjectState):
+        s3.get_object(Bucket="archive", Key="k")
+
+
+def test_transition_moves_an_object(s3: Any) -> None:
+    s3.create_bucket(Bucket="moves")
+    transition = {"Transitions": [{"Days": 1, "StorageClass": "GLACIER_IR"}]}
+    rules(s3, "moves", {"Filter": {"ObjectSizeGreaterThan": 1}, **transition})
+    s3.put_object(Bucket="moves", Key="k", Body=b"content")
+    wait_for(lambda: s3.head_object(Bucket="moves", Key="k").get("StorageClass") == "GLACIER_IR", "the transition")
+    (entry,) = s3.list_objects_v2(Bucket="moves")["Contents"]
+    assert entry["StorageClass"] == "GLACIER_IR"
+    assert s3.get_object(Bucket="moves", Key="k")["Body"].read() == b"content"
