@@ -28,6 +28,7 @@ from tiering.contract import (
     ListOptions,
     ListVersionsOptions,
     Locked,
+    LockNeedsVersions,
     NoSuchKey,
     NoSuchVersion,
     ObjectChange,
@@ -67,6 +68,7 @@ class Versioned(World):
         super().__init__("standard")
         self.history: dict[str, list[Kept]] = {}
         self.state: Literal["Enabled", "Suspended"] = "Enabled"
+        self.lock_found = False
         made = BucketInfo(name=BUCKET, created_ms=self.now, pool="", versioning="Enabled")
         self.do(self.engine.store.create_bucket(made))
 
@@ -116,7 +118,11 @@ class Versioned(World):
     # -- writing -------------------------------------------------------------------------------------------------
 
     def set_versioning(self, state: Literal["Enabled", "Suspended"]) -> None:
-        self.do(self.engine.store.change_bucket(BUCKET, BucketChange(versioning=state)))
+        try:
+            self.do(self.engine.store.change_bucket(BUCKET, BucketChange(versioning=state)))
+        except LockNeedsVersions:
+            assert self.lock_found and state == "Suspended"
+            return
         self.state = state
 
     def _judge_version(self, version: str | None) -> None:
@@ -354,5 +360,12 @@ class Versioned(World):
         found = self.runner.run(rebuild(self.engine.pools, self.engine.buckets, self.engine.cold))
         assert not found.unreadable, found.unreadable
         self.things = {at: thing for at, thing in self.things.items() if thing.seen(self.now)}
+        # Locks are put on versions here without asking whether the bucket has object lock; a rebuild sees that it must.
+        every = [kept for versions in self.history.values() for kept in versions]
+        self.lock_found = self.lock_found or any(kept.info is not None and kept.info.lock for kept in every)
+        bucket = self.engine.store.bucket(BUCKET)
+        assert bucket.object_lock == self.lock_found
+        self.state = "Enabled" if self.lock_found else self.state
+        assert bucket.versioning == self.state
         self.audit()
         self.look()
