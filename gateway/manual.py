@@ -32,6 +32,7 @@ DIFFERENCES: Final[Mapping[str, str]] = {
     "it was stored with a class of its own.",
     "ListObjectsV2": "As ListObjects.",
     "DeleteObjects": f"Up to {DELETE_KEYS_MAX} keys, each with its own outcome; as AWS wants, with Content-MD5 or a checksum.",
+    "GetBucketPolicyStatus": "A bucket is public by its access list too, and has a status without a policy.",
     "PutBucketVersioning": "MFA delete is 501.",
     "GetObject": "The reply has `x-recall-tier`. A 5xx reply has no body.",
     "HeadObject": "As GetObject.",

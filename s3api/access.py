@@ -85,7 +85,7 @@ _OBJECT_LETTERS: Final = {
     "s3:PutObjectVersionAcl": "w",
 }
 """Rights to an object that its own list, and its own owner, decide."""
-_READS: Final = frozenset({"s3:GetObject", "s3:GetObjectVersion"})
+READS: Final = frozenset({"s3:GetObject", "s3:GetObjectVersion"})
 _TAG_JUDGED: Final = frozenset(
     {
         *_OBJECT_LETTERS,
@@ -187,7 +187,7 @@ class Rights:
             and who.owner == bucket.owner
             and not who.session_policy
             and "policy" not in bucket.documents
-            and (action not in _OBJECT_LETTERS or action in _READS or ownership_of(bucket) == ENFORCED)
+            and (action not in _OBJECT_LETTERS or action in READS or ownership_of(bucket) == ENFORCED)
         )
 
     def by_list(self, action: str, bucket: BucketInfo) -> bool:
@@ -355,6 +355,13 @@ def ownership_for(call: Call, bucket: BucketInfo) -> Ownership:
     text = acl.from_headers(headers, call.access, owner_id, bucket_owner, of_object=True) or ""
     check_public_list(text, bucket)
     return Ownership("" if owner_id == bucket_owner else owner_id, text)
+
+
+def is_listed_publicly(bucket: BucketInfo) -> bool:
+    """Whether the bucket's own list lets everyone in, where such lists count."""
+    if ownership_of(bucket) == ENFORCED or public_access_of(bucket).ignore_acls:
+        return False
+    return acl.is_public(bucket.documents.get("acl", ""))
 
 
 def check_public_list(text: str, bucket: BucketInfo) -> None:

@@ -58,12 +58,13 @@ CANNED: Final = frozenset({*_CANNED, *_CANNED_FOR_OBJECTS})
 
 ACL_HEADER: Final = b"x-amz-acl"
 GRANT_HEADERS: Final = {
-    b"x-amz-grant-full-control": "F",
     b"x-amz-grant-read": "R",
     b"x-amz-grant-write": "W",
     b"x-amz-grant-read-acp": "r",
     b"x-amz-grant-write-acp": "w",
+    b"x-amz-grant-full-control": "F",
 }
+"""In the order their grants are kept and shown in."""
 _GRANTEE: Final = re.compile(r'\s*(id|uri|emailAddress)\s*=\s*(?:"([^"]*)"|([^",\s]+))\s*(?:,|\Z)', re.IGNORECASE)
 XSI: Final = "http://www.w3.org/2001/XMLSchema-instance"
 TYPE: Final = f"{XSI}}}type"
@@ -285,12 +286,12 @@ def write_user(writer: xml.XmlWriter, accounts: Accounts, owner_id: str) -> None
 
 
 def document(text: str, accounts: Accounts, owner_id: str) -> bytes:
-    """The AccessControlPolicy of a kept text."""
+    """The AccessControlPolicy of a kept text: groups, then accounts, as clients that put such lists in order expect."""
     writer = xml.XmlWriter(DOCUMENT)
     with writer.nested("Owner"):
         write_user(writer, accounts, owner_id)
     with writer.nested("AccessControlList"):
-        for grant in grants(text):
+        for grant in sorted(grants(text), key=lambda grant: grant.grantee not in _URIS):
             with writer.nested("Grant"):
                 write_grantee(writer, accounts, grant.grantee or owner_id)
                 writer.leaf("Permission", grant.permission)

@@ -20,7 +20,7 @@ from email.utils import formatdate
 from typing import Any, Final
 
 from s3api import acl, cors, post_policy, sigv2, xml
-from s3api.access import Directory, OneAccount, Rights
+from s3api.access import READS, Directory, OneAccount, Rights
 from s3api.call import ApiConfig, Call, Handler, Identity, Payload
 from s3api.errors import ERRORS, ONE_MECHANISM, S3Error, from_store
 from s3api.extensions import check_headers
@@ -450,10 +450,9 @@ class Pipeline:
             call.asked = action  # the tags are in the document: the handler asks
             return None
         if call.key and (access.by_list(action, bucket) or access.by_tags(who, action, bucket)):
-            # A reader whom policies allow needs no list; an object of another owner is judged when it is opened.
-            if operation.method not in _READS or access.by_tags(who, action, bucket):
-                return self._judge_object(call, action, bucket)
-            if not access.judge(call, action, bucket, call.key):
+            # A reader whom policies allow needs no list; an object of another owner is judged when it is read.
+            seen_later = action in READS and not access.by_tags(who, action, bucket)
+            if not (seen_later and access.judge(call, action, bucket, call.key)):
                 return self._judge_object(call, action, bucket)
             return None
         if not access.judge(call, action, bucket, call.key):
@@ -471,7 +470,7 @@ class Pipeline:
             opened = self._store.open(call.bucket, call.key, options)
             info = (opened if isinstance(opened, Reading) else await opened).info
         except (NoSuchKey, NoSuchVersion, IsMarker):
-            if not self._access.judge(call, "s3:ListBucket", bucket):
+            if not self._may_list(call, bucket):
                 raise S3Error("AccessDenied") from None
             return
         if not self._access.judge(call, action, bucket, call.key, info):
@@ -566,7 +565,16 @@ class Pipeline:
         call = trace.call
         if call is None or call.bucket_info is None:
             return False
-        return not self._access.judge(call, "s3:ListBucket", call.bucket_info)
+        return not self._may_list(call, call.bucket_info)
+
+    def _may_list(self, call: Call, bucket: BucketInfo) -> bool:
+        """Whether the caller may list the bucket, as far as the call's key goes."""
+        said = call.said
+        call.said = {**said, "s3:prefix": (call.key,)}
+        try:
+            return self._access.judge(call, "s3:ListBucket", bucket)
+        finally:
+            call.said = said
 
     def _render(self, request: Request, trace: Trace, failure: S3Error) -> Response:
         spec = failure.spec

@@ -10,7 +10,7 @@ GetBucketPolicyStatus; "Controlling ownership of objects"; "Blocking public acce
 from __future__ import annotations
 
 from s3api import acl, xml
-from s3api.access import ENFORCED, check_public_list, ownership_of, public_access_of
+from s3api.access import ENFORCED, check_public_list, is_listed_publicly, ownership_of, public_access_of
 from s3api.call import Call
 from s3api.condition import malformed
 from s3api.errors import S3Error
@@ -99,9 +99,12 @@ def get_bucket_policy(call: Call) -> Response:
 
 
 def get_bucket_policy_status(call: Call) -> Response:
-    """Whether AWS would call the policy public."""
+    """Whether AWS would call the policy, or the access list, public."""
+    # differs from AWS: the list counts too, and a bucket without a policy has a status: to be public is to be public.
+    bucket = bucket_of(call)
+    text = bucket.documents.get("policy")
     writer = xml.XmlWriter("PolicyStatus")
-    writer.leaf("IsPublic", compiled(_policy(call)).public)
+    writer.leaf("IsPublic", (text is not None and compiled(text).public) or is_listed_publicly(bucket))
     return Response(200, xml.CONTENT_TYPE, writer.finish())
 
 

@@ -163,6 +163,10 @@ def test_missing_key_is_told_to_who_may_list(main: Any, nobody: Any, bucket: str
     assert nobody.list_objects_v2(Bucket=bucket)["KeyCount"] == 0
     main.put_bucket_acl(Bucket=bucket, ACL="private")
     assert code(nobody.get_object, Bucket=bucket, Key="missing") == "AccessDenied"
+    by_prefix = allow(bucket, "s3:ListBucket", Condition={"StringLike": {"s3:prefix": "public/*"}})
+    main.put_bucket_policy(Bucket=bucket, Policy=policy(by_prefix))
+    for key, status in (("public/k", "404"), ("private/k", "403")):
+        assert code(nobody.head_object, Bucket=bucket, Key=key) == status
 
 
 def test_public_bucket_is_written_by_anybody_and_each_owns_its_own(
@@ -173,6 +177,7 @@ def test_public_bucket_is_written_by_anybody_and_each_owns_its_own(
     assert main.get_object(Bucket=bucket, Key="anon")["Body"].read() == b"a"
     alt.put_object(Bucket=bucket, Key="alts", Body=b"b")
     assert code(main.get_object, Bucket=bucket, Key="alts") == "AccessDenied"
+    assert code(main.get_object_acl, Bucket=bucket, Key="alts") == "AccessDenied"
     assert alt.get_object_acl(Bucket=bucket, Key="alts")["Owner"]["ID"] == ALT_ID
     owners = {each["Key"]: each["Owner"]["ID"] for each in main.list_objects(Bucket=bucket)["Contents"]}
     assert owners["alts"] == ALT_ID != owners["anon"]

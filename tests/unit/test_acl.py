@@ -93,7 +93,7 @@ def test_grant_headers() -> None:
         b"x-amz-grant-read": f'uri="{ALL}"'.encode(),
         b"x-amz-grant-write-acp": b'emailAddress="you@example.com"',
     }
-    assert of_headers(headers) == f"F F{YOU} R* w{YOU}"
+    assert of_headers(headers) == f"R* w{YOU} F F{YOU}"
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,8 @@ _GRANT = st.tuples(st.sampled_from("FRWrw"), st.sampled_from(["", "*", "+", "$",
 def test_kept_text_and_document_round_trip(entries: list[tuple[str, str]]) -> None:
     text = acl.kept(acl.Grant(*entry) for entry in entries)
     assert list(acl.grants(text)) == list(dict.fromkeys(entries))
-    assert acl.from_document(acl.document(text, KNOWN, ME), KNOWN, ME) == text
+    shown = acl.from_document(acl.document(text, KNOWN, ME), KNOWN, ME)
+    assert sorted(acl.grants(shown)) == sorted(acl.grants(text))
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ OWN = ("FULL_CONTROL", "owner-id")
 def test_lists_by_canned_name_header_and_document(s3: Harness, path: str) -> None:
     assert listed(s3, path) == [OWN]
     assert s3("PUT", f"{path}?acl", {"x-amz-acl": "public-read"}).status == 200
-    assert listed(s3, path) == [OWN, ("READ", ALL_USERS)]
+    assert listed(s3, path) == [("READ", ALL_USERS), OWN]
     assert s3("PUT", f"{path}?acl", {"x-amz-grant-read-acp": f'uri="{ALL_USERS}"'}).status == 200
     assert listed(s3, path) == [("READ_ACP", ALL_USERS)]
     assert s3("PUT", f"{path}?acl", {}, document("WRITE", "READ")).status == 200
@@ -108,7 +108,7 @@ def test_where_the_owner_is_enforced_lists_do_not_count(s3: Harness) -> None:
         assert s3("PUT", f"{path}?acl", {"x-amz-acl": "private"}).code == "AccessControlListNotSupported"
         assert listed(s3, path) == [OWN]
     s3("DELETE", "/bucket?ownershipControls")
-    assert listed(s3, "/bucket/k") == [OWN, ("READ", ALL_USERS)]
+    assert listed(s3, "/bucket/k") == [("READ", ALL_USERS), OWN]
 
 
 BLOCK = "<PublicAccessBlockConfiguration><{0}>true</{0}></PublicAccessBlockConfiguration>"
@@ -123,7 +123,7 @@ def test_public_lists_can_be_blocked(s3: Harness) -> None:
     assert s3("PUT", "/bucket", {"x-amz-acl": "public-read"}).code == "AccessDenied"
 
 
-def policy(principal: str = "*", bucket: str = "bucket") -> bytes:
+def policy(principal: str | dict[str, str] = "*", bucket: str = "bucket") -> bytes:
     statement = {
         "Effect": "Allow",
         "Principal": principal,
@@ -133,15 +133,29 @@ def policy(principal: str = "*", bucket: str = "bucket") -> bytes:
     return json.dumps({"Version": "2012-10-17", "Statement": [statement]}).encode()
 
 
+def test_a_bucket_is_public_by_its_policy_or_its_list(s3: Harness) -> None:
+    def is_public() -> str:
+        return s3("GET", "/bucket?policyStatus").xml("PolicyStatus").text("IsPublic")
+
+    assert is_public() == "false"
+    for name, public in (("public-read", "true"), ("authenticated-read", "true"), ("aws-exec-read", "false")):
+        assert s3("PUT", "/bucket?acl", {"x-amz-acl": name}).status == 200
+        assert is_public() == public
+    for sent, public in ((policy({"AWS": "222222222222"}), "false"), (policy(), "true")):
+        assert s3("PUT", "/bucket?policy", {}, sent).status == 204
+        assert is_public() == public
+    assert s3("PUT", "/bucket?acl", {"x-amz-acl": "private"}).status == 200
+    assert is_public() == "true"
+    assert s3("GET", "/none?policyStatus").code == "NoSuchBucket"
+
+
 def test_a_policy_comes_back_as_sent(s3: Harness) -> None:
-    for path in ("/bucket?policy", "/bucket?policyStatus"):
-        reply = s3("GET", path)
-        assert (reply.code, reply.fields) == ("NoSuchBucketPolicy", {"BucketName": "bucket"})
+    reply = s3("GET", "/bucket?policy")
+    assert (reply.code, reply.fields) == ("NoSuchBucketPolicy", {"BucketName": "bucket"})
     sent = policy()
     assert s3("PUT", "/bucket?policy", {}, sent).status == 204
     reply = s3("GET", "/bucket?policy")
     assert (reply.body, reply.headers) == (sent, {"content-type": "application/json"})
-    assert s3("GET", "/bucket?policyStatus").xml("PolicyStatus").text("IsPublic") == "true"
     for _ in range(2):
         assert s3("DELETE", "/bucket?policy").status == 204
     assert s3("GET", "/bucket?policy").code == "NoSuchBucketPolicy"
