@@ -115,8 +115,9 @@ def judge_write(conditions: Conditions | None, info: ObjectInfo | None) -> None:
 
 
 def judge_delete(conditions: Conditions | None, info: ObjectInfo | None) -> None:
-    """Judges a delete. Raises as `judge_write`."""
-    judge_write(conditions, info)
+    """Judges a delete. Raises as `judge_write`, but that what is gone already has any size and date."""
+    if info is not None or (conditions is not None and conditions.if_match is not None):
+        judge_write(conditions, info)
 
 
 def _locked(lock: Lock) -> Locked:
