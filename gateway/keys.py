@@ -107,4 +107,9 @@ def _make(path: Path) -> dict[str, bytes]:
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(partial, path)
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)  # before any object needs the key: a power loss must not take the one and leave the other
+    finally:
+        os.close(directory)
     return {name: key}

@@ -209,7 +209,7 @@ def asked(headers: Headers, default: DefaultEncryption, ring: KeyRing) -> Asked 
     bucket refuses customers' keys.
     """
     sse = _text(headers, SSE)
-    if any(name in headers for name in CUSTOMER_TRIO):
+    if not headers.keys().isdisjoint(CUSTOMER_TRIO):
         if sse is not None:
             raise _argument(
                 "Server Side Encryption with Customer provided key is incompatible with the encryption method specified",

@@ -208,7 +208,7 @@ def default_seal(ring: KeyRing, bucket: BucketInfo) -> Seal | None:
 def wanted_of(call: Call, bucket: BucketInfo, headers: Headers) -> Asked | None:
     """What `new_seal` makes a seal of."""
     text = bucket.documents.get("encryption")
-    if text is None and not any(name in headers for name in ASKING):
+    if text is None and headers.keys().isdisjoint(ASKING):
         return None
     return asked(headers, parse_default_encryption(text) if text else NO_DEFAULT, _ring(call))
 
@@ -273,7 +273,7 @@ def completing_lines(call: Call, upload: UploadInfo) -> str:
     assert kept is not None
     if kept.mode == "SSE-C":
         _refuse_blocked(call)
-    sent = any(name in call.request.headers for name in CUSTOMER_TRIO)
+    sent = not call.request.headers.keys().isdisjoint(CUSTOMER_TRIO)
     if kept.mode == "SSE-C" and not sent and upload.checksum_algorithm:
         raise customer_key_missing()
     seal = upload_seal(call, upload) if sent else None
