@@ -54,7 +54,7 @@ DIFFERENCES: Final[Mapping[str, str]] = {
     "GetBucketEncryption": "A bucket without a default says so: nothing is sealed here unasked.",
     "PutBucketEncryption": "`aws:kms:dsse` is 501.",
     "PutBucketLogging": "Grantees by e-mail address are 501. The target may say it is in another region.",
-    "PutBucketRequestPayment": "Kept and shown: nobody is charged.",
+    "PutBucketRequestPayment": "Other accounts must say that they pay, and nobody is charged.",
     "PutBucketAccelerateConfiguration": "Kept and shown: there is one endpoint.",
     "PutBucketAbac": "Only `Disabled`.",
     "GetPublicAccessBlock": "A new bucket has none.",

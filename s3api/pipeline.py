@@ -31,6 +31,7 @@ from s3api.operations import Operation, resolve
 from s3api.params import parse_query
 from s3api.payload import open_payload
 from s3api.session import Sessions
+from s3api.settings import REQUESTER_PAYS
 from s3api.sigv4 import UNSIGNED, SigV4, Verified
 from s3api.target import Target, Targets, check_key
 from s3api.versions import parse_version
@@ -92,7 +93,18 @@ _UNREAD: Any = None
 class Trace:
     """What the pipeline keeps of a request from `handle` to `finished`; lives in `request.state`."""
 
-    __slots__ = ("bucket", "call", "error", "host_id", "identity", "operation", "payload", "request_id", "target")
+    __slots__ = (
+        "bucket",
+        "call",
+        "charged",
+        "error",
+        "host_id",
+        "identity",
+        "operation",
+        "payload",
+        "request_id",
+        "target",
+    )
 
     def __init__(self, request_id: str, host_id: str) -> None:
         self.request_id = request_id
@@ -100,6 +112,7 @@ class Trace:
         self.bucket: BucketInfo | None = None  # once it was found
         self.identity = ANONYMOUS  # until it is known who calls
         self.error = ""  # code
+        self.charged = False  # the requester said it pays, as the bucket wants
         self.operation = UNRESOLVED
         self.target: Target | None = None
         self.payload: Any = None
@@ -440,6 +453,8 @@ class Pipeline:
         bucket = call.bucket_info = trace.bucket = self._store.bucket(call.bucket)
         if _EXPECTED_OWNER in call.request.headers:
             access.check_owner(_EXPECTED_OWNER.decode(), call.header(_EXPECTED_OWNER), bucket)
+        if "requestPayment" in bucket.documents:
+            trace.charged = _pays(call, bucket)
         action = operation.action
         if operation.version_action and "versionId" in call.query:
             action = operation.version_action
@@ -537,6 +552,8 @@ class Pipeline:
     def _finish(self, request: Request, trace: Trace, response: Response) -> Response:
         if b"origin" in request.headers:
             self._share(request, trace, response)
+        if trace.charged and response.status < 400:
+            response.headers += b"x-amz-request-charged: requester\r\n"
         response.headers = b"%bx-amz-request-id: %b%b" % (response.headers, trace.request_id.encode(), self._common)
         return response
 
@@ -604,6 +621,20 @@ class Pipeline:
             f"<Resource>{escape(resource)}</Resource><RequestId>{trace.request_id}</RequestId>"
             f"<HostId>{self._host_id}</HostId></Error>"
         ).encode()
+
+
+def _pays(call: Call, bucket: BucketInfo) -> bool:
+    """Whether the caller is one who pays for requests to `bucket`. Raises AccessDenied for who should and does not say so.
+
+    Nobody is charged: the bucket's owner keeps out who does not agree to be, as on AWS.
+    """
+    who = call.identity
+    if bucket.documents["requestPayment"] != REQUESTER_PAYS or (who.access_key and who.owner == bucket.owner):
+        return False
+    said = call.header(b"x-amz-request-payer") or call.query.get("x-amz-request-payer", "")
+    if not who.access_key or said.lower() != "requester":
+        raise S3Error("AccessDenied")
+    return True
 
 
 def _forbidden(why: str, method: str, scope: str = "bucket") -> S3Error:

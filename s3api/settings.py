@@ -246,6 +246,7 @@ _PAYERS: Final = _single("RequestPaymentConfiguration", "Payer", ("BucketOwner",
 _ACCELERATION: Final = _single("AccelerateConfiguration", "Status", ("Enabled", "Suspended"))
 _ABAC: Final = _single("AbacStatus", "Status", ("Enabled", "Disabled"))
 PAYER_UNSET: Final = _PAYERS["BucketOwner"]
+REQUESTER_PAYS: Final = _PAYERS["Requester"]
 ABAC_UNSET: Final = _ABAC["Disabled"]
 
 

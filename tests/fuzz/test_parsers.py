@@ -13,10 +13,11 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from s3api import checksums, params, ranges, sigv2, target, xml
+from s3api import checksums, cors, params, ranges, settings, sigv2, target, xml
 from s3api.call import ApiConfig, Identity
 from s3api.chunked import ChunkedDecoder, encode
 from s3api.errors import S3Error
+from s3api.handlers.settings import SETTINGS, Setting
 from s3api.message import Request, Response
 from s3api.operations import DISCRIMINATORS, resolve
 from s3api.payload import open_payload
@@ -274,3 +275,61 @@ def test_pipeline_answers_any_signed_target(path: bytes, query: bytes) -> None:
     assert isinstance(response.body, bytes)
     assert b"SignatureDoesNotMatch" not in response.body
     assert response.status != 500
+
+
+# documents of buckets
+
+_ELEMENTS = (
+    "CORSRule", "ID", "AllowedOrigin", "AllowedMethod", "AllowedHeader", "ExposeHeader", "MaxAgeSeconds", "TagSet", "Tag",
+    "Key", "Value", "Rule", "ObjectOwnership", "BlockPublicAcls", "RestrictPublicBuckets", "BucketKeyEnabled",
+    "ApplyServerSideEncryptionByDefault", "SSEAlgorithm", "KMSMasterKeyID", "LoggingEnabled", "TargetBucket", "TargetPrefix",
+    "TargetGrants", "Grant", "Grantee", "Permission", "TargetObjectKeyFormat", "PartitionedPrefix", "PartitionDateSource",
+    "SimplePrefix", "Payer", "Status",
+)  # fmt: skip
+_TEXTS = (
+    "",
+    "GET",
+    "*",
+    "a*b",
+    "**",
+    "x-amz-*",
+    "1",
+    "-1",
+    "true",
+    "aws:k",
+    "aws:kms",
+    "AES256",
+    "ObjectWriter",
+    "Enabled",
+    "READ",
+)
+
+
+def _element(children: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    inner = st.sampled_from(_TEXTS) | st.lists(children, max_size=4).map("".join)
+    return st.tuples(st.sampled_from(_ELEMENTS), inner).map(lambda pair: f"<{pair[0]}>{pair[1]}</{pair[0]}>")
+
+
+_TREES = st.recursive(st.sampled_from([f"<{name}/>" for name in _ELEMENTS]), _element, max_leaves=12)
+
+
+@given(st.sampled_from(SETTINGS), st.lists(_TREES, max_size=3).map("".join))
+def test_a_bucket_document_is_refused_or_read_back_as_one_that_checks_to_itself(setting: Setting, inner: str) -> None:
+    found = answers(
+        lambda: setting.check(xml.parse(f"<{setting.root}>{inner}</{setting.root}>".encode(), setting.root))
+    )
+    if isinstance(found, str):
+        shown = setting.show(found)
+        assert setting.check(xml.parse(shown.encode(), setting.root)) == found
+        settings.bucket_tags(shown if setting.root == "Tagging" else "")
+        settings.bucket_logging(shown if setting.root == "BucketLoggingStatus" else "")
+
+
+@given(_TREES, st.text(max_size=8), st.sampled_from(("GET", "PUT", "PATCH")), st.text(max_size=12))
+def test_cross_origin_rules_answer_any_request(tree: str, origin: str, method: str, names: str) -> None:
+    body = f"<CORSConfiguration><CORSRule>{tree}<AllowedOrigin>*</AllowedOrigin><AllowedMethod>GET</AllowedMethod></CORSRule></CORSConfiguration>"
+    found = answers(lambda: cors.check(xml.parse(body.encode(), "CORSConfiguration")))
+    if isinstance(found, str):
+        asked = cors.requested(names)
+        rule = cors.match(found, origin, method, asked)
+        assert rule is None or "\r\n" in cors.lines(rule, origin, asked)

@@ -440,3 +440,30 @@ def test_minio_py_assumes_a_role(people: Gateway, main: Any, bucket: str) -> Non
     )
     client = minio.Minio(endpoint=people.endpoint.removeprefix("http://"), credentials=provider, secure=False)
     assert client.bucket_exists(bucket_name=bucket)
+
+
+# --- requester pays ---------------------------------------------------------------------------------------------------
+
+
+def test_others_must_say_that_they_pay(
+    main: Any, alt: Any, alice: Any, nobody: Any, people: Gateway, bucket: str
+) -> None:
+    main.put_object(Bucket=bucket, Key="k", Body=b"x")
+    main.put_bucket_policy(Bucket=bucket, Policy=policy(allow(bucket, "s3:GetObject", "s3:ListBucket", "s3:PutObject")))
+    for other in (alt, nobody):
+        assert "RequestCharged" not in other.get_object(Bucket=bucket, Key="k")
+    main.put_bucket_request_payment(Bucket=bucket, RequestPaymentConfiguration={"Payer": "Requester"})
+    for other in (alt, nobody):
+        assert code(other.get_object, Bucket=bucket, Key="k") == "AccessDenied"
+        assert code(other.list_objects_v2, Bucket=bucket) == "AccessDenied"
+    assert code(nobody.get_object, Bucket=bucket, Key="k", RequestPayer="requester") == "AccessDenied"
+    assert alt.get_object(Bucket=bucket, Key="k", RequestPayer="requester")["RequestCharged"] == "requester"
+    assert alt.put_object(Bucket=bucket, Key="a", Body=b"", RequestPayer="requester")["RequestCharged"] == "requester"
+    assert alt.list_objects_v2(Bucket=bucket, RequestPayer="requester")["KeyCount"] == 2
+    parameters = {"Bucket": bucket, "Key": "k", "RequestPayer": "requester"}
+    with urllib.request.urlopen(alt.generate_presigned_url("get_object", Params=parameters)) as reply:
+        assert (reply.read(), reply.headers["x-amz-request-charged"]) == (b"x", "requester")
+    for own in (main, alice):
+        assert "RequestCharged" not in own.get_object(Bucket=bucket, Key="k")
+    main.put_bucket_request_payment(Bucket=bucket, RequestPaymentConfiguration={"Payer": "BucketOwner"})
+    assert "RequestCharged" not in nobody.get_object(Bucket=bucket, Key="k")
