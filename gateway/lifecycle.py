@@ -107,6 +107,7 @@ class LifecycleDuty:
         self._look_every_ms = min(max(self._walk_every_ms // 8, LOOK_MS_MIN), LOOK_MS_MAX)
         self._next_look_ms = 0
         self._walked: dict[str, tuple[str, int]] = {}  # bucket → rules and begin of its last walk
+        self._waiting: list[tuple[str, str]] = []  # buckets and their rules, the next one last
         self._last = ""
         self._place = self._kept_place()
 
@@ -129,24 +130,31 @@ class LifecycleDuty:
     def _next_bucket(self) -> _Place | None:
         """The bucket with rules whose walk is longest ago, if it is time."""
         now_ms = self._clock.now_ms()
-        if now_ms < self._next_look_ms:
+        if not self._waiting:
+            if now_ms < self._next_look_ms:
+                return None
+            self._waiting = self._look(now_ms)
+        if not self._waiting:
+            self._next_look_ms = now_ms + self._look_every_ms
             return None
+        name, text = self._waiting.pop()
+        self._last = name
+        self._walked[name] = (text, now_ms)
+        return _Place(name, text)
+
+    def _look(self, now_ms: int) -> list[tuple[str, str]]:
+        """The buckets to be walked now, the first one last."""
         with_rules = {bucket.name: bucket for bucket in self._store.buckets() if DOCUMENT in bucket.documents}
         self._walked = {name: walk for name, walk in self._walked.items() if name in with_rules}
-        waiting: list[tuple[int, str, str]] = []
+        waiting: list[tuple[int, bool, str, str]] = []
         for name, bucket in with_rules.items():
             text = bucket.documents[DOCUMENT]
             known, began_ms = self._walked.get(name, ("", 0))
             if known != text or now_ms - began_ms >= self._walk_every_ms:
-                waiting.append((began_ms, name, text))
-        if not waiting:
-            self._next_look_ms = now_ms + self._look_every_ms
-            return None
-        # Of several that wait as long, the next in name order: a keeper that restarts often must not begin at the first.
-        _, _, name, text = min((began_ms, name <= self._last, name, text) for began_ms, name, text in waiting)
-        self._last = name
-        self._walked[name] = (text, now_ms)
-        return _Place(name, text)
+                # Of several that wait as long, the next in name order comes first: a keeper that restarts often must not
+                # begin at the first bucket each time.
+                waiting.append((began_ms, name <= self._last, name, text))
+        return [(name, text) for _, _, name, text in sorted(waiting, reverse=True)]
 
     # -- objects -------------------------------------------------------------------------------------------------
 

@@ -166,7 +166,7 @@ def parse_webhooks(value: object) -> dict[str, str]:
     for name, url in pairs:
         if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name, re.ASCII):
             raise ValueError(f"{name!r}: a webhook's name is up to 64 of A-Z, a-z, 0-9, - and _")
-        if not isinstance(url, str) or not re.fullmatch(r"https?://[^\s/?#@]+[^\s#]*", url):
+        if not isinstance(url, str) or not re.fullmatch(r"https?://[^\s/?#@]+(?:[/?][^\s#]*)?", url):
             raise ValueError(f"{name}: must be an http:// or https:// URL, without user or password")
     return dict(pairs)
 

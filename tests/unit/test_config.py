@@ -271,3 +271,15 @@ def test_environment_names_of_pools_are_unambiguous() -> None:
         assert not [other for other in POOL_SETTINGS if other.endswith("_" + field)]
     assert len({known.environment for known in SETTINGS.values()}) == len(SETTINGS)
     assert not [known.path for known in SETTINGS.values() if known.environment.startswith("RECALL_POOLS_")]
+
+
+def test_webhooks_have_names_and_urls() -> None:
+    text = "hook=http://127.0.0.1:8080/events?x=1,Other_2=https://example.com"
+    settings = load({"RECALL_NOTIFY_WEBHOOKS": text, "RECALL_NOTIFY_TOKEN_HOOK": "a secret that is no setting"})
+    assert settings.notify_webhooks == {
+        "hook": "http://127.0.0.1:8080/events?x=1",
+        "Other_2": "https://example.com",
+    }
+    for wrong in ("http://a", "a b=http://c", "a=ftp://c", "a=http://user@c", "a="):
+        (fault,) = faults_of({"RECALL_NOTIFY_WEBHOOKS": wrong})
+        assert fault.startswith("RECALL_NOTIFY_WEBHOOKS"), wrong
