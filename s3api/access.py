@@ -70,9 +70,7 @@ _BUCKET_LETTERS: Final = {
     "s3:ListBucketVersions": "R",
     "s3:ListBucketMultipartUploads": "R",
     "s3:PutObject": "W",
-    "s3:DeleteObject": "W",
-    "s3:AbortMultipartUpload": "W",
-    "s3:ListMultipartUploadParts": "W",
+    "s3:DeleteObject": "W",  # of what the grantee owns
     "s3:GetBucketAcl": "r",
     "s3:PutBucketAcl": "w",
 }
@@ -85,6 +83,8 @@ _OBJECT_LETTERS: Final = {
     "s3:PutObjectVersionAcl": "w",
 }
 """Rights to an object that its own list, and its own owner, decide."""
+_OWN_RIGHTS: Final = frozenset({"s3:PutObjectAcl", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"})
+"""Rights to what another account makes in a bucket, which that account has without the bucket's leave."""
 READS: Final = frozenset({"s3:GetObject", "s3:GetObjectVersion"})
 _TAG_JUDGED: Final = frozenset(
     {
@@ -194,6 +194,10 @@ class Rights:
         """Whether the object's own list may decide `action`."""
         return action in _OBJECT_LETTERS and ownership_of(bucket) != ENFORCED
 
+    def by_owner(self, action: str, bucket: BucketInfo) -> bool:
+        """Whether it may matter that the caller owns the object: deleting is for owners among those a list lets write."""
+        return action == "s3:DeleteObject" and "acl" in bucket.documents
+
     def by_tags(self, who: Identity, action: str, bucket: BucketInfo) -> bool:
         """Whether the object's tags may decide `action`."""
         if action not in _TAG_JUDGED:
@@ -221,11 +225,11 @@ class Rights:
         bucket: BucketInfo,
         key: str = "",
         info: ObjectInfo | None = None,
-        creating: bool = False,
+        own: bool = False,
     ) -> bool:
         """Whether the caller may do `action` in `bucket`; `info`: the object, None where it is not there, or not seen.
 
-        `creating`: the object is what this call makes, so that another account which may make it may say its list.
+        `own`: it is about what the caller makes, or began to make, in the bucket.
         """
         who = call.identity
         own_account = bool(who.access_key) and who.owner == bucket.owner
@@ -243,21 +247,21 @@ class Rights:
         restricted = not own_account and public_access_of(bucket).restrict
         if restricted and verdict is not Verdict.SILENT and compiled(bucket.documents["policy"]).public:
             verdict = Verdict.SILENT
-        own = _of_identity(who, action, resource, context)
-        if own is Verdict.DENY or not _within_session(who, action, resource, context):
+        said = _of_identity(who, action, resource, context)
+        if said is Verdict.DENY or not _within_session(who, action, resource, context):
             return False
         if own_account:
             if foreign and action in _OBJECT_LETTERS:  # a bucket's owner is not the owner of all that is in it
-                return own is Verdict.ALLOW and self._listed(who, action, bucket, info, owner_id)
-            return own is Verdict.ALLOW or verdict is Verdict.ALLOW
+                return said is Verdict.ALLOW and self._listed(who, action, bucket, info, owner_id)
+            return said is Verdict.ALLOW or verdict is Verdict.ALLOW
         if foreign and action in _OBJECT_LETTERS:  # its policy is for what the bucket's owner owns
             verdict = Verdict.SILENT
         granted = (
             verdict is not Verdict.SILENT
             or self._listed(who, action, bucket, info, owner_id)
-            or (creating and action == "s3:PutObjectAcl" and ownership_of(bucket) != ENFORCED)
+            or (own and action in _OWN_RIGHTS and ownership_of(bucket) != ENFORCED)
         )
-        return granted and (own is Verdict.ALLOW or not who.access_key)
+        return granted and (said is Verdict.ALLOW or not who.access_key)
 
     def judge_unbound(self, call: Call, action: str, resource: str) -> bool:
         """Whether the caller may do what is about no standing bucket: list its buckets, make one."""
@@ -277,6 +281,8 @@ class Rights:
         letter = _OBJECT_LETTERS.get(action)
         if letter is None:
             letter = _BUCKET_LETTERS.get(action)
+            if action == "s3:DeleteObject" and (info is None or not info.owner or info.owner != who.owner_id):
+                return False
             text = bucket.documents.get("acl", "")
             owner_id = self._directory.canonical_id(bucket.owner)
             return letter is not None and acl.permits(text, letter, who, owner_id, ignore_public=ignore)

@@ -66,6 +66,9 @@ class Access(Protocol):
     def is_plain(self, who: Identity, action: str, bucket: BucketInfo) -> bool:
         """Whether nothing needs judging but what an object of another owner grants."""
 
+    def by_owner(self, action: str, bucket: BucketInfo) -> bool:
+        """Whether it may matter to `action` that the caller owns the object, so that `allows` should be told of it."""
+
     def check_owner(self, header: str, stated: str, bucket: BucketInfo) -> None:
         """Raises AccessDenied where a request states another owner of a bucket than it has."""
 

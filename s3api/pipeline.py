@@ -42,6 +42,7 @@ from tiering.contract import (
     IsMarker,
     NoSuchBucket,
     NoSuchKey,
+    NoSuchUpload,
     NoSuchVersion,
     NotModified,
     ObjectInfo,
@@ -470,11 +471,24 @@ class Pipeline:
             if not (seen_later and access.judge(call, action, bucket, call.key)):
                 return self._judge_object(call, action, bucket)
             return None
-        if not access.judge(call, action, bucket, call.key):
+        if not access.judge(call, action, bucket, call.key, own=self._is_own(call)):
+            if access.by_owner(action, bucket):
+                return self._judge_object(call, action, bucket)
             raise S3Error("AccessDenied")
         if operation.action == "s3:PutObject":
             self._check_further(call, bucket)
         return None
+
+    def _is_own(self, call: Call) -> bool:
+        """Whether the call is about an upload that the caller began."""
+        upload_id = call.query.get("uploadId")
+        if not upload_id or not call.identity.access_key:
+            return False
+        try:
+            owner = self._store.upload(call.bucket, call.key, upload_id).options.owner
+        except NoSuchUpload:
+            return False
+        return owner == call.identity.owner_id
 
     async def _judge_object(self, call: Call, action: str, bucket: BucketInfo) -> None:
         """Judges by the object as it is now. Of one that is not there, only who may list the bucket is told so."""
@@ -499,7 +513,7 @@ class Pipeline:
         if acl.asked(headers):
             wanted.add("s3:PutObjectAcl")
         for action in sorted(wanted):
-            if not self._access.judge(call, action, bucket, call.key, creating=True):
+            if not self._access.judge(call, action, bucket, call.key, own=True):
                 raise S3Error("AccessDenied")
 
     def _answer_from_table(self, operation: Operation, bucket: str) -> Response:

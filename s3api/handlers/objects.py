@@ -11,6 +11,7 @@ Spec: AWS GetObject, HeadObject, PutObject, DeleteObject, DeleteObjects; RFC 911
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Coroutine, Mapping
 from typing import Any, Final
@@ -60,6 +61,7 @@ from tiering.contract import (
     FileSpans,
     InvalidRange,
     Lock,
+    NoSuchKey,
     NotModified,
     ObjectInfo,
     PutOptions,
@@ -440,12 +442,22 @@ def _listed_version(named: str) -> str | None:
         raise S3Error("NoSuchVersion") from None
 
 
+async def _check_delete(call: Call, key: str, version: str | None) -> None:
+    """Raises AccessDenied unless the caller may delete the key, be it only as the owner of what is there."""
+    action = "s3:DeleteObject" if version is None else "s3:DeleteObjectVersion"
+    bucket, info = bucket_of(call), None
+    if not call.access.is_plain(call.identity, action, bucket) and call.access.by_owner(action, bucket):
+        with contextlib.suppress(NoSuchKey):
+            info = (await arrived(call.store.open(call.bucket, key, _HEAD))).info
+    call.require(action, call.bucket, key, version, info)
+
+
 async def _delete_one(call: Call, key: str, named: str, conditions: Conditions | None) -> Deleted | S3Error:
     """What became of one key, or its error. Per-key errors cannot pass the border: the reply is a 200."""
     try:
         check_key(key)
         version = _listed_version(named)
-        call.require("s3:DeleteObject" if version is None else "s3:DeleteObjectVersion", call.bucket, key, version)
+        await _check_delete(call, key, version)
         return await delete_key(call, key, version, conditions)
     except S3Error as error:
         return error

@@ -290,6 +290,18 @@ def test_deletes_of_many_keys_are_judged_one_by_one(main: Any, alt: Any, bucket:
     assert [(each["Key"], each["Code"]) for each in reply["Errors"]] == [("b/1", "AccessDenied")]
 
 
+def test_writers_by_list_delete_what_is_theirs(main: Any, alt: Any, bucket: str) -> None:
+    main.put_bucket_acl(Bucket=bucket, ACL="public-read-write")
+    main.put_object(Bucket=bucket, Key="mains", Body=b"x")
+    for key in ("one", "two"):
+        alt.put_object(Bucket=bucket, Key=key, Body=b"x")
+    assert code(alt.delete_object, Bucket=bucket, Key="mains") == "AccessDenied"
+    alt.delete_object(Bucket=bucket, Key="one")
+    reply = alt.delete_objects(Bucket=bucket, Delete={"Objects": [{"Key": "two"}, {"Key": "mains"}]})
+    assert [each["Key"] for each in reply["Deleted"]] == ["two"]
+    assert [each["Key"] for each in reply["Errors"]] == ["mains"]
+
+
 def test_copy_needs_the_source(main: Any, alt: Any, bucket: str) -> None:
     main.put_object(Bucket=bucket, Key="shut", Body=b"x")
     main.put_object(Bucket=bucket, Key="open", Body=b"x", ACL="public-read")

@@ -181,9 +181,9 @@ def test_object_list(acl: str, who: Identity, allowed: set[str]) -> None:
     ("acl", "who", "allowed"),
     [
         ("F R*", NOBODY, {"s3:ListBucket"}),
-        ("F R* W*", NOBODY, {"s3:ListBucket", "s3:PutObject", "s3:DeleteObject"}),
+        ("F R* W*", NOBODY, {"s3:ListBucket", "s3:PutObject"}),
         ("F ralt-id", ALT, {"s3:GetBucketAcl"}),
-        ("F Falt-id", ALT, {"s3:ListBucket", "s3:PutObject", "s3:DeleteObject", "s3:GetBucketAcl", "s3:PutBucketAcl"}),
+        ("F Falt-id", ALT, {"s3:ListBucket", "s3:PutObject", "s3:GetBucketAcl", "s3:PutBucketAcl"}),
     ],
 )
 def test_bucket_list(acl: str, who: Identity, allowed: set[str]) -> None:
@@ -192,6 +192,21 @@ def test_bucket_list(acl: str, who: Identity, allowed: set[str]) -> None:
         "s3:GetObject",
     )  # fmt: skip
     assert {action for action in actions if may(who, action, bucket(acl=acl))} == allowed
+
+
+def test_writers_by_list_delete_what_is_theirs() -> None:
+    where = bucket(acl="F W+")
+    assert may(ALT, "s3:DeleteObject", where, info(owner="alt-id"))
+    assert not may(ALT, "s3:DeleteObject", where)
+    assert not may(ALT, "s3:DeleteObject", what=info(owner="alt-id"))
+
+
+def test_uploads_are_their_beginners() -> None:
+    made = call_of(ALT, "DELETE", "/b/k?uploadId=u")
+    for action in ("s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"):
+        assert RIGHTS.judge(made, action, bucket(), "k", own=True)
+        assert not RIGHTS.judge(made, action, bucket(acl="F W+"), "k")
+        assert not RIGHTS.judge(made, action, bucket(policy=text(policy("Deny", principal="*"))), "k", own=True)
 
 
 def test_lists_do_not_count_where_the_owner_is_enforced() -> None:
