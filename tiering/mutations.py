@@ -126,8 +126,7 @@ def put_object(
         versions.judge_put(batch, owner, okey, now_ms)
     pool.judge_pin(batch, record, None if owner.versioning else old)
     record.generation = batch.next_generation()
-    if owner.versioning == "Enabled":
-        record.version = versions.new_version(record.generation)
+    record.version = versions.new_version(record.generation) if owner.versioning == "Enabled" else ""
     if manifest is not None:
         record.cold = (ColdPiece(manifest(record.version), 0), *record.cold[1:])
     pool.heat.fresh(record.generation)
