@@ -265,8 +265,12 @@ class Client:
             token = unescape(following[1].decode())
 
 
+ENABLED = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>"
+
+
 class Load:
-    """`clients` clients with `keys` keys each in every bucket. `port` is where the gateway listens now."""
+    """A bucket whose name begins with `versioned` has versioning. `clients` clients with `keys` keys each in every
+    bucket. `port` is where the gateway listens now."""
 
     def __init__(
         self, seed: int, buckets: tuple[str, ...], credentials: tuple[str, str], *, clients: int = 6, keys: int = 20
@@ -286,6 +290,9 @@ class Load:
         for bucket in self.buckets:
             status, text = await client.ask("PUT", f"/{bucket}")
             assert status == 200, text
+            if bucket.startswith("versioned"):
+                status, text = await client.ask("PUT", f"/{bucket}", ENABLED, "versioning=")
+                assert status == 200, text
         client.close()
 
     def start(self) -> None:

@@ -17,7 +17,7 @@ from tests.crash.load import Load
 from tests.support.gateway import Gateway, wait_for
 
 ROUNDS = int(os.environ.get("RECALL_TEST_ROUNDS", "9"))
-BUCKETS = ("plain", "kv-blocks")
+BUCKETS = ("plain", "kv-blocks", "versioned")
 SETTINGS = {
     name: value
     for pool in ("standard", "kv")
