@@ -32,7 +32,7 @@ from s3api.params import parse_query
 from s3api.payload import open_payload
 from s3api.session import Sessions
 from s3api.settings import REQUESTER_PAYS
-from s3api.sigv4 import UNSIGNED, SigV4, Verified
+from s3api.sigv4 import SigV4, Verified
 from s3api.target import Target, Targets, check_key
 from s3api.versions import parse_version
 from tiering.contract import (
@@ -317,7 +317,7 @@ class Pipeline:
         body = await opened.document()
         digest = hashlib.sha256(body).hexdigest()
         verified, identity = self._verify(request, query, now_ms // 1000, digest, self._sts_sigv4)
-        if verified is not None and verified.payload not in (digest, UNSIGNED):
+        if verified is not None and verified.payload != digest:
             raise S3Error("XAmzContentSHA256Mismatch")
         call = self._call(request, trace, operation, "", "", query, identity, _ReadPayload(body), now_ms)
         answer = self._handlers[operation.name](call)
