@@ -121,6 +121,8 @@ class TieredStore:
         record = pool.index.get_object(okey) if options.version is None else self._version(pool, okey, options.version)
         if record is None or record.marker or (record.expires_ms and pool.expired(record, now_ms)):
             self._count(events.MISS, pool.config.name, 1)
+            if options.version is None and (record is None or not record.marker):
+                raise NoSuchKey(key=key)
             raise versions.refusal(key, record if record is not None and record.marker else None, options.version)
         if options.conditions is not None:
             conditions.judge_read(options.conditions, record)
