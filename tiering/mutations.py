@@ -431,7 +431,7 @@ def dropped(batch: Batch, pool: Pool, okey: bytes, generation: int, now_ms: int)
         return True
     if not old.cache or layout.hold_until_ms(old) > now_ms:
         return False
-    batch.replace_object(row, old, None)
+    _forget(batch, row, old)
     journal.record(batch, row, old, journal.EVICT, now_ms)
     return True
 
@@ -444,8 +444,15 @@ def lost(batch: Batch, okey: bytes, generation: int) -> bool:
     row, old = found
     if old.residency == Residency.BOTH:
         return evicted(batch, row, generation)
-    batch.replace_object(row, old, None)
+    _forget(batch, row, old)
     return True
+
+
+def _forget(batch: Batch, row: bytes, record: ObjectRecord) -> None:
+    """Removes what a pool may lose. Such a pool keeps no versions, but its rules may have been others once."""
+    batch.replace_object(row, record, None)
+    if record.version and not layout.is_older(row):
+        versions.promote_any(batch, row)
 
 
 def part_demoted(batch: Batch, pkey: bytes, generation: int, piece: ColdPiece) -> bool:

@@ -180,7 +180,7 @@ def insert(batch: Batch, okey: bytes, record: ObjectRecord) -> bool:
             return False
         batch.replace_object(*same, None)
         if same[0] == okey:
-            _promote_any(batch, okey)
+            promote_any(batch, okey)
     current = batch.object(okey)
     if current is None:
         batch.replace_object(okey, None, record)
@@ -202,7 +202,8 @@ def insert(batch: Batch, okey: bytes, record: ObjectRecord) -> bool:
     return True
 
 
-def _promote_any(batch: Batch, okey: bytes) -> None:
+def promote_any(batch: Batch, okey: bytes) -> None:
+    """Makes the newest older version the current one, if there is one; none stands now."""
     row = batch.first("objects", layout.older_prefix(okey))
     if row is not None:
         record: ObjectRecord = layout.OBJECT.decode(row[1])
