@@ -451,7 +451,7 @@ def lost(batch: Batch, okey: bytes, generation: int) -> bool:
 def _forget(batch: Batch, row: bytes, record: ObjectRecord) -> None:
     """Removes what a pool may lose. Such a pool keeps no versions, but its rules may have been others once."""
     batch.replace_object(row, record, None)
-    if record.version and not layout.is_older(row):
+    if not layout.is_older(row):
         versions.promote_any(batch, row)
 
 
