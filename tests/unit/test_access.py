@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from s3api.access import ENFORCED, PREFERRED, Ownership, Rights, ownership_for, public_access_of
 from s3api.call import Call, Identity
 from s3api.errors import S3Error
+from s3api.operations import TABLE
+from s3api.policy import BUCKET_ACTIONS, OBJECT_ACTIONS
 from tests.unit.handler_harness import Harness
 from tiering.contract import BucketInfo, ObjectInfo
 
@@ -320,3 +322,14 @@ def test_stated_owner_is_compared() -> None:
         RIGHTS.check_owner("x", stated, bucket())
     with pytest.raises(S3Error):
         RIGHTS.check_owner("x", "222222222222", bucket())
+
+
+def test_policies_can_name_the_right_of_every_operation() -> None:
+    unnamed = {
+        (row.name, action)
+        for row in TABLE
+        if row.served and row.scope != "service"
+        for action in (row.action, row.version_action)
+        if action and action.removeprefix("s3:") not in OBJECT_ACTIONS | BUCKET_ACTIONS
+    }
+    assert not unnamed
