@@ -114,8 +114,11 @@ def judge_write(conditions: Conditions | None, info: ObjectInfo | None) -> None:
         raise PreconditionFailed(condition="If-Modified-Since")
 
 
-def judge_delete(conditions: Conditions | None, info: ObjectInfo | None) -> None:
-    """Judges a delete. Raises as `judge_write`, but that what is gone already has any size and date."""
+def judge_delete(conditions: Conditions | None, info: ObjectInfo | None, marker: bool = False) -> None:
+    """Judges a delete. Raises as `judge_write`, but that what is gone already has any size and date. `marker`: nothing is
+    there because of a delete marker, which matches no ETag: PreconditionFailed."""
+    if marker and conditions is not None and conditions.if_match is not None:
+        raise PreconditionFailed(condition="If-Match")
     if info is not None or (conditions is not None and conditions.if_match is not None):
         judge_write(conditions, info)
 

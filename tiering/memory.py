@@ -414,7 +414,10 @@ class MemoryStore:
     async def delete(self, bucket: str, key: str, options: c.DeleteOptions = c.DELETE) -> c.Deleted:
         if options.version is not None:
             return self._delete_version(bucket, key, options.version, options)
-        standing = self._judged(bucket, key, options.conditions)
+        versions = self._versions(bucket, key)
+        marked = bool(versions) and versions[0].info.marker
+        standing = versions[0].info if versions and not marked else None
+        conditions.judge_delete(options.conditions, standing, marked)
         if not self._buckets[bucket].versioning:
             return self._delete_version(bucket, key, "", msgspec.structs.replace(options, conditions=None))
         generation = self._next()

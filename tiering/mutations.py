@@ -204,7 +204,7 @@ def delete_object(
         return delete_version(batch, pool, owner, okey, options, now_ms), None
     old = batch.object(okey)
     shown = seen(pool, old, now_ms)
-    conditions.judge_delete(options.conditions, shown)
+    conditions.judge_delete(options.conditions, shown, marker=old is not None and old.marker)
     if not owner.versioning:
         if old is not None:
             batch.replace_object(okey, old, None)

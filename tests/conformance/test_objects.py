@@ -468,3 +468,10 @@ async def test_opaque_etag_follows_the_bytes_and_is_no_md5(store: Store) -> None
     assert one.etag == same.etag != other.etag
     assert one.etag not in ("", md5(DATA))
     assert '"' not in one.etag
+
+
+async def test_a_delete_of_nothing_is_conditional_on_an_etag_alone(store: Store) -> None:
+    for conditions in (None, Conditions(if_match_size=1), Conditions(if_match_modified_s=1)):
+        assert not (await store.delete("b", "k", DeleteOptions(conditions))).found
+    with pytest.raises(c.NoSuchKey):
+        await store.delete("b", "k", DeleteOptions(Conditions(if_match=("*",))))
