@@ -109,7 +109,7 @@ CASES: Final = (
 UNSET: Final = {
     "bucket-website": "NoSuchWebsiteConfiguration",
     "bucket-replication": "ReplicationConfigurationNotFoundError",
-    "bucket-policy-status": "NoSuchBucketPolicy",
+    "bucket-policy-status": {"PolicyStatus": {"IsPublic": False}},
 }
 FAMILIES: Final = ("analytics", "inventory", "metrics", "intelligent-tiering")
 
