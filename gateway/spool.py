@@ -60,7 +60,10 @@ class Spool:
         return sum(self._lengths.values()) - self._offset
 
     def append(self, messages: Sequence[bytes]) -> int:
-        """Takes as many as there is room for, from the first on, and returns how many; they are on the device then."""
+        """Takes as many as there is room for, from the first on, and returns how many; they are on the device then.
+
+        Raises OSError, and has taken none.
+        """
         room = self._bytes_max - self.waiting_bytes()
         taken: list[bytes] = []
         for message in messages:
@@ -78,9 +81,13 @@ class Spool:
             self._lengths[last] = 0
         data = memoryview(b"".join(taken))
         at = 0
-        while at < len(data):
-            at += os.write(self._writing, data[at:])
-        os.fdatasync(self._writing)
+        try:
+            while at < len(data):
+                at += os.write(self._writing, data[at:])
+            os.fdatasync(self._writing)
+        except OSError:  # a full disk: what lies behind the last whole message must not be taken for one
+            os.ftruncate(self._writing, self._lengths[last])
+            raise
         self._lengths[last] += len(data)
         return len(taken)
 

@@ -91,6 +91,22 @@ def test_lost_cursor_repeats_and_skips_nothing(tmp_path: Path) -> None:
     spool.close()
 
 
+def test_append_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path, ROOM)
+    spool.append([b"1"])
+
+    def full(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "fdatasync", full)
+        with pytest.raises(OSError, match="No space"):
+            spool.append([b"lost", b"lost too"])
+    spool.append([b"2"])
+    assert drained(spool) == [b"1", b"2"]
+    spool.close()
+
+
 def test_full_queue_keeps_the_oldest(tmp_path: Path) -> None:
     spool = Spool(tmp_path, 100)
     assert spool.append([b"x" * 40] * 3) == 2
