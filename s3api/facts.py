@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
-from urllib.parse import parse_qsl, unquote
+from urllib.parse import parse_qsl, unquote_plus
 
 from s3api.call import Call
 from s3api.params import http_date
@@ -104,7 +104,7 @@ class Facts:
     def copy_source(self) -> str | None:
         """As policies write it: decoded, without a leading slash or a version."""
         text = self._call.header(b"x-amz-copy-source").partition("?versionId=")[0]
-        return unquote(text).removeprefix("/") or None
+        return unquote_plus(text).removeprefix("/") or None
 
     def source_ip(self) -> str | None:
         return self._call.request.peer or None

@@ -56,7 +56,7 @@ def parse_copy_range(value: str) -> ByteRange:
     raise S3Error(
         "InvalidArgument",
         "The x-amz-copy-source-range value must be of the form bytes=first-last where first and last are the "
-        "zero-based offsets of the first and last bytes to copy.",
+        "zero-based offsets of the first and last bytes to copy",
         ArgumentName="x-amz-copy-source-range",
         ArgumentValue=value[:256],
     )

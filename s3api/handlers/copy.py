@@ -95,7 +95,7 @@ class Source(NamedTuple):
 
 
 def copy_source(headers: Headers) -> Source:
-    """What `x-amz-copy-source` names: percent-encoded, leading slash optional, `?versionId=` allowed.
+    """What `x-amz-copy-source` names: percent-encoded, `+` for a space, leading slash optional, `?versionId=` allowed.
 
     Raises InvalidArgument, KeyTooLongError.
     """
@@ -103,7 +103,7 @@ def copy_source(headers: Headers) -> Source:
     path, question, named = raw.partition(b"?versionId=")  # a question mark of the key is sent as %3F
     version = parse_version(named.decode("latin-1")) if question else None
     try:
-        text = percent_decode(path).decode()
+        text = percent_decode(path.replace(b"+", b" ")).decode()
     except (S3Error, UnicodeDecodeError):
         raise _bad_source("Invalid copy source encoding", raw) from None
     bucket, _, key = text.removeprefix("/").partition("/")
