@@ -58,13 +58,14 @@ class AccessLog:
 
     def record(self, request: Request, response: Response, trace: Trace, sent_bytes: int, seconds: float) -> None:
         """Notes an answered request, if its bucket is logged. Costs a look-up where it is not."""
-        target = trace.target
-        if target is None or not target.bucket:
-            return
-        try:
-            bucket = self._store.bucket(target.bucket)
-        except NoSuchBucket:
-            return
+        bucket = trace.bucket
+        if bucket is None:  # of a request that was refused before it was found
+            if trace.target is None or not trace.target.bucket:
+                return
+            try:
+                bucket = self._store.bucket(trace.target.bucket)
+            except NoSuchBucket:
+                return
         document = bucket.documents.get("logging")
         if document is None or bucket_logging(document) is None:
             return

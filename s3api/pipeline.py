@@ -32,7 +32,7 @@ from s3api.params import parse_query
 from s3api.payload import open_payload
 from s3api.session import Sessions
 from s3api.settings import REQUESTER_PAYS
-from s3api.sigv4 import SigV4, Verified
+from s3api.sigv4 import EMPTY_SHA256, UNSIGNED, SigV4, Verified
 from s3api.target import Target, Targets, check_key
 from s3api.versions import parse_version
 from tiering.contract import (
@@ -87,6 +87,7 @@ _FURTHER: Final = (
     (b"x-amz-object-lock-retain-until-date", "s3:PutObjectRetention"),
     (b"x-amz-object-lock-legal-hold", "s3:PutObjectLegalHold"),
 )
+_UNCHUNKED: Final = frozenset({UNSIGNED, EMPTY_SHA256})
 _UNREAD: Any = None
 """Stands for a call's payload until the call may be made."""
 
@@ -302,6 +303,8 @@ class Pipeline:
         headers = call.request.headers
         if operation.method not in _READS:
             check_headers(operation.name, headers)
+        if operation.body == "none" and (verified is None or verified.payload in _UNCHUNKED):
+            return handler(call)  # whatever comes as a body is not looked at
         payload = open_payload(call.request.body, headers, verified, self._config.document_bytes_max)
         call.payload = trace.payload = payload
         if operation.body == "stream" and payload.length is None:
@@ -573,7 +576,7 @@ class Pipeline:
 
     def _failed(self, request: Request, trace: Trace, error: Exception) -> Response:
         """The one border: every failure becomes a reply."""
-        if isinstance(error, NoSuchKey | NoSuchVersion) and self._is_hidden(trace):
+        if trace.call is not None and isinstance(error, (NoSuchKey, NoSuchVersion)) and self._is_hidden(trace):
             error = S3Error("AccessDenied")
         if isinstance(error, S3Error):
             failure = error

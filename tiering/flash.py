@@ -30,6 +30,11 @@ _libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
 _MAP_FAILED: Final = ctypes.c_void_p(-1).value
 _PAGE: Final = mmap.PAGESIZE
 
+# By these names in `read_now`: every short object goes through it.
+_preadv = os.preadv
+_NOWAIT: Final = os.RWF_NOWAIT
+_crc64 = checksums.crc64nvme
+
 READ_CHUNK: Final = 1 << 20
 RESIDENT_S: Final = 0.2
 """How long an answer of mincore is believed: it walks every page (20 µs for 2 MiB), and a page just read stays a while."""
@@ -113,12 +118,13 @@ class Flash:
 
     def read_now(self, extent: Extent) -> bytes | None:
         """All of a short extent if it is in memory and passes its checksum; None when the long way must be taken."""
-        data = bytearray(extent.length)
+        region, offset, length, checksum = extent
+        data = bytearray(length)
         try:
-            found = os.preadv(self.fd, [data], extent.region * self.region_bytes + extent.offset, os.RWF_NOWAIT)
+            found = _preadv(self.fd, (data,), region * self.region_bytes + offset, _NOWAIT)
         except OSError:  # BlockingIOError: not in memory; others: this file system cannot tell
             return None
-        return bytes(data) if found == extent.length and crc64(data) == extent.crc64 else None
+        return bytes(data) if found == length and _crc64(data) == checksum else None
 
     def span(self, extent: Extent, start: int, stop: int) -> tuple[int, int, int]:
         """(file descriptor, file offset, length) of bytes `start:stop` of an extent."""

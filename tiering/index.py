@@ -42,6 +42,7 @@ VIEW_TRIES: Final = 16
 
 
 COUNTERS_KEY: Final = b"counters"
+_decode_object = layout.OBJECT.decode
 _RACES: Final = (lmdb.BadTxnError, lmdb.PageNotFoundError, lmdb.CorruptedError)
 
 
@@ -76,6 +77,8 @@ class Index:
         except lmdb.Error as error:
             raise IndexCorrupt(f"{path}: {error}") from error
         self.objects_db = self.db["objects"]
+        self._begin = self._env.begin
+        """Called with positions (database, parent, write, buffers): by name, and ended by `with`, it costs twice as much."""
         self._meta_db = self.db["meta"]
         # LMDB's own write lock can only be waited for. These two stand before it, so that a loop can see that it is free:
         # the folder's lock keeps other processes out (and is the kernel's to give up when one dies), the other one threads.
@@ -104,14 +107,16 @@ class Index:
 
     def get_object(self, okey: bytes) -> ObjectRecord | None:
         """The record as of now, in a transaction of its own: the hot path's one look-up."""
+        txn = self._begin(None, None, False, True)
         try:
-            with self._env.begin(buffers=True) as txn:
-                data = txn.get(okey, db=self.objects_db)
-                return None if data is None else layout.OBJECT.decode(data)
+            data = txn.get(okey, None, self.objects_db)
+            return None if data is None else _decode_object(data)
         except _RACES:
             # The race `view` guards against, here without its price: it shows as an error, never as wrong data.
             with self.view() as view:
                 return view.object(okey)
+        finally:
+            txn.abort()
 
     def get_objects(self, okeys: Sequence[bytes]) -> list[ObjectRecord | None]:
         """As `get_object`, for many keys, all of one snapshot."""
@@ -131,13 +136,15 @@ class Index:
 
     def counters(self) -> Counters:
         """The sums as of now, like `get_object`."""
+        txn = self._begin(None, None, False, True)
         try:
-            with self._env.begin(buffers=True) as txn:
-                data = txn.get(COUNTERS_KEY, db=self._meta_db)
-                return Counters() if data is None else layout.COUNTERS.decode(data)
+            data = txn.get(COUNTERS_KEY, None, self._meta_db)
+            return Counters() if data is None else layout.COUNTERS.decode(data)
         except _RACES:
             with self.view() as view:
                 return view.counters()
+        finally:
+            txn.abort()
 
     def batch(self) -> Batch:
         """A write transaction; waits for other writers of any process. End it with `commit` or `abort`."""

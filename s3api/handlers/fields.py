@@ -125,9 +125,10 @@ def object_lines(
         lines += "".join([f"x-amz-meta-{name}: {_meta(value)}\r\n" for name, value in info.metadata.items()])
     if info.tags:
         lines += f"x-amz-tagging-count: {len(info.tags)}\r\n"
-    named = storage_class(info)
-    if named != STANDARD:
-        lines += f"x-amz-storage-class: {named}\r\n"
+    if info.storage_class or info.residency is Residency.COLD_ONLY:
+        named = storage_class(info)
+        if named != STANDARD:
+            lines += f"x-amz-storage-class: {named}\r\n"
     if info.pin_until_ms or info.expires_ms or info.restore_until_ms or rule is not None:
         lines += lease_lines(info, now_ms, rule)
     return lines

@@ -77,6 +77,8 @@ DELETE_KEYS_MAX: Final = 1000
 DELETES_AT_ONCE: Final = 128
 """Deletes of one request under way together: they share group commits without filling the committer's queue."""
 
+_AT_HAND: Final = (bytes, FileSpans)
+"""Bodies that need not be waited for; a tuple, since a union would be made anew for each reply."""
 _GET: Final = ReadOptions()
 _HEAD: Final = ReadOptions(head=True)
 _OVERRIDES: Final = {
@@ -238,8 +240,11 @@ def _reply(
             call.check_object(info)
         if info.storage_class and not options.head:
             judge_readable(info, call.now_ms)
-        lines = object_lines(info, reading.tier, call.now_ms, overrides, expiry_of(call, info))
-        lines += version_line(info.version, bucket_of(call))
+        bucket = bucket_of(call)
+        rule = expiry_of(call, info) if bucket.documents else None
+        lines = object_lines(info, reading.tier, call.now_ms, overrides, rule)
+        if bucket.versioning:
+            lines += version_line(info.version, bucket)
         headers = call.request.headers
         if sealed_lines:
             lines += sealed_lines
@@ -262,7 +267,7 @@ def _reply(
         if not length:
             reading.close()
             return Response(status, lines.encode())
-        sent = body if isinstance(body, bytes | FileSpans) else StreamBody(body, length)
+        sent = body if isinstance(body, _AT_HAND) else StreamBody(body, length)
         return Response(status, lines.encode(), sent)
     except BaseException:
         reading.close()
