@@ -163,7 +163,6 @@ class Call:
 
     def __init__(
         self,
-        *,
         request: Request,
         request_id: str,
         operation: str,

@@ -266,19 +266,20 @@ class Pipeline:
         payload: Payload,
         now_ms: int,
     ) -> Call:
+        # By position: by name it costs twice as much, and every request makes one.
         return Call(
-            request=request,
-            request_id=trace.request_id,
-            operation=operation.name,
-            bucket=bucket,
-            key=key,
-            query=query,
-            identity=identity,
-            payload=payload,
-            store=self._store,
-            config=self._config,
-            now_ms=now_ms,
-            access=self._access,
+            request,
+            trace.request_id,
+            operation.name,
+            bucket,
+            key,
+            query,
+            identity,
+            payload,
+            self._store,
+            self._config,
+            now_ms,
+            self._access,
         )
 
     async def _answer_after(
