@@ -47,8 +47,8 @@ DIFFERENCES: Final[Mapping[str, str]] = {
     "was cold or archived, 200 if it was readable. The tier changes nothing; queries of the content (SELECT) are 501.",
     "ChangeObject": "Not of AWS: changes pin, TTL and tier (docs/EXTENSIONS.md).",
     "CreateMultipartUpload": "The `x-recall-` headers given here are the object's; deadlines and leases start at completion.",
-    "UploadPart": "A part without a checksum is taken under any upload; one with a checksum also under an upload that named no "
-    "algorithm: it is verified, and its CRC64NVME is kept.",
+    "UploadPart": "A part with a checksum is taken under an upload that named no algorithm: it is verified, and its CRC64NVME "
+    "is kept.",
     "UploadPartCopy": "Copies the bytes.",
     "CompleteMultipartUpload": "Repeating a completion that has won answers the object again, while it still is that object.",
     "GetBucketEncryption": "A bucket without a default says so: nothing is sealed here unasked.",

@@ -12,7 +12,7 @@ from typing import Final
 from s3api.errors import S3Error
 from tiering.contract import ByteRange
 
-_SPEC = re.compile(r"bytes=[ \t]*([0-9]*)-([0-9]*)[ \t]*\Z", re.ASCII | re.IGNORECASE)
+_SPEC = re.compile(r"bytes=([0-9]*)-([0-9]*)\Z", re.ASCII | re.IGNORECASE)
 _OFFSET_DIGITS_MAX: Final = 18
 _OFFSET_MAX: Final = 10**_OFFSET_DIGITS_MAX
 

@@ -31,12 +31,12 @@ def _wanted(call: Call) -> set[str]:
             "InvalidRequest",
             "The x-amz-object-attributes header specifying the attributes to be retrieved is either missing or empty",
         )
-    if not names <= ATTRIBUTES:
+    if unknown := sorted(names - ATTRIBUTES):
         raise S3Error(
             "InvalidArgument",
             "Invalid attribute name specified.",
             ArgumentName="x-amz-object-attributes",
-            ArgumentValue=value[:256],
+            ArgumentValue=unknown[0][:256],
         )
     return names
 

@@ -139,17 +139,20 @@ def _part_request(call: Call) -> tuple[str, int, UploadInfo]:
     return upload_id, number, call.store.upload(call.bucket, call.key, upload_id)
 
 
-def _part_checksum(requested: Requested, upload: UploadInfo) -> Requested:
+def _part_checksum(requested: Requested, upload: UploadInfo, copied: bool = False) -> Requested:
     """What to compute of a part: what it claims, else what the upload was begun with. Raises InvalidRequest.
 
-    # differs from AWS: a part without a claim is taken under any upload, and one with a claim under an upload that named
-    # no algorithm: it is verified, and CRC64NVME is kept.
+    `copied`: the bytes are ours already, so nobody has to vouch for them.
+
+    # differs from AWS: a part with a claim is taken under an upload that named no algorithm: it is verified, and
+    # CRC64NVME is kept.
     """
-    if upload.checksum_algorithm and requested.algorithm not in ("", upload.checksum_algorithm):
+    vouched = copied or upload.checksum_kind != "COMPOSITE"
+    if upload.checksum_algorithm and requested.algorithm not in ("" if vouched else None, upload.checksum_algorithm):
         raise S3Error(
             "InvalidRequest",
             f"Checksum Type mismatch occurred, expected checksum Type: {upload.checksum_algorithm.lower()}, "
-            f"actual checksum Type: {requested.algorithm.lower()}",
+            f"actual checksum Type: {requested.algorithm.lower() or 'null'}",
         )
     if requested.algorithm:
         return requested
@@ -230,7 +233,7 @@ async def upload_part_copy(call: Call) -> Response:
     size = opened.stop - opened.start
     writer = await put_part(call, upload_id, number, size, seal)
     try:
-        intake = Intake(writer, _part_checksum(NOTHING_REQUESTED, upload), md5=has_md5(bucket, seal))
+        intake = Intake(writer, _part_checksum(NOTHING_REQUESTED, upload, copied=True), md5=has_md5(bucket, seal))
         version = opened.info.version or source.version  # read on under its id, whatever becomes current
         async with aclosing(content_pieces(call.store, source.place, opened, version)) as found:
             async for piece in found:
