@@ -285,14 +285,12 @@ def list_parts(call: Call) -> Response:
 
 
 def _claims(body: bytes) -> list[PartClaim]:
-    """The parts a completion names. Raises MalformedXML, InvalidRequest, InvalidArgument."""
+    """The parts a completion names. Raises MalformedXML, InvalidArgument."""
     if not body.strip():  # S3 says so of this operation alone
         raise S3Error("MalformedXML")
     root = xml.parse(body, "CompleteMultipartUpload")
     nodes = root.all("Part")
-    if not nodes:
-        raise S3Error("InvalidRequest", "You must specify at least one part")
-    if len(nodes) > PARTS_MAX:
+    if not 1 <= len(nodes) <= PARTS_MAX:
         raise S3Error("MalformedXML", f"An upload is completed from 1 to {PARTS_MAX} parts.")
     claims = []
     for node in nodes:

@@ -216,7 +216,7 @@ def test_bad_completions(s3: Harness) -> None:
     upload_id, body = two_parts(s3)
     etags = [f'"{hashlib.md5(data).hexdigest()}"' for data in (BIG, SMALL)]
     for bad, code in (
-        (document(), "InvalidRequest"),
+        (document(), "MalformedXML"),
         (b"", "MalformedXML"),
         (b"<CompleteMultipartUpload><Part><ETag>x</ETag></Part></CompleteMultipartUpload>", "MalformedXML"),
         (document((0, "x")), "InvalidArgument"),
