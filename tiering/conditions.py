@@ -116,9 +116,10 @@ def judge_write(conditions: Conditions | None, info: ObjectInfo | None) -> None:
 
 def judge_delete(conditions: Conditions | None, info: ObjectInfo | None, marker: bool = False) -> None:
     """Judges a delete. Raises as `judge_write`, but that what is gone already has any size and date. `marker`: nothing is
-    there because of a delete marker, which matches no ETag: PreconditionFailed."""
-    if marker and conditions is not None and conditions.if_match is not None:
-        raise PreconditionFailed(condition="If-Match")
+    there because of a delete marker, which has no ETag, size or date that could match: PreconditionFailed."""
+    if marker and conditions is not None:
+        size = "x-amz-if-match-last-modified-time" if conditions.if_match_size is None else "x-amz-if-match-size"
+        raise PreconditionFailed(condition=size if conditions.if_match is None else "If-Match")
     if info is not None or (conditions is not None and conditions.if_match is not None):
         judge_write(conditions, info)
 

@@ -98,9 +98,10 @@ def test_delete_conditions_size_and_date() -> None:
     with pytest.raises(c.NoSuchKey):
         judge_delete(Conditions(if_match=("*",), if_match_size=9), None)
     judge_delete(None, None)
-    judge_delete(Conditions(if_match_size=9), None, marker=True)
-    with pytest.raises(c.PreconditionFailed):
-        judge_delete(Conditions(if_match=("*",)), None, marker=True)
+    judge_delete(None, None, marker=True)
+    for conditions in (Conditions(if_match=("*",)), Conditions(if_match_size=9), Conditions(if_match_modified_s=AT)):
+        with pytest.raises(c.PreconditionFailed):
+            judge_delete(conditions, None, marker=True)
 
 
 @pytest.mark.parametrize(
