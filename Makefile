@@ -6,7 +6,7 @@ PYTHON ?= python3
 ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
-# Two stamps: serving needs the seven runtime packages, not the hundred of the tests.
+# Two stamps: serving needs the runtime packages alone, not the hundred of the tests.
 RUN := $(VENV)/.installed-run
 TEST := $(VENV)/.installed-test
 PACKAGES := gateway s3api tiering

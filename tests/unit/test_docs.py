@@ -17,9 +17,11 @@ from s3api.operations import TABLE
 from tiering import layout
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-PAGES: Final = sorted([ROOT / "README.md", ROOT / "bench/README.md", *(ROOT / "docs").rglob("*.md")])
+PAGES: Final = sorted(
+    [ROOT / "README.md", ROOT / "bench/README.md", ROOT / "clients/README.md", *(ROOT / "docs").rglob("*.md")]
+)
 SOURCES: Final = sorted(
-    path for package in (*manual.PACKAGES, "bench", "tests") for path in (ROOT / package).rglob("*.py")
+    path for package in (*manual.PACKAGES, "clients", "bench", "tests") for path in (ROOT / package).rglob("*.py")
 )
 PACKAGE_SOURCES: Final = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in manual.PACKAGES]
 
@@ -140,6 +142,13 @@ def test_decisions_that_modules_name_exist() -> None:
             assert number in numbers, f"{name(path)}: decision {number}"
 
 
+def test_decisions_have_numbers_of_their_own_without_gaps() -> None:
+    pages = sorted((ROOT / "docs/decisions").glob("*.md"))
+    assert [page.name[:4] for page in pages] == [f"{number:04d}" for number in range(1, len(pages) + 1)]
+    for page in pages:
+        assert page.read_text().startswith(f"# {int(page.name[:4])}. "), name(page)
+
+
 def test_names_in_capitals_are_names_of_the_code() -> None:
     """Prose refers to constants by name, so that no number in it can be wrong; the name must be right."""
     words = set(re.findall(r"\w+", "\n".join(path.read_text() for path in PACKAGE_SOURCES)))
@@ -156,6 +165,15 @@ def test_format_names_every_database() -> None:
     text = (ROOT / "docs/FORMAT.md").read_text()
     for database in layout.DATABASES:
         assert f"\n| `{database}` |" in text, database
+
+
+def test_format_says_where_fields_stand_that_others_read() -> None:
+    text = (ROOT / "docs/FORMAT.md").read_text()
+    rows = re.findall(r"^\| `(\w+Record)` \| (\d+) \| `(\w+)`", text, re.MULTILINE)
+    records = {"ObjectRecord": layout.ObjectRecord, "BucketRecord": layout.BucketRecord}
+    assert len(rows) == 8
+    for record, place, field in rows:
+        assert records[record].__struct_fields__[int(place)] == field
 
 
 def test_extensions_names_every_header_metadata_and_tag() -> None:
