@@ -203,10 +203,10 @@ class LifecycleDuty:
         key, info, now_ms = version.key, version.info, self._clock.now_ms()
         if not version.latest:
             if lifecycle.noncurrent_due(rules, key, info, newer, now_ms, self._day_ms):
-                return None if _locked(info, now_ms) else self._remove(bucket, key, info, "version_expired")
+                return None if _locked(info, now_ms) else self._remove(bucket, version, "version_expired")
         elif info.marker:
             alone = lifecycle.marker_due(rules, key, info, now_ms, self._day_ms) and self._stands_alone(bucket, key)
-            return self._remove(bucket, key, info, "marker_removed") if alone else None
+            return self._remove(bucket, version, "marker_removed") if alone else None
         else:
             due = lifecycle.expiration(rules, key, info, self._day_ms)
             if due is not None and due.at_ms <= now_ms:
@@ -224,10 +224,11 @@ class LifecycleDuty:
         deleted = await self._store.delete(bucket.name, key, DeleteOptions(conditions=_same(info), origin=_DELETE))
         return "marker_added" if deleted.marker else "expired"
 
-    async def _remove(self, bucket: BucketInfo, key: str, info: ObjectInfo, action: str) -> str:
-        """Takes one version away for good."""
-        same = None if info.marker else _same(info)
-        await self._store.delete(bucket.name, key, DeleteOptions(conditions=same, version=info.version, origin=_DELETE))
+    async def _remove(self, bucket: BucketInfo, version: Version, action: str) -> str:
+        """Takes one version away for good: the very one that was judged, as long as it has not become the current one."""
+        key, info, latest = version
+        options = DeleteOptions(_same(info), info.version, origin=_DELETE, noncurrent=not latest)
+        await self._store.delete(bucket.name, key, options)
         return action
 
     async def _move(self, bucket: BucketInfo, key: str, info: ObjectInfo, storage_class: str) -> str:

@@ -23,6 +23,7 @@ from tiering.contract import (
     BucketInfo,
     ByteRange,
     Conditions,
+    DeleteOptions,
     InvalidPart,
     InvalidPartNumber,
     InvalidPartOrder,
@@ -122,6 +123,12 @@ def judge_delete(conditions: Conditions | None, info: ObjectInfo | None, marker:
         raise PreconditionFailed(condition=size if conditions.if_match is None else "If-Match")
     if info is not None or (conditions is not None and conditions.if_match is not None):
         judge_write(conditions, info)
+
+
+def judge_noncurrent(options: DeleteOptions, current: bool) -> None:
+    """Judges the removal of a version that may go only while it is not the current one. Raises PreconditionFailed."""
+    if options.noncurrent and current:
+        raise PreconditionFailed(condition="noncurrent")
 
 
 def _locked(lock: Lock) -> Locked:

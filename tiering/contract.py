@@ -313,12 +313,14 @@ class ObjectChange(msgspec.Struct, frozen=True):
 
 class DeleteOptions(msgspec.Struct, frozen=True):
     """`version` None deletes as the bucket's versioning says: enabled adds a delete marker, suspended puts one in the
-    place of the null version, else the object goes. A named version ("" the null one) goes for good."""
+    place of the null version, else the object goes. A named version ("" the null one) goes for good; `noncurrent`: only
+    while it is not the current one, else PreconditionFailed."""
 
     conditions: Conditions | None = None
     version: str | None = None
     bypass_governance: bool = False
     origin: Origin | None = None
+    noncurrent: bool = False
 
 
 class Deleted(msgspec.Struct, frozen=True):

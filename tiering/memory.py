@@ -432,6 +432,7 @@ class MemoryStore:
         named = version if self._buckets[bucket].versioning else None
         if stored is None:
             return c.Deleted(False, named)
+        conditions.judge_noncurrent(options, current=stored is self._versions(bucket, key)[0])
         self._remove(bucket, key, stored, options.bypass_governance)
         self._record(options.origin, bucket, key, stored.info)
         return c.Deleted(True, named, stored.info.marker)

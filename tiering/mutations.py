@@ -223,7 +223,7 @@ def delete_object(
 def delete_version(
     batch: Batch, pool: Pool, bucket: BucketRecord, okey: bytes, options: DeleteOptions, now_ms: int
 ) -> Deleted:
-    """Takes the named version away for good. Raises Locked."""
+    """Takes the named version away for good. Raises Locked, PreconditionFailed."""
     found = versions.find(batch, okey, options.version)
     if found is not None and pool.expired(found[1], now_ms):
         found = None  # gone for its readers: its row is the keeper's to take away
@@ -232,6 +232,7 @@ def delete_version(
     if found is None:
         return Deleted(False, version)
     row, record = found
+    conditions.judge_noncurrent(options, current=not layout.is_older(row))
     conditions.judge_locked(record.lock, options.bypass_governance, now_ms)
     versions.remove(batch, pool, row, record, now_ms)
     gone: ObjectRecord = msgspec.structs.replace(record, marker=False)  # what went: no marker was made

@@ -164,6 +164,17 @@ async def test_deleting_an_older_version_leaves_the_current_one(store: Store) ->
     assert await get(store, "k") == b"second"
 
 
+async def test_a_version_goes_only_while_it_is_an_older_one_if_asked(store: Store) -> None:
+    await versioning(store, "Enabled")
+    first, second = await put(store, "k", b"first"), await put(store, "k", b"second")
+    await store.delete("b", "k", DeleteOptions(version=second.version))
+    with pytest.raises(c.PreconditionFailed):
+        await store.delete("b", "k", DeleteOptions(version=first.version, noncurrent=True))
+    assert await get(store, "k") == b"first"
+    await put(store, "k", b"third")
+    assert (await store.delete("b", "k", DeleteOptions(version=first.version, noncurrent=True))).found
+
+
 async def test_a_version_is_changed_without_touching_the_others(store: Store) -> None:
     await versioning(store, "Enabled")
     first = await put(store, "k", b"first")

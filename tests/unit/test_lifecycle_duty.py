@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,18 @@ class World:
             if not await self.duty.step():
                 return
         raise AssertionError("the walk does not end")
+
+    async def interrupted(self, act: Callable[[], Awaitable[object]]) -> None:
+        """Walks, and acts between the first judgement and what it leads to."""
+        delete = self.store.delete
+
+        async def after(*arguments: Any) -> Any:
+            self.store.delete = delete  # type: ignore[method-assign]  # once
+            await act()
+            return await delete(*arguments)
+
+        self.store.delete = after  # type: ignore[method-assign]
+        await self.walk()
 
     def keys(self, bucket: str) -> list[str]:
         return [key for key, _ in self.store.list(bucket, ListOptions()).objects]
@@ -173,6 +186,31 @@ def test_current_version_gets_a_marker_and_the_rest_go_later() -> None:
         await world.walk(1)  # the marker, alone now, is older than the rule's day
         assert world.versions("b") == []
         assert world.counts == {"marker_added": 1, "version_expired": 2, "marker_removed": 1}
+
+    asyncio.run(run())
+
+
+def test_version_that_has_become_the_current_one_stays() -> None:
+    async def run() -> None:
+        world = World()
+        await world.bucket("b", rule(noncurrent(1)), versioning="Enabled")
+        old, new = await world.put("b", "k", b"old"), await world.put("b", "k", b"new")
+        world.clock.advance(2)
+        await world.interrupted(lambda: world.store.delete("b", "k", DeleteOptions(version=new)))
+        assert world.versions("b") == [("k", old, False)]
+
+    asyncio.run(run())
+
+
+def test_object_in_the_place_of_a_null_marker_stays() -> None:
+    async def run() -> None:
+        world = World()
+        only = "<Expiration><ExpiredObjectDeleteMarker>true</ExpiredObjectDeleteMarker></Expiration>"
+        await world.bucket("b", rule(only), versioning="Suspended")
+        await world.store.delete("b", "k", DeleteOptions())
+        assert world.versions("b") == [("k", "", True)]
+        await world.interrupted(lambda: world.put("b", "k", b"new"))
+        assert world.versions("b") == [("k", "", False)]
 
     asyncio.run(run())
 
