@@ -133,11 +133,10 @@ class AccessLog:
     async def _put(self, place: _Place, data: bytes) -> None:
         wanted = bucket_logging(place.document)
         assert wanted is not None
-        target = self._store.bucket(wanted.bucket)
-        try:
-            owner = self._store.bucket(place.bucket).owner or self._root
-        except NoSuchBucket:
-            owner = self._root
+        target, source = self._store.bucket(wanted.bucket), self._store.bucket(place.bucket)
+        if target.owner != source.owner:  # one of the two was made again by somebody else, who is not to read this
+            raise S3Error("InvalidTargetBucketForLogging", TargetBucket=wanted.bucket)
+        owner = source.owner or self._root
         events_s = place.day * 86_400
         unique = secrets.token_hex(8).upper()
         key = accesslog.object_key(wanted, place.bucket, owner, self._region, events_s, time.time(), unique)

@@ -163,6 +163,17 @@ def test_log_that_cannot_be_put_is_lost_quietly() -> None:
     assert logs(store) == []
 
 
+@pytest.mark.parametrize("bucket", ["target", "b"])
+def test_log_goes_to_nobody_else_who_has_made_the_bucket_again(bucket: str) -> None:
+    store = logged_store()
+    log = AccessLog(store, "us-east-1", "root")
+    record(log, "b", "k")
+    asyncio.run(store.delete_bucket(bucket))
+    asyncio.run(store.create_bucket(BucketInfo(name=bucket, created_ms=0, pool="", owner="other")))
+    asyncio.run(log.flush())
+    assert logs(store) == []
+
+
 def test_lines_that_wait_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(collector, "LINES_BYTES_MAX", 1000)
     store = logged_store()
