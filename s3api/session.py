@@ -4,7 +4,7 @@ Promise: nothing is kept for a session anywhere; any process with the same key k
 The secret is derived from the token, so a token that was seen is no credential.
 Owns nothing but its key. Does not know requests. Kind: pure, but for randomness. Invariants: a token this key did not make,
 or one that was changed, is refused; a session is never more than who began it is now: an identity that is gone, or was
-given other rights, takes its sessions along.
+given other rights or another secret, takes its sessions along.
 Spec: AWS STS API Reference, AssumeRole; docs/S3.md, "Identities".
 """
 
@@ -26,6 +26,7 @@ from s3api.errors import S3Error
 KEY_PREFIX: Final = "ASIA"
 _KEY_LETTERS: Final = string.ascii_uppercase + "234567"
 _MAC_BYTES: Final = 32
+_PROOF_BYTES: Final = 16
 
 
 class _Sealed(msgspec.Struct, frozen=True, array_like=True):
@@ -36,6 +37,7 @@ class _Sealed(msgspec.Struct, frozen=True, array_like=True):
     expires_s: int
     name: str = ""
     policy: str = ""
+    proof: bytes = b""  # of the secret that its beginner had
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
@@ -54,7 +56,8 @@ class Sessions:
     def begin(self, who: Identity, duration_s: int, policy: str, name: str, now_s: int) -> Begun:
         """Credentials that may do what `who` and `policy` ("": no more) allow."""
         access_key = KEY_PREFIX + "".join(secrets.choice(_KEY_LETTERS) for _ in range(16))
-        body = _ENCODER.encode(_Sealed(access_key, who.access_key, now_s + duration_s, name, policy))
+        proof = self._proof(who)
+        body = _ENCODER.encode(_Sealed(access_key, who.access_key, now_s + duration_s, name, policy, proof))
         token = base64.urlsafe_b64encode(self._mac(b"token", body) + body).decode().rstrip("=")
         return Begun(access_key, self._secret(body), token, now_s + duration_s)
 
@@ -71,7 +74,7 @@ class Sessions:
         if now_s >= sealed.expires_s:
             raise S3Error("ExpiredToken")
         parent = self._identities(sealed.parent)
-        if parent is None:
+        if parent is None or not hmac.compare_digest(sealed.proof, self._proof(parent)):
             raise S3Error("InvalidToken")
         role = parent.user_name or "root"
         return msgspec.structs.replace(
@@ -87,6 +90,9 @@ class Sessions:
 
     def _mac(self, purpose: bytes, body: bytes) -> bytes:
         return hmac.digest(self._key, purpose + b"\0" + body, "sha256")
+
+    def _proof(self, who: Identity) -> bytes:
+        return self._mac(b"parent", who.secret_key.encode("utf-8", "surrogateescape"))[:_PROOF_BYTES]
 
     def _secret(self, body: bytes) -> str:
         return base64.urlsafe_b64encode(self._mac(b"secret", body)).decode()[:40]

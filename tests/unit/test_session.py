@@ -55,6 +55,12 @@ def test_it_has_the_rights_its_beginner_has_now() -> None:
     assert Sessions("root-secret", {"bobkey": later}.get).open(begun.token, NOW_S).policies == ("{}",)
 
 
+def test_it_ends_when_its_beginner_gets_another_secret() -> None:
+    begun = SESSIONS.begin(BOB, 900, "", "s1", NOW_S)
+    later = msgspec.structs.replace(BOB, secret_key="rotated-secret")
+    assert code(begun.token, sessions=Sessions("root-secret", {"bobkey": later}.get)) == "InvalidToken"
+
+
 @given(st.integers(0, 200), st.integers(1, 255))
 def test_changed_tokens_are_refused(at: int, change: int) -> None:
     token = SESSIONS.begin(BOB, 900, "", "s1", NOW_S).token
