@@ -258,7 +258,7 @@ class Rights:
             verdict = Verdict.SILENT
         granted = (
             verdict is not Verdict.SILENT
-            or self._listed(who, action, bucket, info, owner_id)
+            or self._listed(who, action, bucket, info, owner_id, own)
             or (own and action in _OWN_RIGHTS and ownership_of(bucket) != ENFORCED)
         )
         return granted and (said is Verdict.ALLOW or not who.access_key)
@@ -273,15 +273,24 @@ class Rights:
             and _within_session(who, action, resource, context)
         )
 
-    def _listed(self, who: Identity, action: str, bucket: BucketInfo, info: ObjectInfo | None, owner_id: str) -> bool:
-        """Whether an access list grants it: the bucket's, or the object's own."""
+    def _listed(
+        self,
+        who: Identity,
+        action: str,
+        bucket: BucketInfo,
+        info: ObjectInfo | None,
+        owner_id: str,
+        own: bool = False,
+    ) -> bool:
+        """Whether an access list grants it: the bucket's, or the object's own. `own` as for `judge`."""
         if ownership_of(bucket) == ENFORCED:
             return False
         ignore = public_access_of(bucket).ignore_acls
         letter = _OBJECT_LETTERS.get(action)
         if letter is None:
             letter = _BUCKET_LETTERS.get(action)
-            if action == "s3:DeleteObject" and (info is None or not info.owner or info.owner != who.owner_id):
+            owns = own or (info is not None and bool(info.owner) and info.owner == who.owner_id)
+            if action == "s3:DeleteObject" and not owns:
                 return False
             text = bucket.documents.get("acl", "")
             owner_id = self._directory.canonical_id(bucket.owner)

@@ -191,7 +191,7 @@ class Call:
         self.bucket_info: BucketInfo | None = None
         self.asked = ""  # the right that the object itself must still grant, once it is opened; see `check_object`
         self.said: Mapping[str, Sequence[str]] = {}  # condition keys that only the handler knows
-        self.tags: Mapping[str, str] | None = None  # those a document asks for
+        self.tags: Mapping[str, str] | None = None  # those a document or a form asks for
 
     def require(
         self, action: str, bucket: str = "", key: str = "", version: str | None = None, info: ObjectInfo | None = None

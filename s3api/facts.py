@@ -47,7 +47,9 @@ _HEADERS: Final = {
         )
     },
 }
-_MAKES_OBJECTS: Final = frozenset({"PutObject", "CopyObject", "CompleteMultipartUpload", "PostObject"})
+_MAKES_OBJECTS: Final = frozenset(
+    {"PutObject", "CopyObject", "CompleteMultipartUpload", "PostObject", "BatchPut", "RenameObject"}
+)
 _EXISTING_TAG: Final = "s3:existingobjecttag/"
 _REQUEST_TAG: Final = "s3:requestobjecttag/"
 

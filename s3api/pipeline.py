@@ -26,6 +26,7 @@ from s3api.errors import ERRORS, ONE_MECHANISM, S3Error, from_store
 from s3api.extensions import check_headers
 from s3api.form import FormPayload, boundary_of, headers_of
 from s3api.handlers import sts
+from s3api.handlers.tagging import read_tagging
 from s3api.message import BodyError, Request, Response
 from s3api.operations import Operation, resolve
 from s3api.params import parse_query
@@ -409,6 +410,8 @@ class Pipeline:
             request.started_s,
         )
         call = self._call(as_put, trace, operation, target.bucket, target.key, query, identity, payload, now_ms)
+        if fields.get("tagging"):
+            call.tags = read_tagging(fields["tagging"].encode())
         judging = self._authorise(call, operation, trace)
         if judging is not None:
             await judging
@@ -495,7 +498,10 @@ class Pipeline:
         return owner == call.identity.owner_id
 
     async def _judge_object(self, call: Call, action: str, bucket: BucketInfo) -> None:
-        """Judges by the object as it is now. Of one that is not there, only who may list the bucket is told so."""
+        """Judges by the object as it is now. Of one that is not there, only who may list the bucket is told so.
+
+        Raises what finding it does: no handler runs that was not judged, also if the object comes a moment later.
+        """
         version = call.query.get("versionId")
         options = ReadOptions(head=True, version=None if version is None else parse_version(version))
         info = None
@@ -503,9 +509,15 @@ class Pipeline:
             opened = self._store.open(call.bucket, call.key, options)
             info = (opened if isinstance(opened, Reading) else await opened).info
         except (NoSuchKey, NoSuchVersion, IsMarker):
-            if not self._may_list(call, bucket):
+            if action == "s3:DeleteObject":  # of what is nobody's: it may make a delete marker
+                may = self._access.judge(call, action, bucket, call.key, own=True)
+            else:
+                may = self._may_list(call, bucket)
+            if not may:
                 raise S3Error("AccessDenied") from None
-            return
+            if action == "s3:DeleteObject":
+                return
+            raise
         if not self._access.judge(call, action, bucket, call.key, info):
             raise S3Error("AccessDenied")
         call.asked = action
@@ -514,6 +526,8 @@ class Pipeline:
         """The rights that a write's headers need beyond the write itself. Raises AccessDenied."""
         headers = call.request.headers
         wanted = {action for header, action in _FURTHER if header in headers}
+        if call.tags is not None:  # those of a form
+            wanted.add("s3:PutObjectTagging")
         if acl.asked(headers):
             wanted.add("s3:PutObjectAcl")
         for action in sorted(wanted):

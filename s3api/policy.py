@@ -131,7 +131,7 @@ class _Principals:
             account, name = text.split(":", 5)[4:]
             if name == "root":
                 self._accounts.add(account)
-            elif not account and name.startswith("user/"):
+            elif not account and name.startswith("user/") and name != "user/":
                 # Without an account an ARN says nothing at AWS; other S3 servers have such, of users known by name.
                 self._names.add(name.removeprefix("user/"))
             else:
@@ -147,9 +147,11 @@ class _Principals:
             return Verdict.SILENT
         if who.arn in self._arns or (who.parent_arn and who.parent_arn in self._arns):
             return Verdict.ALLOW
-        if self._names and not self._names.isdisjoint((who.user_name, who.owner_id, who.display_name)):
+        if who.user_name and who.user_name in self._names:
             return Verdict.ALLOW
-        if who.account_id in self._accounts or who.owner_id in self._canonical:
+        # A name may be an account's, whose users it names no more than the account's own ARN does.
+        named = bool(self._names) and not self._names.isdisjoint((who.owner_id, who.display_name))
+        if named or who.account_id in self._accounts or who.owner_id in self._canonical:
             return Verdict.ALLOW if who.root else Verdict.DELEGATED
         return Verdict.SILENT
 

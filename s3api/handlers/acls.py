@@ -20,7 +20,15 @@ from s3api.handlers.settings import small_document
 from s3api.message import Response
 from s3api.policy import check_bucket_policy, compiled
 from s3api.versions import named_version, version_line
-from tiering.contract import BucketChange, BucketInfo, ObjectChange, ReadOptions
+from tiering.contract import (
+    BucketChange,
+    BucketInfo,
+    Conditions,
+    ObjectChange,
+    ObjectInfo,
+    PreconditionFailed,
+    ReadOptions,
+)
 
 
 def get_bucket_acl(call: Call) -> Response:
@@ -41,8 +49,7 @@ async def put_bucket_acl(call: Call) -> Response:
 async def get_object_acl(call: Call) -> Response:
     """As the bucket's, of an object or one version of it."""
     bucket = bucket_of(call)
-    options = ReadOptions(head=True, version=named_version(call.query))
-    info = (await arrived(call.store.open(call.bucket, call.key, options))).info
+    info = await _seen(call, named_version(call.query))
     owner, text = (bucket.owner, "") if ownership_of(bucket) == ENFORCED else (info.owner or bucket.owner, info.acl)
     lines = xml.CONTENT_TYPE + version_line(info.version, bucket).encode()
     return Response(200, lines, acl.document(text, call.access, call.access.canonical_id(owner)))
@@ -51,14 +58,26 @@ async def get_object_acl(call: Call) -> Response:
 async def put_object_acl(call: Call) -> Response:
     """As the bucket's, of an object or one version of it."""
     bucket, version = bucket_of(call), named_version(call.query)
-    info = (await arrived(call.store.open(call.bucket, call.key, ReadOptions(head=True, version=version)))).info
+    info = await _seen(call, version)
     owner_id = call.access.canonical_id(info.owner or bucket.owner)
     text = await _wanted(call, bucket, owner_id, of_object=True)
-    # The list is kept with owner-relative grants: the version that was looked at is the one that is changed.
+    # Whose the list is, and who may set it, is known of the object that was looked at, and of no other.
     version = info.version if version is None and bucket.versioning else version
-    change = ObjectChange(version=version, acl=text, origin=call.origin("ObjectAcl:Put"))
-    changed = await call.store.change(call.bucket, call.key, change)
+    same = Conditions(if_match=(info.etag,), if_match_modified_s=info.modified_ms // 1000)
+    change = ObjectChange(version=version, acl=text, conditions=same, origin=call.origin("ObjectAcl:Put"))
+    try:
+        changed = await call.store.change(call.bucket, call.key, change)
+    except PreconditionFailed:
+        raise S3Error("OperationAborted", f"{call.key} was written while its access list was set.") from None
     return Response(200, version_line(changed.version, bucket).encode())
+
+
+async def _seen(call: Call, version: str | None) -> ObjectInfo:
+    """The object, or a version of it, once the caller may do to it what was asked."""
+    info = (await arrived(call.store.open(call.bucket, call.key, ReadOptions(head=True, version=version)))).info
+    if call.asked:
+        call.check_object(info)
+    return info
 
 
 async def _wanted(call: Call, bucket: BucketInfo, owner_id: str, *, of_object: bool) -> str:

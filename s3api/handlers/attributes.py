@@ -51,6 +51,8 @@ async def get_object_attributes(call: Call) -> Response:
         head=True, conditions=read_conditions(call.request.headers), version=named_version(call.query)
     )
     info = (await open_object(call, options)).info
+    if call.asked:
+        call.check_object(info)
     call.require("s3:GetObject" if options.version is None else "s3:GetObjectVersion", info=info)
     writer = xml.XmlWriter("GetObjectAttributesResponse")
     if "ETag" in wanted:

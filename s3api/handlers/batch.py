@@ -30,7 +30,7 @@ from s3api.extensions import parse_pin, parse_ttl
 from s3api.handlers.archive import is_archived
 from s3api.handlers.body import Intake, arrived, pieces
 from s3api.handlers.objects import bucket_of, delete_key
-from s3api.handlers.options import put_options
+from s3api.handlers.options import check_deadline, put_options
 from s3api.handlers.sealed import has_md5, new_seal, object_key_of, open_sealed
 from s3api.message import Response, StreamBody
 from s3api.target import check_key
@@ -520,6 +520,7 @@ async def batch_touch(call: Call) -> Response:
 
 
 async def _touch(call: Call, key: str, ttl: Ttl | None) -> None:
+    check_deadline(call.at(key), ttl)
     info = (await arrived(call.store.open(call.bucket, key, _HEAD))).info
     if ttl is None and info.sliding:
         ttl = Ttl(info.ttl_ms, sliding=True)

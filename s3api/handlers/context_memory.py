@@ -9,7 +9,7 @@ from s3api.call import Call
 from s3api.errors import S3Error
 from s3api.extensions import PIN_HEADER, TIER_HEADER, TTL_HEADER, parse_tier, write_intent
 from s3api.handlers.fields import http_date, lease_lines
-from s3api.handlers.options import metadata_of
+from s3api.handlers.options import check_deadline, metadata_of
 from s3api.message import Response
 from s3api.preconditions import write_conditions
 from s3api.versions import named_version
@@ -28,12 +28,14 @@ async def change_object(call: Call) -> Response:
         raise S3Error(
             "InvalidRequest", f"Nothing to change: give {PIN_HEADER}, {TTL_HEADER} or {TIER_HEADER}, or several."
         )
+    version = named_version(call.query)
+    check_deadline(call, intent.ttl, version)
     change = ObjectChange(
         pin_ms=intent.pin_ms,
         ttl=intent.ttl,
         tier=tier,
         conditions=write_conditions(headers),
-        version=named_version(call.query),
+        version=version,
     )
     info = await call.store.change(call.bucket, call.key, change)
     where = "cold" if info.residency is Residency.COLD_ONLY else "hot"

@@ -24,7 +24,6 @@ from s3api.handlers.lifecycle import expiry_of
 from s3api.handlers.objects import bucket_of, stored
 from s3api.handlers.options import SINGLE_PUT_BYTES_MAX, put_options
 from s3api.handlers.sealed import written_lines
-from s3api.handlers.tagging import read_tagging
 from s3api.message import Response
 from s3api.versions import version_line
 from tiering.contract import ObjectInfo
@@ -42,8 +41,7 @@ async def post_object(call: Call) -> Response:
         raise S3Error("MissingContentLength")
     if size > SINGLE_PUT_BYTES_MAX:
         raise S3Error("EntityTooLarge", ProposedSize=size, MaxSizeAllowed=SINGLE_PUT_BYTES_MAX)
-    tags = read_tagging(form.fields["tagging"].encode()) if form.fields.get("tagging") else {}
-    options = msgspec.structs.replace(put_options(call, tags), origin=call.origin("ObjectCreated:Post"))
+    options = msgspec.structs.replace(put_options(call, call.tags or {}), origin=call.origin("ObjectCreated:Post"))
     info = await stored(call, options, size, short=True)
     location = _location(call)
     redirect = _redirect(call, form.fields.get("success_action_redirect") or form.fields.get("redirect", ""), info)

@@ -39,7 +39,6 @@ from s3api.handlers.sealed import (
     check_plain,
     check_reading,
     has_md5,
-    invalid_range,
     new_seal,
     open_sealed,
     written_lines,
@@ -64,11 +63,13 @@ from tiering.contract import (
     NoSuchKey,
     NotModified,
     ObjectInfo,
+    PreconditionFailed,
     PutOptions,
     Reading,
     ReadOptions,
     StoreError,
     Writer,
+    content_bytes,
 )
 
 _log = logging.getLogger(__name__)
@@ -128,9 +129,9 @@ def _read(call: Call, head: bool) -> Response | Coroutine[Any, Any, Response]:
     try:
         opened = call.store.open(call.bucket, call.key, options)
     except NotModified as unchanged:
-        return _unchanged(unchanged)
-    except InvalidRange as error:
-        return _out_of_range(call, options, error)
+        return _unchanged(call, unchanged)
+    except (InvalidRange, PreconditionFailed) as error:
+        return _refused(call, options, error)
     if isinstance(opened, Reading):
         if opened.info.encryption is not None:
             return _reply_sealed(call, opened, options, overrides)
@@ -155,9 +156,9 @@ async def _read_later(
     try:
         reading = await opened
     except NotModified as unchanged:
-        return _unchanged(unchanged)
+        return _unchanged(call, unchanged)
     except InvalidRange as error:
-        return await _out_of_range(call, options, error)
+        return await _refused(call, options, error)
     return await _reply_any(call, reading, options, overrides)
 
 
@@ -182,8 +183,16 @@ async def _reply_any(
     return _reply(call, reading, options, overrides)
 
 
-async def _out_of_range(call: Call, options: ReadOptions, error: InvalidRange) -> Response:
-    raise await invalid_range(call, (call.bucket, call.key), options, error)
+async def _refused(call: Call, options: ReadOptions, error: InvalidRange | PreconditionFailed) -> Response:
+    """Raises what a read deserves that the store refused; AccessDenied where the refusal would tell of an object that the
+    caller may not read."""
+    looking = ReadOptions(head=True, version=options.version)
+    seen = (await arrived(call.store.open(call.bucket, call.key, looking))).info
+    if seen.owner or call.asked:
+        call.check_object(seen)
+    if isinstance(error, InvalidRange) and seen.encryption is not None:
+        raise InvalidRange(size=content_bytes(seen))
+    raise error
 
 
 async def _read_if_range(call: Call, options: ReadOptions, overrides: Mapping[str, str] | None) -> Response:
@@ -192,6 +201,8 @@ async def _read_if_range(call: Call, options: ReadOptions, overrides: Mapping[st
     try:
         looking = ReadOptions(head=True, version=options.version)
         seen = (await arrived(call.store.open(call.bucket, call.key, looking))).info
+        if seen.owner or call.asked:
+            call.check_object(seen)
         if not options.head:
             judge_readable(seen, call.now_ms)
         if _is_named(call.header(b"if-range"), seen):
@@ -201,9 +212,9 @@ async def _read_if_range(call: Call, options: ReadOptions, overrides: Mapping[st
             reading.close()
         return await _reply_any(call, await arrived(call.store.open(call.bucket, call.key, whole)), whole, overrides)
     except NotModified as unchanged:
-        return _unchanged(unchanged)
+        return _unchanged(call, unchanged)
     except InvalidRange as error:
-        return await _out_of_range(call, options, error)
+        return await _refused(call, options, error)
 
 
 def _is_named(if_range: str, info: ObjectInfo) -> bool:
@@ -226,8 +237,10 @@ def _overrides(call: Call) -> dict[str, str] | None:
     return found or None
 
 
-def _unchanged(unchanged: NotModified) -> Response:
+def _unchanged(call: Call, unchanged: NotModified) -> Response:
     info: ObjectInfo = unchanged.facts["info"]
+    if info.owner or call.asked:
+        call.check_object(info)
     return Response(304, unchanged_lines(info).encode())
 
 

@@ -23,7 +23,7 @@ from s3api.objectlock import DOCUMENT, headers_lock, load
 from s3api.params import invalid
 from s3api.payload import stored_content_encoding
 from s3api.preconditions import write_conditions
-from tiering.contract import BucketInfo, Lock, PutOptions
+from tiering.contract import BucketInfo, Lock, PutOptions, Ttl
 
 SINGLE_PUT_BYTES_MAX: Final = 5 << 30
 """Largest body of one PUT or part, and largest source of one copy (AWS: multipart upload limits)."""
@@ -209,6 +209,13 @@ def lock_of(call: Call, headers: Headers) -> Lock | None:
     if default is None:
         return lock
     return Lock(default.mode, default.until_ms(call.now_ms), None if lock is None else lock.legal_hold)
+
+
+def check_deadline(call: Call, ttl: Ttl | None, version: str | None = None) -> None:
+    """Raises AccessDenied for a deadline that the caller may not set on what stands: in a bucket with versions it takes
+    one away for good, which is more than to write."""
+    if ttl is not None and ttl.ttl_ms and (call.bucket_info or call.store.bucket(call.bucket)).versioning:
+        call.require("s3:DeleteObjectVersion", version=version)
 
 
 def put_options(call: Call, tags: Mapping[str, str] | None = None, event: str = "") -> PutOptions:

@@ -13,7 +13,7 @@ from s3api.call import Call
 from s3api.errors import S3Error
 from s3api.extensions import tag_intent
 from s3api.handlers.body import arrived, document
-from s3api.handlers.options import check_tags
+from s3api.handlers.options import check_deadline, check_tags
 from s3api.message import Response
 from s3api.versions import named_version, version_line
 from tiering.contract import ObjectChange, ObjectInfo, ReadOptions
@@ -23,6 +23,8 @@ async def get_object_tagging(call: Call) -> Response:
     """The tags, in the order of their keys."""
     options = ReadOptions(head=True, version=named_version(call.query))
     info = (await arrived(call.store.open(call.bucket, call.key, options))).info
+    if call.asked:
+        call.check_object(info)
     writer = xml.XmlWriter("Tagging")
     with writer.nested("TagSet"):
         for key, value in sorted(info.tags.items()):
@@ -45,6 +47,9 @@ async def _replace(call: Call, tags: Mapping[str, str], event: str) -> bytes:
     if call.asked:
         call.check_object(old)
     intent = tag_intent(old.tags, tags)
+    if intent.pin_ms is not None or intent.ttl is not None:
+        call.require("s3:PutObject", version=version)  # as without tags: see `change_object`
+        check_deadline(call, intent.ttl, version)
     change = ObjectChange(
         pin_ms=intent.pin_ms,
         ttl=intent.ttl,

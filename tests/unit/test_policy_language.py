@@ -119,6 +119,21 @@ def test_principal(principal: Any, who: Identity, verdict: Verdict) -> None:
     assert judged(text(allow(Principal=principal)), who) is verdict
 
 
+def test_a_name_without_an_account_is_one_users_or_an_accounts() -> None:
+    named = Identity("k", owner_id="canon1", display_name="team", user_name="alice", account_id="111122223333")
+    root = Identity("k", owner_id="canon1", display_name="team", root=True, account_id="111122223333")
+    other = Identity("k", owner_id="canon2", display_name="", user_name="bob", account_id="444455556666")
+
+    def verdicts(name: str) -> list[Verdict]:
+        document = text(allow(Principal={"AWS": f"arn:aws:iam:::user/{name}"}))
+        return [judged(document, who) for who in (named, root, other)]
+
+    assert verdicts("alice") == [Verdict.ALLOW, Verdict.SILENT, Verdict.SILENT]
+    for name in ("team", "canon1"):
+        assert verdicts(name) == [Verdict.DELEGATED, Verdict.ALLOW, Verdict.SILENT]
+    assert verdicts("") == [Verdict.SILENT] * 3
+
+
 def test_not_principal_denies_all_others() -> None:
     policy = text(
         allow(), {"Effect": "Deny", "NotPrincipal": {"AWS": ALICE.arn}, "Action": "s3:*", "Resource": BUCKET + "/*"}

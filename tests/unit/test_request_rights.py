@@ -1,0 +1,278 @@
+"""Rights on whole requests: the pipeline with its real handlers over the memory store, and several who ask."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from s3api.call import ApiConfig, Identity
+from s3api.handlers import HANDLERS
+from s3api.message import Request
+from s3api.pipeline import Pipeline
+from s3api.sigv4 import sign_headers
+from tests.support.clock import NEW_YEAR_MS, ManualClock
+from tests.unit.handler_harness import Body, Reply
+from tests.unit.test_access import People, policy, text
+from tiering.contract import (
+    BucketChange,
+    BucketInfo,
+    ListOptions,
+    ListVersionsOptions,
+    PutOptions,
+    PutResult,
+    ReadOptions,
+)
+from tiering.memory import MemoryStore
+
+MAIN = "1" * 12
+ALT = "2" * 12
+
+
+def someone(name: str, *, owner: str = "", root: bool = False) -> Identity:
+    account = ALT if owner else MAIN
+    arn = f"arn:aws:iam::{account}:{'root' if root else 'user/' + name}"
+    return Identity(
+        name, "topsecret", owner or "main-id", root=root, owner=owner, account_id=account, arn=arn,
+        user_name="" if root else name,
+    )  # fmt: skip
+
+
+WHO = {
+    each.access_key: each
+    for each in (someone("main", root=True), someone("user"), someone("alt", owner="alt-id", root=True))
+}
+
+
+class Edge:
+    """A gateway of two accounts, and a user of the first without policies; the bucket `b` is the first's."""
+
+    def __init__(self, versioning: str = "", **documents: str) -> None:
+        self.clock = ManualClock()
+        self.store = MemoryStore(self.clock)
+        asyncio.run(self.store.create_bucket(BucketInfo(name="b", created_ms=0, pool="")))
+        change = BucketChange(documents, versioning=versioning) if versioning else BucketChange(documents)
+        asyncio.run(self.store.change_bucket("b", change))
+        self.pipeline = Pipeline(self.store, ApiConfig(), WHO.get, HANDLERS, self.clock, directory=People())
+
+    def put(self, key: str, data: bytes = b"data", **options: Any) -> str:
+        writer: Any = self.store.put("b", key, len(data), PutOptions(**options))
+        writer.write(data)
+        return str(asyncio.run(writer.commit(PutResult())).version)
+
+    def versions(self) -> list[tuple[str, str, bool]]:
+        found = self.store.list_versions("b", ListVersionsOptions()).versions
+        return [(each.key, each.info.version, each.info.marker) for each in found]
+
+    def allow(self, who: Any, *actions: str, **fields: Any) -> None:
+        statement = policy(action=list(actions), principal=who, **fields)  # type: ignore[arg-type]  # a list of them
+        asyncio.run(self.store.change_bucket("b", BucketChange({"policy": text(statement)})))
+
+    def __call__(
+        self,
+        who: str,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+    ) -> Reply:
+        return asyncio.run(self.send(self.request(who, method, path, headers, body)))
+
+    def request(
+        self, who: str, method: str, path: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> Request:
+        raw_path, _, query = path.encode().partition(b"?")
+        raw = {b"host": b"h:9000"} | {name.encode(): value.encode() for name, value in (headers or {}).items()}
+        if method in ("PUT", "POST"):
+            raw.setdefault(b"content-length", b"%d" % len(body))
+        if who:
+            now_s = NEW_YEAR_MS // 1000
+            raw = sign_headers(method, raw_path, query, raw, access_key=who, secret_key="topsecret", now_s=now_s)
+        return Request(method, raw_path, query, raw, Body(body))
+
+    async def send(self, request: Request) -> Reply:
+        handled = self.pipeline.handle(request)
+        response = await handled if inspect.isawaitable(handled) else handled
+        content = response.body if isinstance(response.body, bytes) else b""
+        _, _, rest = content.partition(b"<Code>")
+        code = rest.partition(b"</Code>")[0].decode() if response.status >= 300 else ""
+        return Reply(response.status, response.headers, content, response.length, code)
+
+
+USER = {"AWS": f"arn:aws:iam::{MAIN}:user/user"}
+
+
+# --- deleting what is not there ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("who", ["", "alt"])
+def test_who_may_only_list_cannot_hide_keys_that_are_not_there(who: str) -> None:
+    edge = Edge("Enabled", acl="F R*")
+    assert edge(who, "DELETE", "/b/none").status == 403
+    assert edge.versions() == []
+
+
+def test_user_who_may_only_list_cannot_hide_keys_that_are_not_there() -> None:
+    edge = Edge("Enabled", acl="F R*")
+    edge.allow(USER, "s3:ListBucket")
+    assert edge("user", "DELETE", "/b/none").status == 403
+    assert edge.versions() == []
+
+
+def test_whom_a_list_lets_write_may_delete_what_is_not_there() -> None:
+    edge = Edge(acl="F W*")
+    assert edge("alt", "DELETE", "/b/none").status == 204
+    assert edge("", "DELETE", "/b/none").status == 204
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/b/k"), ("GET", "/b/k?acl"), ("PUT", "/b/k?acl"), ("DELETE", "/b/k")]
+)
+def test_object_that_comes_while_its_caller_is_judged_is_not_touched(
+    method: str, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    edge = Edge(acl="F R*")
+    looked = edge.store.open
+
+    def missing_once(bucket: str, key: str, options: ReadOptions) -> Any:
+        monkeypatch.setattr(edge.store, "open", looked)
+        try:
+            return looked(bucket, key, options)
+        finally:
+            edge.store._objects[bucket][key] = kept
+
+    edge.put("k", b"secret")
+    kept = edge.store._objects["b"].pop("k")
+    monkeypatch.setattr(edge.store, "open", missing_once)
+    assert edge("alt", method, path, {"x-amz-acl": "public-read"}).status in (403, 404)
+    assert [(info.acl, key) for key, info in edge.store.list("b", ListOptions()).objects] == [("", "k")]
+
+
+def test_list_goes_to_the_object_that_was_judged_and_to_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    edge = Edge()
+    edge.put("k", owner="alt-id")
+    change = edge.store.change
+
+    async def written_first(*arguments: Any) -> Any:
+        edge.store._objects["b"].pop("k")
+        edge.clock.advance(2)
+        writer: Any = edge.store.put("b", "k", 6, PutOptions())
+        writer.write(b"secret")
+        await writer.commit(PutResult())
+        return await change(*arguments)
+
+    monkeypatch.setattr(edge.store, "change", written_first)
+    assert edge("alt", "PUT", "/b/k?acl", {"x-amz-acl": "public-read"}).code == "OperationAborted"
+    assert edge("", "GET", "/b/k").code == "AccessDenied"
+
+
+# --- lives and deletes ------------------------------------------------------------------------------------------------
+
+
+def test_a_deadline_for_a_version_is_the_right_to_delete_it() -> None:
+    edge = Edge("Enabled")
+    first = edge.put("k")
+    edge.put("k", b"newer")
+    edge.allow(USER, "s3:PutObject", "s3:PutObjectTagging", "s3:PutObjectVersionTagging", "s3:DeleteObject")
+    ttl = {"x-recall-ttl": "1"}
+    tags = b"<Tagging><TagSet><Tag><Key>recall:ttl</Key><Value>1</Value></Tag></TagSet></Tagging>"
+    touch = json.dumps({"keys": ["k"], "ttl": 1}).encode()
+    for path, headers, body in (
+        (f"/b/k?recall&versionId={first}", ttl, b""),
+        ("/b/k?recall", ttl, b""),
+    ):
+        assert edge("user", "POST", path, headers, body).code == "AccessDenied"
+    for path in ("/b/k?tagging", f"/b/k?tagging&versionId={first}"):
+        assert edge("user", "PUT", path, {}, tags).code == "AccessDenied"
+    assert json.loads(edge("user", "POST", "/b?recall=touch", {}, touch).body)["objects"][0]["code"] == "AccessDenied"
+    edge.clock.advance(5)
+    assert len(edge.versions()) == 2
+    edge.allow(USER, "s3:PutObject", "s3:PutObjectTagging", "s3:DeleteObjectVersion")
+    assert edge("user", "POST", "/b/k?recall", ttl).status == 200
+    assert edge("user", "PUT", "/b/k?tagging", {}, tags).status == 200
+    assert json.loads(edge("user", "POST", "/b?recall=touch", {}, touch).body)["objects"] == [{}]
+
+
+def test_tags_that_pin_or_expire_need_the_right_to_write() -> None:
+    edge = Edge()
+    edge.put("k")
+    edge.allow(USER, "s3:PutObjectTagging")
+    for tag in ("recall:ttl", "recall:pin"):
+        document = f"<Tagging><TagSet><Tag><Key>{tag}</Key><Value>1</Value></Tag></TagSet></Tagging>".encode()
+        assert edge("user", "PUT", "/b/k?tagging", {}, document).code == "AccessDenied"
+    plain = b"<Tagging><TagSet><Tag><Key>a</Key><Value>1</Value></Tag></TagSet></Tagging>"
+    assert edge("user", "PUT", "/b/k?tagging", {}, plain).status == 200
+    edge.allow(USER, "s3:PutObjectTagging", "s3:PutObject")
+    assert edge("user", "PUT", "/b/k?tagging", {}, document).status == 200
+    edge.allow(USER, "s3:DeleteObjectTagging")
+    assert edge("user", "DELETE", "/b/k?tagging").code == "AccessDenied"
+
+
+# --- forms ------------------------------------------------------------------------------------------------------------
+
+
+def form(**fields: str) -> tuple[dict[str, str], bytes]:
+    parts = [
+        f'--B\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n' for name, value in fields.items()
+    ]
+    parts.append('--B\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\nbytes\r\n--B--\r\n')
+    return {"content-type": "multipart/form-data; boundary=B"}, "".join(parts).encode()
+
+
+TAGS = "<Tagging><TagSet><Tag><Key>level</Key><Value>{}</Value></Tag></TagSet></Tagging>"
+
+
+def test_tags_of_a_form_need_their_right() -> None:
+    edge = Edge()
+    edge.allow("*", "s3:PutObject")
+    assert edge("", "POST", "/b", *form(key="k")).status == 204
+    assert edge("", "POST", "/b", *form(key="k", tagging=TAGS.format("high"))).code == "AccessDenied"
+    edge.allow(
+        "*", "s3:PutObject", "s3:PutObjectTagging", Condition={"StringEquals": {"s3:RequestObjectTag/level": "low"}}
+    )
+    assert edge("", "POST", "/b", *form(key="k", tagging=TAGS.format("high"))).code == "AccessDenied"
+    assert edge("", "POST", "/b", *form(key="k", tagging=TAGS.format("low"))).status == 204
+
+
+# --- conditions of policies -------------------------------------------------------------------------------------------
+
+
+def test_policy_that_forbids_to_overwrite_holds_for_batches_and_renames() -> None:
+    edge = Edge()
+    edge.put("k")
+    edge.put("from")
+    statements = (
+        policy(action="s3:*", principal=USER),
+        policy(
+            "Deny", "s3:PutObject", "*",
+            Condition={"Null": {"s3:if-none-match": "true"}, "Bool": {"s3:ObjectCreationOperation": "true"}},
+        ),
+    )  # fmt: skip
+    asyncio.run(edge.store.change_bucket("b", BucketChange({"policy": text(*statements)})))
+    table = json.dumps({"objects": [{"key": "k", "size": 1}]}).encode()
+    batch = len(table).to_bytes(4, "little") + table + b"x"
+    assert edge("user", "PUT", "/b/k", {}, b"x").code == "AccessDenied"
+    assert edge("user", "PUT", "/b/k?renameObject", {"x-amz-rename-source": "from"}).code == "AccessDenied"
+    found = edge("user", "POST", "/b?recall=put", {}, batch)
+    assert json.loads(found.body)["objects"][0]["code"] == "AccessDenied"
+
+
+# --- what others own --------------------------------------------------------------------------------------------------
+
+
+def test_conditions_tell_nothing_of_an_object_that_may_not_be_read() -> None:
+    edge = Edge()
+    edge.allow(USER, "s3:GetObject")
+    edge.put("k", owner="alt-id")
+    for headers in (
+        {"if-none-match": "*"},
+        {"if-modified-since": "Fri, 01 Jan 2038 00:00:00 GMT"},
+        {"if-match": '"other"'},
+        {"range": "bytes=100-"},
+    ):
+        assert edge("user", "GET", "/b/k", headers).code == "AccessDenied", headers
+        assert edge("main", "GET", "/b/k", headers).code == "AccessDenied", headers
