@@ -398,8 +398,15 @@ def test_changes_are_in_force_without_a_restart(people: Gateway, main: Any, buck
     command(people, "group", "add", "readers", "carol")
     command(people, "policy", "attach", "readwrite", "--group", "readers")
     carol = people.boto3_client(keys=keys)
-    wait_for(lambda: works(people, keys), "carol is known", 5)
-    carol.put_object(Bucket=bucket, Key="c", Body=b"x")
+
+    def writes() -> bool:
+        try:
+            carol.put_object(Bucket=bucket, Key="c", Body=b"x")
+        except ClientError:
+            return False
+        return True
+
+    wait_for(writes, "carol may write", 5)  # known a moment before her group's policy is
     command(people, "user", "disable", "carol")
     wait_for(lambda: not works(people, keys), "carol is kept out", 5)
     assert "carolsecret" not in command(people, "user", "list")
