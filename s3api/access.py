@@ -70,7 +70,8 @@ _BUCKET_LETTERS: Final = {
     "s3:ListBucketVersions": "R",
     "s3:ListBucketMultipartUploads": "R",
     "s3:PutObject": "W",
-    "s3:DeleteObject": "W",  # of what the grantee owns
+    "s3:DeleteObject": "W",
+    "s3:PutObjectTagging": "W",
     "s3:GetBucketAcl": "r",
     "s3:PutBucketAcl": "w",
 }
@@ -83,6 +84,8 @@ _OBJECT_LETTERS: Final = {
     "s3:PutObjectVersionAcl": "w",
 }
 """Rights to an object that its own list, and its own owner, decide."""
+_OF_OWN: Final = frozenset({"s3:DeleteObject", "s3:PutObjectTagging"})
+"""Rights that a bucket's list gives to what the grantee makes or owns, and to nothing else."""
 _OWN_RIGHTS: Final = frozenset({"s3:PutObjectAcl", "s3:AbortMultipartUpload", "s3:ListMultipartUploadParts"})
 """Rights to what another account makes in a bucket, which that account has without the bucket's leave."""
 READS: Final = frozenset({"s3:GetObject", "s3:GetObjectVersion"})
@@ -290,7 +293,7 @@ class Rights:
         if letter is None:
             letter = _BUCKET_LETTERS.get(action)
             owns = own or (info is not None and bool(info.owner) and info.owner == who.owner_id)
-            if action == "s3:DeleteObject" and not owns:
+            if action in _OF_OWN and not owns:
                 return False
             text = bucket.documents.get("acl", "")
             owner_id = self._directory.canonical_id(bucket.owner)

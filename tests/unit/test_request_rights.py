@@ -238,6 +238,14 @@ def test_tags_of_a_form_need_their_right() -> None:
     assert edge("", "POST", "/b", *form(key="k", tagging=TAGS.format("low"))).status == 204
 
 
+def test_whom_a_list_lets_write_may_tag_what_it_makes_and_no_more() -> None:
+    edge = Edge(acl="F W*")
+    edge.put("mains")
+    assert edge("alt", "PUT", "/b/k", {"x-amz-tagging": "level=high"}, b"x").status == 200
+    assert edge("", "POST", "/b", *form(key="t", tagging=TAGS.format("high"))).status == 204
+    assert edge("alt", "PUT", "/b/mains?tagging", {}, TAGS.format("high").encode()).code == "AccessDenied"
+
+
 # --- conditions of policies -------------------------------------------------------------------------------------------
 
 
