@@ -141,17 +141,17 @@ def storage_class_of(headers: Headers) -> str:
 def check_tags(pairs: list[tuple[str, str]]) -> dict[str, str]:
     """Tags in the order given. Raises InvalidTag: too many, too long, twice, reserved, or characters S3 refuses."""
     if len(pairs) > TAGS_MAX:
-        raise S3Error("InvalidTag", f"Object tags cannot be greater than {TAGS_MAX}.")
+        raise S3Error("InvalidTag", f"Object tags cannot be greater than {TAGS_MAX}")
     tags: dict[str, str] = {}
     for key, value in pairs:
         if not 1 <= len(key) <= TAG_KEY_CHARS_MAX or not _TAG_TEXT.match(key):
-            raise S3Error("InvalidTag", "The TagKey you have provided is invalid.", TagKey=key[:TAG_KEY_CHARS_MAX])
+            raise S3Error("InvalidTag", "The TagKey you have provided is invalid", TagKey=key[:TAG_KEY_CHARS_MAX])
         if len(value) > TAG_VALUE_CHARS_MAX or not _TAG_TEXT.match(value):
-            raise S3Error("InvalidTag", "The TagValue you have provided is invalid.", TagKey=key)
+            raise S3Error("InvalidTag", "The TagValue you have provided is invalid", TagKey=key)
         if key.lower().startswith("aws:"):
             raise S3Error("InvalidTag", "System tags cannot be added or updated by a requester.", TagKey=key)
         if key in tags:
-            raise S3Error("InvalidTag", "Cannot provide multiple Tags with the same key.", TagKey=key)
+            raise S3Error("InvalidTag", "Cannot provide multiple Tags with the same key", TagKey=key)
         tags[key] = value
     return tags
 
