@@ -176,7 +176,11 @@ def test_a_local_reader_sees_the_gateways_blocks_as_they_are(client: RecallClien
 
 
 def test_a_lease_keeps_bytes_while_the_gateway_needs_the_room(tmp_path: Path) -> None:
-    settings = {"pools.kv.capacity_bytes": "16MiB", "pools.kv.demote": "never"}
+    settings = {
+        "pools.kv.capacity_bytes": "16MiB",
+        "pools.kv.demote": "never",
+        "pools.kv.space_wait_s": "0.05",
+    }
     with Gateway(data_dir=tmp_path / "data", settings=settings) as gateway:
         credentials = Credentials(gateway.access_key, gateway.secret_key)
         gateway.boto3_client().create_bucket(Bucket="kv-held")
@@ -188,11 +192,12 @@ def test_a_lease_keeps_bytes_while_the_gateway_needs_the_room(tmp_path: Path) ->
             with reader.lease() as lease:
                 views = lease.read("held")
                 assert views is not None
-                for round_ in range(40):
-                    client.put([(f"fill-{round_}", os.urandom(1 << 20))])
+                fills = [client.put([(f"fill-{n}", os.urandom(1 << 20))])[0] for n in range(24)]
                 assert client.lookup(["held"]).run == 0, "it should have been evicted"
+                assert not fills[-1].ok and fills[-1].status == 503, "what the lease may see is not written again"
                 assert b"".join(views) == LONG
                 del views
+            wait_for(lambda: client.put([("after", LONG)])[0].ok, "the lease's end gives the room back")
 
 
 def test_what_is_no_gateways_data_is_said(client: RecallClient, gateway: Gateway, tmp_path: Path) -> None:
