@@ -180,6 +180,26 @@ class EventRecord(msgspec.Struct, array_like=True, kw_only=True):
     request_id: str = ""
 
 
+def event_of(origin: Origin, bucket: str, key: str, info: ObjectInfo, now_ms: int) -> EventRecord:
+    """What is to be told of a change; `info`: what it made, or what it removed. Making a delete marker is told as that."""
+    event = origin.event
+    if info.marker and event.endswith(":Delete"):
+        event = event.removesuffix("Delete") + "DeleteMarkerCreated"
+    return EventRecord(
+        event=event,
+        bucket=bucket,
+        key=key,
+        at_ms=now_ms,
+        size=content_bytes(info),
+        etag=info.etag,
+        version=info.version,
+        generation=info.generation,
+        principal=origin.principal,
+        source_ip=origin.source_ip,
+        request_id=origin.request_id,
+    )
+
+
 class Conditions(msgspec.Struct, frozen=True):
     """Preconditions of a read, write, copy source or delete (RFC 9110 §13, S3 conditional requests).
 
@@ -270,7 +290,7 @@ class PutResult(msgspec.Struct, frozen=True):
 class CopyOptions(msgspec.Struct, frozen=True):
     """A server-side copy. `replace`: options that replace content type, headers and metadata; None keeps the source's.
 
-    `tags` None keeps the source's. Pin and TTL of the copy come from `pin_ms` and `ttl` alone.
+    `tags` None keeps the source's. Class, pin and TTL of the copy come from `storage_class`, `pin_ms` and `ttl` alone.
     """
 
     source_conditions: Conditions | None = None
@@ -286,6 +306,29 @@ class CopyOptions(msgspec.Struct, frozen=True):
     owner: str = ""
     acl: str = ""
     origin: Origin | None = None
+
+
+def copied_options(source: ObjectInfo, options: CopyOptions, encryption: Encryption | None = None) -> PutOptions:
+    """What a copy is stored with: the source's description unless replaced; never its class, lock, pin or TTL.
+
+    `encryption`: the source's where the bytes are taken over as they are.
+    """
+    described: ObjectInfo | PutOptions = options.replace or source
+    return PutOptions(
+        content_type=described.content_type,
+        headers=described.headers,
+        metadata=described.metadata,
+        tags=source.tags if options.tags is None else options.tags,
+        storage_class=options.storage_class,
+        pin_ms=options.pin_ms,
+        ttl=options.ttl,
+        conditions=options.conditions,
+        lock=options.lock,
+        owner=options.owner,
+        acl=options.acl,
+        encryption=encryption,
+        origin=options.origin,
+    )
 
 
 class ObjectChange(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from tiering import layout
-from tiering.contract import EventRecord, ObjectInfo, Origin, content_bytes
+from tiering.contract import EventRecord, ObjectInfo, Origin, event_of
 from tiering.index import Batch, View
 from tiering.layout import BucketRecord
 
@@ -33,37 +33,19 @@ EXPIRE: Final = Origin("LifecycleExpiration:Delete")
 
 
 def record(batch: Batch, okey: bytes, info: ObjectInfo, origin: Origin | None, now_ms: int) -> None:
-    """Records a change of the object under `okey` if its bucket is watched; `info`: what it made, or what it removed.
-
-    A deletion that made a delete marker is told as one.
-    """
+    """Records a change of the object under `okey` if its bucket is watched; `info`: as for `event_of`."""
     counters = batch.counters()
     if not counters.watched or origin is None:
         return
     bucket = batch.get("watched", layout.number_key(okey))
     if bucket is None:
         return
-    event = origin.event
-    if info.marker and event.endswith(":Delete"):
-        event = event.removesuffix("Delete") + "DeleteMarkerCreated"
     if batch.count("events") >= EVENTS_MAX:
         oldest = batch.first("events")
         assert oldest is not None
         batch.delete("events", oldest[0])
     counters.event += 1
-    row = EventRecord(
-        event=event,
-        bucket=bucket.decode(),
-        key=layout.split_object_key(okey)[1],
-        at_ms=now_ms,
-        size=content_bytes(info),
-        etag=info.etag,
-        version=info.version,
-        generation=info.generation,
-        principal=origin.principal,
-        source_ip=origin.source_ip,
-        request_id=origin.request_id,
-    )
+    row = event_of(origin, bucket.decode(), layout.split_object_key(okey)[1], info, now_ms)
     batch.put("events", layout.u64_key(counters.event), layout.EVENT.encode(row))
 
 

@@ -209,20 +209,7 @@ class MemoryStore:
 
     def _record(self, origin: c.Origin | None, bucket: str, key: str, info: c.ObjectInfo) -> None:
         if origin is not None:
-            event = c.EventRecord(
-                event=origin.event,
-                bucket=bucket,
-                key=key,
-                at_ms=self._clock.now_ms(),
-                size=c.content_bytes(info),
-                etag=info.etag,
-                version=info.version,
-                generation=info.generation,
-                principal=origin.principal,
-                source_ip=origin.source_ip,
-                request_id=origin.request_id,
-            )
-            self.events.append(event)
+            self.events.append(c.event_of(origin, bucket, key, info, self._clock.now_ms()))
 
     # -- objects
 
@@ -365,24 +352,7 @@ class MemoryStore:
         conditions.judge_source(options.source_conditions, old)
         self._judged(*target, options.conditions)
         self._room(old.size)
-        kept = options.replace or c.PutOptions(
-            content_type=old.content_type,
-            headers=old.headers,
-            metadata=old.metadata,
-            storage_class=options.storage_class,
-        )
-        put = msgspec.structs.replace(
-            kept,
-            tags=old.tags if options.tags is None else options.tags,
-            storage_class=options.storage_class or kept.storage_class,
-            pin_ms=options.pin_ms,
-            ttl=options.ttl,
-            lock=options.lock,
-            owner=options.owner,
-            acl=options.acl,
-            encryption=old.encryption,  # the bytes are the same, sealed or not
-            origin=options.origin,
-        )
+        put = c.copied_options(old, options, old.encryption)
         wanted = options.checksum_algorithm
         checksum = _checksum(wanted, stored.data) if wanted else old.checksum
         return self._store(*target, stored.data, old.crc64, put, etag=old.etag, checksum=checksum, parts=old.parts)

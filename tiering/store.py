@@ -60,6 +60,7 @@ from tiering.contract import (
     UploadInfo,
     VersionListing,
     Writer,
+    copied_options,
 )
 from tiering.epochs import Epoch
 from tiering.layout import BucketRecord, ObjectRecord
@@ -412,7 +413,7 @@ class TieredStore:
             checksum = await self._pump(reading, options.checksum_algorithm, None)
         now_ms = self._clock.now_ms()
         new = mutations.new_record(
-            copied_options(record, options),
+            copied_options(record, options, record.encryption),
             size=record.size,
             etag=record.etag,
             crc64=record.crc64,
@@ -443,7 +444,7 @@ class TieredStore:
         info = reading.info
         try:
             conditions.judge_source(options.source_conditions, info)
-            opened = self.put(*target, info.size, copied_options(info, options))
+            opened = self.put(*target, info.size, copied_options(info, options, info.encryption))
             writer: Any = await opened if isinstance(opened, Awaitable) else opened
         except BaseException:
             reading.close()
@@ -610,27 +611,6 @@ def _needs_checksum(info: ObjectInfo, options: CopyOptions) -> bool:
     """Whether the copy asks for a checksum that its source does not have."""
     wanted = options.checksum_algorithm
     return wanted is not None and (info.checksum is None or info.checksum.algorithm != wanted)
-
-
-def copied_options(info: ObjectInfo, options: CopyOptions) -> PutOptions:
-    """What the copy is stored with: the source's description unless replaced, never its pin or TTL."""
-    source = options.replace
-    described: Any = source if source is not None else info
-    return PutOptions(
-        content_type=described.content_type,
-        headers=described.headers,
-        metadata=described.metadata,
-        tags=info.tags if options.tags is None else options.tags,
-        storage_class=options.storage_class,
-        pin_ms=options.pin_ms,
-        ttl=options.ttl,
-        conditions=options.conditions,
-        lock=options.lock,
-        owner=options.owner,
-        acl=options.acl,
-        encryption=info.encryption,  # the bytes are the same, sealed or not
-        origin=options.origin,
-    )
 
 
 async def body_chunks(reading: Reading, threads: ThreadPoolExecutor, chunk_bytes: int = 1 << 20) -> Any:

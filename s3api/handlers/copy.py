@@ -20,7 +20,7 @@ from s3api.errors import S3Error
 from s3api.extensions import PIN_HEADER, TTL_HEADER, write_intent
 from s3api.handlers.archive import judge_readable
 from s3api.handlers.body import Intake, arrived
-from s3api.handlers.fields import iso_date, kept_checksum, lease_lines
+from s3api.handlers.fields import kept_checksum, lease_lines
 from s3api.handlers.lifecycle import expiry_of
 from s3api.handlers.objects import bucket_of
 from s3api.handlers.options import (
@@ -43,6 +43,7 @@ from s3api.handlers.sealed import (
     written_lines,
 )
 from s3api.message import Headers, Response
+from s3api.moment import iso_date
 from s3api.operations import COPY_SOURCE
 from s3api.params import percent_decode
 from s3api.preconditions import source_conditions, write_conditions
@@ -63,6 +64,7 @@ from tiering.contract import (
     Reading,
     ReadOptions,
     Writer,
+    copied_options,
 )
 
 SOURCE_OWNER: Final = b"x-amz-source-expected-bucket-owner"
@@ -325,22 +327,3 @@ async def _copy_content(
     except BaseException:  # cancellation too
         writer.abort()
         raise
-
-
-def copied_options(source: ObjectInfo, options: CopyOptions) -> PutOptions:
-    """What a copy is stored with when its bytes are written: as the store does it for a copy of its own."""
-    kept = options.replace or PutOptions(
-        content_type=source.content_type, headers=source.headers, metadata=source.metadata
-    )
-    return msgspec.structs.replace(
-        kept,
-        tags=source.tags if options.tags is None else options.tags,
-        storage_class=options.storage_class or kept.storage_class,
-        pin_ms=options.pin_ms,
-        ttl=options.ttl,
-        conditions=options.conditions,
-        lock=options.lock,
-        owner=options.owner,
-        acl=options.acl,
-        origin=options.origin,
-    )
