@@ -9,10 +9,8 @@ command line). Spec: docs/OPERATIONS.md, "Credentials".
 
 from __future__ import annotations
 
-import os
 import re
 import secrets
-import stat
 import string
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +18,11 @@ from typing import Final
 
 import msgspec
 
+from gateway import secretfile
+from gateway.secretfile import SecretFileError
+
 FILE_NAME: Final = "credentials.json"
+FILE_BYTES_MAX: Final = 64 << 10
 ACCESS_KEY_CHARACTERS_MIN: Final = 3
 SECRET_KEY_CHARACTERS_MIN: Final = 8
 """MinIO's minima, so that credentials that work there work here."""
@@ -64,18 +66,13 @@ def load(data_dir: Path, environ: Mapping[str, str], *, generate: bool) -> Crede
 
 def _read(path: Path) -> Credentials | None:
     try:
-        with open(path, "rb") as stream:
-            mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
-            content = stream.read(65_536)
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise CredentialsError(f"{path} cannot be read: {error.strerror}") from None
-    if mode & 0o077:
-        raise CredentialsError(
-            f"{path} has mode {mode:04o}, so others on this machine may have read it: remove it to get new credentials, or "
-            f"accept them with chmod 600"
+        content = secretfile.read(
+            path, FILE_BYTES_MAX, "remove it to get new credentials, or accept them with chmod 600"
         )
+    except SecretFileError as error:
+        raise CredentialsError(str(error)) from None
+    if content is None:
+        return None
     try:
         stored = msgspec.json.decode(content, type=Credentials)
     except msgspec.DecodeError as error:
@@ -97,12 +94,6 @@ def _checked(credentials: Credentials, where: str) -> Credentials:
 def _make(path: Path) -> Credentials:
     letters = string.ascii_uppercase + string.digits
     made = Credentials("".join(secrets.choice(letters) for _ in range(20)), secrets.token_urlsafe(30))
-    partial = path.with_suffix(".new")
-    partial.unlink(missing_ok=True)
     content = msgspec.json.encode({"access_key": made.access_key, "secret_key": made.secret_key})
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-        stream.write(content + b"\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, path)
+    secretfile.write(path, content + b"\n")
     return msgspec.structs.replace(made, generated=True)

@@ -22,7 +22,6 @@ import logging
 import os
 import re
 import secrets
-import stat
 import string
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,7 +29,9 @@ from typing import Any, Final
 
 import msgspec
 
+from gateway import secretfile
 from gateway.credentials import ACCESS_KEY_CHARACTERS_MIN, SECRET_KEY_CHARACTERS_MIN, Credentials
+from gateway.secretfile import SecretFileError
 from s3api.call import Identity
 from s3api.errors import S3Error
 from s3api.policy import check_identity_policy
@@ -139,20 +140,11 @@ class Book(msgspec.Struct, frozen=True, omit_defaults=True):
 def read(path: Path) -> Book:
     """What the file says; an empty book where there is none. Raises IdentitiesError."""
     try:
-        with open(path, "rb") as stream:
-            mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
-            content = stream.read(BYTES_MAX + 1)
-    except FileNotFoundError:
+        content = secretfile.read(path, BYTES_MAX, "give its users new keys, or accept them with chmod 600")
+    except SecretFileError as error:
+        raise IdentitiesError(str(error)) from None
+    if content is None:
         return Book()
-    except OSError as error:
-        raise IdentitiesError(f"{path} cannot be read: {error.strerror}") from None
-    if mode & 0o077:
-        raise IdentitiesError(
-            f"{path} has mode {mode:04o}, so others on this machine may have read it: give its users new keys, or accept them "
-            f"with chmod 600"
-        )
-    if len(content) > BYTES_MAX:
-        raise IdentitiesError(f"{path} is longer than {BYTES_MAX} bytes")
     try:
         book = msgspec.json.decode(content, type=Book)
     except msgspec.DecodeError as error:
@@ -168,14 +160,8 @@ def write(path: Path, book: Book) -> None:
     faults = list(_faults(book))
     if faults:
         raise IdentitiesError("; ".join(faults))
-    partial = path.with_name(path.name + ".new")
     try:
-        partial.unlink(missing_ok=True)
-        with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
-            stream.write(msgspec.json.format(msgspec.json.encode(book), indent=2) + b"\n")
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
+        secretfile.write(path, msgspec.json.format(msgspec.json.encode(book), indent=2) + b"\n")
     except OSError as error:
         raise IdentitiesError(f"{path} cannot be written: {error.strerror}") from None
 

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-import os
 import re
 import secrets
-import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from gateway import secretfile
+from gateway.secretfile import SecretFileError
 from s3api.sealing import KEY_BYTES, KeyRing
 
 FILE_NAME: Final = "master.keys"
@@ -53,20 +53,13 @@ def load(data_dir: Path, key_file: str, environ: Mapping[str, str]) -> KeyRing:
 
 def _read(path: Path, required: bool) -> list[str]:
     try:
-        with open(path, "rb") as stream:
-            mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
-            content = stream.read(FILE_BYTES_MAX)
-    except FileNotFoundError:
+        content = secretfile.read(path, FILE_BYTES_MAX, "accept that with chmod 600, and add a new key at its end")
+    except SecretFileError as error:
+        raise KeysError(str(error)) from None
+    if content is None:
         if required:
-            raise KeysError(f"kms_key_file: {path} does not exist") from None
+            raise KeysError(f"kms_key_file: {path} does not exist")
         return []
-    except OSError as error:
-        raise KeysError(f"{path} cannot be read: {error.strerror}") from None
-    if mode & 0o077:
-        raise KeysError(
-            f"{path} has mode {mode:04o}, so others on this machine may have read it: accept that with chmod 600, and add "
-            f"a new key at its end"
-        )
     try:
         return content.decode("ascii").splitlines()
     except UnicodeDecodeError:
@@ -96,20 +89,7 @@ def _parse(lines: list[str], where: str) -> Iterator[tuple[str, bytes]]:
 def _make(path: Path) -> dict[str, bytes]:
     """A first key, under a name that no other gateway's has: a key that was lost is then missed by name."""
     name, key = f"recall-{secrets.token_hex(4)}", secrets.token_bytes(KEY_BYTES)
-    partial = path.with_suffix(".new")
-    partial.unlink(missing_ok=True)
-    line = f"{name}:{base64.b64encode(key).decode()}\n"
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-        stream.write(
-            "# Master keys of this gateway. Without them encrypted objects cannot be read: back this file up.\n"
-        )
-        stream.write(line)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(partial, path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)  # before any object needs the key: a power loss must not take the one and leave the other
-    finally:
-        os.close(directory)
+    # On the device before any object needs the key: a power loss must not take the one and leave the other.
+    comment = "# Master keys of this gateway. Without them encrypted objects cannot be read: back this file up.\n"
+    secretfile.write(path, f"{comment}{name}:{base64.b64encode(key).decode()}\n".encode())
     return {name: key}
