@@ -47,11 +47,9 @@ async def rebuild(
     found = Rebuilt()
     targets = {name: pool for name, pool in pools.items() if only is None or name in only}
     async for stat in cold.backing.list(keys.bucket_records_prefix(cold.prefix)):
-        data = b"".join([bytes(chunk) async for chunk in cold.backing.get(stat.key, 0, stat.size)])
-        fields = msgspec.json.decode(data)
-        known = {name: fields[name] for name in BucketInfo.__struct_fields__ if name in fields}
-        if not _marked(pools, "stale_buckets", str(fields["name"])):
-            await _bucket(buckets, targets, BucketInfo(**known), found)
+        bucket = await _bucket_record(cold, stat, found)
+        if bucket is not None and not _marked(pools, "stale_buckets", bucket.name):
+            await _bucket(buckets, targets, bucket, found)
     start = f"{cold.prefix}/" if cold.prefix else ""
     async for stat in cold.backing.list(start):
         if keys.is_reserved(cold.prefix, stat.key) or _marked(pools, "tombstones", stat.key):
@@ -71,6 +69,26 @@ def _marked(pools: Mapping[str, Pool], database: str, name: str) -> bool:
             if view.get(database, name.encode()) is not None:
                 return True
     return False
+
+
+async def _bucket_record(cold: ColdSide, stat: BackingStat, found: Rebuilt) -> BucketInfo | None:
+    """What a bucket's record says; None for one that cannot be read: its objects then make the bucket, without documents."""
+    try:
+        name = keys.parse_bucket_record_key(cold.prefix, stat.key)
+        if stat.size > BUCKET_RECORD_BYTES_MAX:
+            raise ValueError(f"it is longer than {BUCKET_RECORD_BYTES_MAX} bytes")
+        data = b"".join([bytes(chunk) async for chunk in cold.backing.get(stat.key, 0, stat.size)])
+        fields = msgspec.json.decode(data, type=dict[str, Any])
+        known = {field: fields[field] for field in BucketInfo.__struct_fields__ if field in fields}
+        bucket = msgspec.convert(
+            msgspec.structs.astuple(BucketInfo(**known)), BucketInfo
+        )  # which judges the values too
+        if bucket.name != name:
+            raise ValueError("it describes another bucket")
+        return bucket
+    except (BackingCorrupt, NotFound, TypeError, ValueError) as error:  # msgspec's are ValueErrors
+        found.unreadable.append(f"{stat.key}: {error or type(error).__name__}")
+        return None
 
 
 async def _bucket(buckets: Buckets, pools: Mapping[str, Pool], bucket: BucketInfo, found: Rebuilt) -> None:

@@ -18,6 +18,7 @@ from tests.support.clock import ManualClock
 from tests.support.engine import Engine, pool_config
 from tiering import layout
 from tiering.backing.memory import MemoryBacking
+from tiering.backing.streams import BytesSource
 from tiering.backing.wrappers import Faulty
 from tiering.contract import (
     BucketChange,
@@ -221,6 +222,33 @@ def test_versions_make_their_bucket_again_when_its_record_is_lost(run: Run) -> N
         await rebuild(s.engine.pools, s.engine.buckets, s.engine.cold)
         assert await s.get() == b"2" and await s.get(first.version) == b"1"
         assert (s.engine.store.bucket("b").versioning, s.engine.store.bucket("b").object_lock) == ("Enabled", True)
+
+    run(play)
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b'{"name": "b", "created_ms": 1',
+        b'{"name": "b", "created_ms": "1", "pool": "small"}',
+        b'{"name": "b", "created_ms": 1, "pool": "small", "versioning": "On"}',
+        b'{"name": "c", "created_ms": 1, "pool": "small"}',
+    ],
+)
+def test_a_bucket_record_that_cannot_be_read_is_named_and_the_rest_comes_back(run: Run, record: bytes) -> None:
+    async def play(s: Scene) -> None:
+        await steps.put(s.engine.store, "k", b"1")
+        await s.settle()
+        await s.backing.put("cold/.recall/buckets/b.json", BytesSource(record))
+        await s.engine.crash()
+        await s.open("new")
+        found = await rebuild(s.engine.pools, s.engine.buckets, s.engine.cold)
+        assert [line.partition(":")[0] for line in found.unreadable] == ["cold/.recall/buckets/b.json"]
+        assert await s.get() == b"1"
+        assert [bucket.name for bucket in s.engine.store.buckets()] == ["b"]
 
     run(play)
 

@@ -21,6 +21,7 @@ import msgspec
 from tiering import events, journal, layout, mutations, versions
 from tiering.backing import keys
 from tiering.backing.coldobject import Content, read_head
+from tiering.backing.streams import BytesSource
 from tiering.buckets import Buckets
 from tiering.cold import ColdSide, note_json, object_meta
 from tiering.contract import Buffer, Corrupt, Residency
@@ -165,7 +166,7 @@ class Demoter:
             record = _standing(pool, okey, generation)
             if record is None or not record.unnoted:
                 return False
-            await self._cold.backing.put(record.note, _Bytes(note_json(record)))
+            await self._cold.backing.put(record.note, BytesSource(note_json(record)))
             return await pool.committer.submit(lambda batch: mutations.noted(batch, pool, okey, record))
 
     async def bury(self, pool: Pool, name: str) -> bool:
@@ -207,7 +208,7 @@ class Demoter:
             if found is None:
                 await self._cold.backing.delete(name)
             else:
-                await self._cold.backing.put(name, _Bytes(bucket_json(found[1])))
+                await self._cold.backing.put(name, BytesSource(bucket_json(found[1])))
             written = None if found is None or found[0] is not pool else bucket_json(found[1])
             return await pool.committer.submit(lambda batch: _bucket_written(batch, bucket_name, written))
 
@@ -262,17 +263,6 @@ def bucket_json(bucket: BucketRecord) -> bytes:
     """A bucket's record as the backing store keeps it."""
     fields = {name: getattr(bucket, name) for name in BucketRecord.__struct_fields__ if name != "number"}
     return msgspec.json.encode(fields)
-
-
-class _Bytes:
-    """A BackingSource over a small value."""
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self.size = len(data)
-
-    async def chunks(self) -> AsyncIterator[Buffer]:
-        yield self._data
 
 
 def _part(pool: Pool, pkey: bytes) -> PartRecord | None:
