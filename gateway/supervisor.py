@@ -121,7 +121,6 @@ class Supervisor:
         self._keeper = _Child("keeper", ("keeper",))
         self._workers = [_Child(f"worker-{slot}", ("worker", "--slot", str(slot))) for slot in range(settings.workers)]
         self._watch = _Watch()
-        self._stopping = False
 
     def _fixed(self, settings: Settings) -> Settings:
         """The settings with what is only known now: ports, and capacities taken from the disk. Raises StartError."""

@@ -122,13 +122,12 @@ class _Glob:
 class Pattern:
     """One text of a policy that values are held against. `fold`: letter case does not count."""
 
-    __slots__ = ("_fold", "_glob", "_items", "fixed", "text")
+    __slots__ = ("_fold", "_glob", "_items", "text")
 
     def __init__(self, text: str, *, variables: bool = False, wildcards: bool = True, fold: bool = False) -> None:
         self.text = text
         self._fold = fold
         self._items = _items(text.lower() if fold else text, variables=variables, wildcards=wildcards)
-        self.fixed = all(isinstance(item, str) for item in self._items)
         has_variables = any(isinstance(item, _Variable) for item in self._items)
         self._glob = None if has_variables else _Glob(self._items)
 

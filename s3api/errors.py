@@ -8,11 +8,11 @@ Spec: AWS S3 API Reference, "Error responses"; docs/S3.md.
 
 from __future__ import annotations
 
-from email.utils import formatdate
 from typing import Any, Final
 
 import msgspec
 
+from s3api.moment import http_date
 from tiering import contract
 
 
@@ -241,7 +241,7 @@ def from_store(error: contract.StoreError) -> S3Error:
         if "number" in facts:
             fields["PartNumber"] = facts["number"]
     elif kind is contract.IsMarker:
-        modified = formatdate(facts.get("modified_ms", 0) // 1000, usegmt=True)
+        modified = http_date(facts.get("modified_ms", 0))
         headers = b"allow: DELETE\r\nlast-modified: %b\r\n%b" % (modified.encode(), _marker(facts))
         fields["ResourceType"] = "DeleteMarker"
     elif kind is contract.NoSuchKey and facts.get("marker"):

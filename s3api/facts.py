@@ -8,13 +8,13 @@ Spec: AWS IAM User Guide, "AWS global condition context keys"; Service Authoriza
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 from urllib.parse import parse_qsl, unquote_plus
 
 from s3api.call import Call
-from s3api.params import http_date
+from s3api.moment import iso_second
+from s3api.params import http_time
 from tiering.contract import ObjectInfo
 
 _QUERY: Final = {"s3:prefix": "prefix", "s3:delimiter": "delimiter", "s3:versionid": "versionId"}
@@ -115,7 +115,7 @@ class Facts:
         return "true" if self._call.request.secure else "false"
 
     def now(self) -> str:
-        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(self._call.now_ms // 1000))
+        return iso_second(self._call.now_ms)
 
     def epoch(self) -> str:
         return str(self._call.now_ms // 1000)
@@ -162,12 +162,12 @@ class Facts:
         text = self._call.query.get("X-Amz-Date") or self._call.header(b"x-amz-date")
         if len(text) != 16:
             return None
-        signed_s = http_date(f"{text[:4]}-{text[4:6]}-{text[6:11]}:{text[11:13]}:{text[13:]}")
+        signed_s = http_time(f"{text[:4]}-{text[4:6]}-{text[6:11]}:{text[11:13]}:{text[13:]}")
         return None if signed_s is None else str(max(0, self._call.now_ms - signed_s * 1000))
 
     def lock_days(self) -> str | None:
         """Days the retention that is asked for would last."""
-        until_s = http_date(self._call.header(b"x-amz-object-lock-retain-until-date"))
+        until_s = http_time(self._call.header(b"x-amz-object-lock-retain-until-date"))
         return None if until_s is None else str(max(0, (until_s * 1000 - self._call.now_ms) // 86_400_000))
 
     def makes_object(self) -> str:

@@ -273,13 +273,8 @@ def _date(node: xml.Node) -> int | None:
 def _expiration(node: xml.Node | None) -> Expiration | None:
     if node is None:
         return None
-    marker = node.find("ExpiredObjectDeleteMarker")
-    flag = None
-    if marker is not None:
-        text = marker.own.strip().lower()
-        if text not in ("true", "false"):
-            raise _malformed("ExpiredObjectDeleteMarker must be true or false")
-        flag = text == "true"
+    marker = "ExpiredObjectDeleteMarker"
+    flag = None if node.find(marker) is None else node.boolean(marker)
     found = Expiration(_number(node, "Days", 1, "Expiration action"), _date(node), flag)
     given = (found.days is not None) + (found.date_ms is not None) + (flag is not None)
     if given != 1 or len(node.children) != 1:

@@ -13,7 +13,6 @@ name filtering"; PutBucketNotificationConfiguration.
 from __future__ import annotations
 
 import base64
-import datetime
 import functools
 import hashlib
 import re
@@ -25,6 +24,7 @@ import msgspec
 
 from s3api import xml
 from s3api.errors import S3Error
+from s3api.moment import iso_moment
 from tiering.contract import EventRecord
 
 ID_CHARS_MAX: Final = 255
@@ -258,7 +258,7 @@ def message(event: EventRecord, number: int, notice: Notice, region: str, owner:
         test = {
             "Service": "Amazon S3",
             "Event": "s3:TestEvent",
-            "Time": _iso_moment(event.at_ms),
+            "Time": iso_moment(event.at_ms),
             "Bucket": event.bucket,
             "RequestId": event.request_id,
             "HostId": host_id,
@@ -279,7 +279,7 @@ def _record(event: EventRecord, number: int, notice: Notice, region: str, owner:
         "eventVersion": "2.2",
         "eventSource": "aws:s3",
         "awsRegion": region,
-        "eventTime": _iso_moment(event.at_ms),
+        "eventTime": iso_moment(event.at_ms),
         "eventName": event.event,
         "userIdentity": {"principalId": event.principal or "Anonymous"},
         "requestParameters": {"sourceIPAddress": event.source_ip},
@@ -295,8 +295,3 @@ def _record(event: EventRecord, number: int, notice: Notice, region: str, owner:
             "object": subject,
         },
     }
-
-
-def _iso_moment(at_ms: int) -> str:
-    moment = datetime.datetime.fromtimestamp(at_ms / 1000, datetime.UTC)
-    return f"{moment:%Y-%m-%dT%H:%M:%S}.{at_ms % 1000:03d}Z"

@@ -165,13 +165,13 @@ def choice(name: str, value: str, allowed: Collection[str], *, fold: bool = Fals
 
 def date(name: str, value: str) -> int:
     """An HTTP date in any of its three forms, or ISO 8601 in UTC, as Unix seconds."""
-    seconds = http_date(value)
+    seconds = http_time(value)
     if seconds is None:
         raise invalid(name, value, "it must be an HTTP date")
     return seconds
 
 
-def http_date(value: str) -> int | None:
+def http_time(value: str) -> int | None:
     """As `date`, None where it is none: RFC 9110 has malformed conditions ignored."""
     text = value.strip()
     if match := _IMF.match(text):

@@ -16,7 +16,6 @@ import logging
 import os
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from email.utils import formatdate
 from typing import Any, Final
 
 from s3api import acl, cors, post_policy, sigv2, xml
@@ -28,6 +27,7 @@ from s3api.form import FormPayload, boundary_of, headers_of
 from s3api.handlers import sts
 from s3api.handlers.tagging import read_tagging
 from s3api.message import BodyError, Request, Response
+from s3api.moment import http_date
 from s3api.operations import Operation, resolve
 from s3api.params import parse_query
 from s3api.payload import open_payload
@@ -716,5 +716,5 @@ def _validators(info: object) -> bytes:
     """The headers a 304 must carry (RFC 9110 §15.4.5) of the object it is about."""
     if not isinstance(info, ObjectInfo):
         return b""
-    modified = formatdate(info.modified_ms // 1000, usegmt=True)
+    modified = http_date(info.modified_ms)
     return f'etag: "{info.etag}"\r\nlast-modified: {modified}\r\n'.encode()

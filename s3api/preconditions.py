@@ -12,7 +12,7 @@ from typing import Final
 
 from s3api.errors import S3Error
 from s3api.message import Headers
-from s3api.params import date, etags, http_date, integer
+from s3api.params import date, etags, http_time, integer
 from tiering.contract import OBJECT_BYTES_MAX, Conditions
 
 _READ: Final = frozenset({b"if-match", b"if-none-match", b"if-modified-since", b"if-unmodified-since"})
@@ -30,7 +30,7 @@ def _tags(headers: Headers, name: bytes) -> tuple[str, ...] | None:
 
 def _date(headers: Headers, name: bytes) -> int | None:
     value = headers.get(name)
-    return None if value is None else http_date(_text(value))
+    return None if value is None else http_time(_text(value))
 
 
 def _conditions(headers: Headers, prefix: bytes) -> Conditions:

@@ -29,7 +29,7 @@ _MAC_BYTES: Final = 32
 _PROOF_BYTES: Final = 16
 
 
-class _Sealed(msgspec.Struct, frozen=True, array_like=True):
+class _Claims(msgspec.Struct, frozen=True, array_like=True):
     """What a token says."""
 
     access_key: str
@@ -41,11 +41,11 @@ class _Sealed(msgspec.Struct, frozen=True, array_like=True):
 
 
 _ENCODER: Final = msgspec.msgpack.Encoder()
-_DECODER: Final = msgspec.msgpack.Decoder(_Sealed)
+_DECODER: Final = msgspec.msgpack.Decoder(_Claims)
 
 
 class Sessions:
-    """`secret`: what tokens are sealed with; all processes of a gateway have the same. `identities`: who is who now."""
+    """`secret`: what the hashes of tokens are keyed with; all processes of a gateway have the same. `identities`: who is who now."""
 
     __slots__ = ("_identities", "_key")
 
@@ -57,7 +57,7 @@ class Sessions:
         """Credentials that may do what `who` and `policy` ("": no more) allow."""
         access_key = KEY_PREFIX + "".join(secrets.choice(_KEY_LETTERS) for _ in range(16))
         proof = self._proof(who)
-        body = _ENCODER.encode(_Sealed(access_key, who.access_key, now_s + duration_s, name, policy, proof))
+        body = _ENCODER.encode(_Claims(access_key, who.access_key, now_s + duration_s, name, policy, proof))
         token = base64.urlsafe_b64encode(self._mac(b"token", body) + body).decode().rstrip("=")
         return Begun(access_key, self._secret(body), token, now_s + duration_s)
 
@@ -70,21 +70,21 @@ class Sessions:
         mac, body = raw[:_MAC_BYTES], raw[_MAC_BYTES:]
         if not hmac.compare_digest(mac, self._mac(b"token", body)):
             raise S3Error("InvalidToken")
-        sealed = _DECODER.decode(body)
-        if now_s >= sealed.expires_s:
+        said = _DECODER.decode(body)
+        if now_s >= said.expires_s:
             raise S3Error("ExpiredToken")
-        parent = self._identities(sealed.parent)
-        if parent is None or not hmac.compare_digest(sealed.proof, self._proof(parent)):
+        parent = self._identities(said.parent)
+        if parent is None or not hmac.compare_digest(said.proof, self._proof(parent)):
             raise S3Error("InvalidToken")
         role = parent.user_name or "root"
         return msgspec.structs.replace(
             parent,
-            access_key=sealed.access_key,
+            access_key=said.access_key,
             secret_key=self._secret(body),
-            arn=f"arn:aws:sts::{parent.account_id}:assumed-role/{role}/{sealed.name}",
+            arn=f"arn:aws:sts::{parent.account_id}:assumed-role/{role}/{said.name}",
             parent_arn=parent.arn,
-            user_id=f"{parent.user_id}:{sealed.name}",
-            session_policy=sealed.policy,
+            user_id=f"{parent.user_id}:{said.name}",
+            session_policy=said.policy,
             session_token=token,
         )
 

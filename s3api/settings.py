@@ -77,12 +77,6 @@ def check_tagging(root: xml.Node) -> str | None:
     return tagging_document(tags_of(root.only("TagSet").find("TagSet")))
 
 
-@functools.lru_cache(maxsize=256)
-def bucket_tags(text: str) -> Mapping[str, str]:
-    """The tags of a stored document; none of ""."""
-    return tags_of(xml.parse(text.encode(), "Tagging").find("TagSet")) if text else {}
-
-
 # -- ownership and public access
 
 

@@ -16,14 +16,14 @@ from __future__ import annotations
 import base64
 import hmac
 import re
-import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from s3api.errors import ONE_MECHANISM, S3Error
 from s3api.message import Headers
+from s3api.moment import iso_second
 from s3api.operations import DISCRIMINATORS
-from s3api.params import http_date, invalid
+from s3api.params import http_time, invalid
 
 ACCESS_KEY: Final = "AWSAccessKeyId"
 """The query name a presigned URL is known by."""
@@ -95,14 +95,14 @@ def verify_header(
     _check_covered(query, headers, presigned=False)
     amz_date = headers.get(b"x-amz-date")
     date = headers.get(b"date", b"") if amz_date is None else amz_date
-    sent_s = http_date(date.decode("latin-1"))
+    sent_s = http_time(date.decode("latin-1"))
     if sent_s is None:
         raise S3Error("AccessDenied", "AWS authentication requires a valid Date or x-amz-date header.")
     if abs(now_s - sent_s) > skew_s:
         raise S3Error(
             "RequestTimeTooSkewed",
-            RequestTime=_iso(sent_s),
-            ServerTime=_iso(now_s),
+            RequestTime=iso_second(sent_s * 1000),
+            ServerTime=iso_second(now_s * 1000),
             MaxAllowedSkewMilliseconds=skew_s * 1000,
         )
     # With x-amz-date, which stands among the headers, the place of the date stays empty.
@@ -130,7 +130,12 @@ def verify(
     if not _DIGITS.fullmatch(expires):
         raise S3Error("AccessDenied", "Expires must be a time in whole seconds since 1970-01-01T00:00:00Z.")
     if now_s > int(expires):
-        raise S3Error("AccessDenied", "Request has expired.", Expires=_iso(int(expires)), ServerTime=_iso(now_s))
+        raise S3Error(
+            "AccessDenied",
+            "Request has expired.",
+            Expires=iso_second(int(expires) * 1000),
+            ServerTime=iso_second(now_s * 1000),
+        )
     texts = _strings_to_sign(method, path, bucket, query, headers, expires.encode())
     return _signer(access_key, given, texts, secret_of)
 
@@ -226,7 +231,3 @@ def _strings_to_sign(
 
 def _resource(name: str, value: str, empty: bytes) -> bytes:
     return f"{name}={value}".encode() if value else name.encode() + empty
-
-
-def _iso(seconds: int) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from s3api.errors import ONE_MECHANISM, S3Error
 from s3api.message import Headers
-from s3api.params import epoch_s, http_date, percent_decode, query_pairs
+from s3api.params import epoch_s, http_time, percent_decode, query_pairs
 
 ALGORITHM: Final = b"AWS4-HMAC-SHA256"
 EMPTY_SHA256: Final = hashlib.sha256(b"").hexdigest()
@@ -484,7 +484,7 @@ def _timestamp_of_date(value: bytes) -> bytes:
     """A Date header stands in for x-amz-date: an HTTP date, or already the basic ISO form."""
     if _TIMESTAMP.fullmatch(value.strip()):
         return value.strip()
-    seconds = http_date(value.decode("latin-1"))
+    seconds = http_time(value.decode("latin-1"))
     return b"" if seconds is None else _timestamp(seconds)
 
 

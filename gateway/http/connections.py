@@ -60,7 +60,6 @@ class Connections:
         self.now_s = clock_s()  # as of the last sweep: good enough for limits in seconds, and free
         self.in_flight = 0
         self.draining = False
-        self.refused_connections = 0
         self.refused_requests = 0
         self.cut_slow = 0
         self.blocks = Blocks(limits.receive_buffer_bytes, limits.receive_buffers_free_max)
@@ -88,10 +87,7 @@ class Connections:
     def add(self, connection: Connection) -> bool:
         """Counts a connection in. False when it is over the limit: it is to be refused, and leaves by `discard` too."""
         self._open.add(connection)
-        if len(self._open) <= self.limits.connections_max:
-            return True
-        self.refused_connections += 1
-        return False
+        return len(self._open) <= self.limits.connections_max
 
     def discard(self, connection: Connection) -> None:
         """Counts a connection out: it is closed and its handler has ended."""

@@ -132,7 +132,6 @@ class InboundBody:
         "_stop",
         "_turn_bytes",
         "_waiter",
-        "discarded_bytes",
         "expecting",
         "length",
         "receiving",
@@ -144,7 +143,6 @@ class InboundBody:
         self.length = length
         self.expecting = expecting  # the client waits for 100 Continue
         self.receiving = True
-        self.discarded_bytes = 0
         self._source = source
         self._loop = loop
         self._blocks = blocks
@@ -217,7 +215,6 @@ class InboundBody:
                 self.fail("framing")
         self._stop = used
         if self._discarding:
-            self.discarded_bytes += count
             self._drop()
         if not self.receiving:
             self._source.resume()

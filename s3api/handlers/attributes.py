@@ -11,9 +11,10 @@ from s3api import xml
 from s3api.call import Call
 from s3api.errors import S3Error
 from s3api.handlers.copy import checksum_leaves
-from s3api.handlers.fields import http_date, kept_checksum, storage_class
+from s3api.handlers.fields import kept_checksum, storage_class
 from s3api.handlers.sealed import open_object
 from s3api.message import Response
+from s3api.moment import http_date
 from s3api.params import integer
 from s3api.preconditions import read_conditions
 from s3api.versions import named_version, version_line

@@ -16,9 +16,9 @@ from s3api.call import Call
 from s3api.errors import S3Error
 from s3api.extensions import POOL_HEADER, rule_pool
 from s3api.handlers.body import document
-from s3api.handlers.fields import iso_date
 from s3api.handlers.objects import bucket_of
 from s3api.message import Response
+from s3api.moment import iso_date
 from s3api.paging import BUCKETS_MAX, decode_token, encode_token
 from s3api.params import boolean, integer
 from s3api.settings import tagging_document, tags_of

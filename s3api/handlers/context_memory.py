@@ -8,9 +8,10 @@ from __future__ import annotations
 from s3api.call import Call
 from s3api.errors import S3Error
 from s3api.extensions import PIN_HEADER, TIER_HEADER, TTL_HEADER, parse_tier, write_intent
-from s3api.handlers.fields import http_date, lease_lines
+from s3api.handlers.fields import lease_lines
 from s3api.handlers.options import check_deadline, metadata_of
 from s3api.message import Response
+from s3api.moment import http_date
 from s3api.preconditions import write_conditions
 from s3api.versions import named_version
 from tiering.contract import ObjectChange, Residency

@@ -10,45 +10,19 @@ Spec: AWS GetObject, HeadObject (response headers); RFC 9110 §5.6.7; docs/EXTEN
 from __future__ import annotations
 
 import base64
-import functools
-import time
 from collections.abc import Mapping
 from typing import Final
 
 from s3api.checksums import ALGORITHMS
 from s3api.lifecycle import Due, header_id
+from s3api.moment import http_date, iso_moment
 from tiering.contract import FOREVER_MS, Checksum, ObjectInfo, Residency
 
-_DAYS: Final = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
-_MONTHS: Final = ("", "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _HEADER: Final = {name: row.header.decode() for name, row in ALGORITHMS.items()}
 DEFAULT_CONTENT_TYPE: Final = "binary/octet-stream"
 STANDARD: Final = "STANDARD"
 EVICTED_CLASS: Final = "GLACIER_IR"
 """What a cold-only object is called: cold, yet readable at once. Clients refuse to fetch `GLACIER` unasked."""
-_FAR_MS: Final = 253_402_300_799_000  # the last second of year 9999: what the date forms can say
-
-
-def http_date(at_ms: int) -> str:
-    """IMF-fixdate: `Sun, 06 Nov 1994 08:49:37 GMT`."""
-    return _http_date(min(at_ms, _FAR_MS) // 1000)
-
-
-@functools.lru_cache(maxsize=1024)  # blocks are written in bursts: many objects share a second (2 µs become 0.1)
-def _http_date(at_s: int) -> str:
-    t = time.gmtime(at_s)
-    return f"{_DAYS[t[6]]}, {t[2]:02d} {_MONTHS[t[1]]} {t[0]} {t[3]:02d}:{t[4]:02d}:{t[5]:02d} GMT"
-
-
-def iso_date(at_ms: int) -> str:
-    """ISO 8601 in whole seconds, written as S3 does: a listing and a HEAD then name the same moment."""
-    t = time.gmtime(min(at_ms, _FAR_MS) // 1000)
-    return f"{t[0]:04d}-{t[1]:02d}-{t[2]:02d}T{t[3]:02d}:{t[4]:02d}:{t[5]:02d}.000Z"
-
-
-def iso_moment(at_ms: int) -> str:
-    """ISO 8601 with milliseconds: deadlines."""
-    return f"{iso_date(at_ms)[:-4]}{min(at_ms, _FAR_MS) % 1000:03d}Z"
 
 
 def kept_checksum(info: ObjectInfo) -> Checksum:

@@ -10,8 +10,8 @@ from s3api import lifecycle, xml
 from s3api.call import Call
 from s3api.errors import S3Error
 from s3api.handlers.body import document
-from s3api.handlers.fields import http_date
 from s3api.message import Response
+from s3api.moment import http_date
 from tiering.contract import BucketChange, ObjectInfo
 
 DOCUMENT = "lifecycle"

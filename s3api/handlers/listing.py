@@ -13,9 +13,10 @@ from typing import Final
 from s3api import xml
 from s3api.call import Call
 from s3api.handlers.buckets import owner
-from s3api.handlers.fields import STANDARD, iso_date, kept_checksum, storage_class
+from s3api.handlers.fields import STANDARD, kept_checksum, storage_class
 from s3api.handlers.objects import bucket_of
 from s3api.message import Response
+from s3api.moment import iso_date
 from s3api.paging import PAGE_KEYS_MAX, decode_token, encode_token
 from s3api.params import choice, query_integer
 from tiering.contract import Listing, ListOptions, ObjectInfo, PendingListing, PendingOptions, content_bytes

@@ -12,10 +12,10 @@ from s3api import objectlock, xml
 from s3api.call import Call
 from s3api.errors import S3Error
 from s3api.handlers.body import arrived, document
-from s3api.handlers.fields import iso_moment
 from s3api.handlers.objects import bucket_of, bypasses_governance
 from s3api.handlers.options import check_lockable
 from s3api.message import Response
+from s3api.moment import iso_moment
 from s3api.versions import named_version
 from tiering.contract import BucketChange, Lock, ObjectChange, ReadOptions
 

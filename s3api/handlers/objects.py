@@ -25,14 +25,7 @@ from s3api.encryption import CUSTOMER_ALGORITHM, CUSTOMER_KEY, SSE
 from s3api.errors import S3Error, from_store
 from s3api.handlers.archive import judge_readable
 from s3api.handlers.body import Intake, arrived, document
-from s3api.handlers.fields import (
-    checksum_lines,
-    iso_moment,
-    kept_checksum,
-    lease_lines,
-    object_lines,
-    unchanged_lines,
-)
+from s3api.handlers.fields import checksum_lines, kept_checksum, lease_lines, object_lines, unchanged_lines
 from s3api.handlers.lifecycle import expiry_of
 from s3api.handlers.options import SINGLE_PUT_BYTES_MAX, checked, put_options
 from s3api.handlers.sealed import (
@@ -44,9 +37,10 @@ from s3api.handlers.sealed import (
     written_lines,
 )
 from s3api.message import Response, StreamBody
+from s3api.moment import iso_moment
 from s3api.objectlock import HEADERS, HOLD, MODE, UNTIL
 from s3api.operations import WRITE_OFFSET
-from s3api.params import boolean, date, etags, http_date, integer, part_number
+from s3api.params import boolean, date, etags, http_time, integer, part_number
 from s3api.preconditions import delete_conditions, read_conditions
 from s3api.ranges import content_range, parse_range
 from s3api.target import check_key
@@ -221,7 +215,7 @@ def _is_named(if_range: str, info: ObjectInfo) -> bool:
     """Strong comparison: a weak tag names nothing, a date must be the very one."""
     if if_range.startswith("W/"):
         return False
-    at_s = http_date(if_range)
+    at_s = http_time(if_range)
     if at_s is not None:
         return info.modified_ms // 1000 == at_s
     return info.etag in etags("If-Range", if_range)

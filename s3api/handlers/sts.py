@@ -8,7 +8,6 @@ the role that is named says nothing.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -16,6 +15,7 @@ from s3api import xml
 from s3api.call import Begun, Call
 from s3api.errors import S3Error
 from s3api.message import Response
+from s3api.moment import iso_second
 from s3api.params import parse_query
 from s3api.policy import check_identity_policy
 
@@ -84,7 +84,7 @@ def _credentials(writer: xml.XmlWriter, begun: Begun) -> None:
         writer.leaf("AccessKeyId", begun.access_key)
         writer.leaf("SecretAccessKey", begun.secret_key)
         writer.leaf("SessionToken", begun.token)
-        writer.leaf("Expiration", time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(begun.expires_s)))
+        writer.leaf("Expiration", iso_second(begun.expires_s * 1000))
 
 
 def _assume_role(call: Call, form: Mapping[str, str], writer: xml.XmlWriter) -> None:

@@ -43,14 +43,7 @@ from s3api.handlers.copy import (
     look_at_source,
     source_line,
 )
-from s3api.handlers.fields import (
-    STANDARD,
-    checksum_line,
-    crc64_text,
-    iso_date,
-    kept_checksum,
-    lease_lines,
-)
+from s3api.handlers.fields import STANDARD, checksum_line, crc64_text, kept_checksum, lease_lines
 from s3api.handlers.lifecycle import abort_lines, expiry_of
 from s3api.handlers.objects import bucket_of, check_length
 from s3api.handlers.options import SINGLE_PUT_BYTES_MAX, put_options
@@ -66,6 +59,7 @@ from s3api.handlers.sealed import (
     written_lines,
 )
 from s3api.message import Response
+from s3api.moment import iso_date
 from s3api.params import base64_exact, part_number, query_integer
 from s3api.preconditions import source_conditions, write_conditions
 from s3api.ranges import parse_copy_range

@@ -14,10 +14,11 @@ from s3api.call import Call
 from s3api.errors import S3Error
 from s3api.handlers.body import document
 from s3api.handlers.buckets import owner
-from s3api.handlers.fields import iso_date, kept_checksum, storage_class
+from s3api.handlers.fields import kept_checksum, storage_class
 from s3api.handlers.listing import Page, restore_status, restore_wanted
 from s3api.handlers.objects import bucket_of
 from s3api.message import Response
+from s3api.moment import iso_date
 from s3api.versions import NULL, parse_version, spelled
 from tiering.contract import BucketChange, ListVersionsOptions, Version, VersionListing, content_bytes
 

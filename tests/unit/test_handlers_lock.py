@@ -9,7 +9,7 @@ import pytest
 
 from s3api.access import OneAccount, Rights
 from s3api.call import Call
-from s3api.handlers.fields import iso_moment
+from s3api.moment import iso_moment
 from tests.unit.handler_harness import ROOT, Harness, Reply
 from tiering.contract import ObjectInfo
 

@@ -261,8 +261,6 @@ def stored(s3: Harness, name: str, sent: str) -> str:
 
 
 def test_stored_documents_are_read(s3: Harness) -> None:
-    assert settings.bucket_tags(stored(s3, "tagging", tagging(TAG))) == {"k": "v"}
-    assert settings.bucket_tags("") == {}
     assert stored(s3, "ownershipControls", ownership("ObjectWriter")) == "ObjectWriter"
     two = "<RestrictPublicBuckets>true</RestrictPublicBuckets><BlockPublicAcls>true</BlockPublicAcls>"
     assert stored(s3, "publicAccessBlock", blocks(two)) == "BlockPublicAcls RestrictPublicBuckets"
