@@ -211,6 +211,15 @@ class Call:
         finally:
             self.said = said
 
+    def may_list(self, bucket: str, key: str) -> bool:
+        """Whether the caller may know whether `key` is there: may list the bucket, as far as that key goes."""
+        said = self.said
+        self.said = {**said, "s3:prefix": (key,)}
+        try:
+            return self.access.allows(self, "s3:ListBucket", bucket)
+        finally:
+            self.said = said
+
     def check_object(self, info: ObjectInfo) -> None:
         """Judges again by the very object that was opened: what was judged before it may have been another one.
 

@@ -512,7 +512,7 @@ class Pipeline:
             if action == "s3:DeleteObject":  # of what is nobody's: it may make a delete marker
                 may = self._access.judge(call, action, bucket, call.key, own=True)
             else:
-                may = self._may_list(call, bucket)
+                may = call.may_list(call.bucket, call.key)
             if not may:
                 raise S3Error("AccessDenied") from None
             if action == "s3:DeleteObject":
@@ -614,16 +614,7 @@ class Pipeline:
         call = trace.call
         if call is None or call.bucket_info is None:
             return False
-        return not self._may_list(call, call.bucket_info)
-
-    def _may_list(self, call: Call, bucket: BucketInfo) -> bool:
-        """Whether the caller may list the bucket, as far as the call's key goes."""
-        said = call.said
-        call.said = {**said, "s3:prefix": (call.key,)}
-        try:
-            return self._access.judge(call, "s3:ListBucket", bucket)
-        finally:
-            call.said = said
+        return not call.may_list(call.bucket, call.key)
 
     def _render(self, request: Request, trace: Trace, failure: S3Error) -> Response:
         spec = failure.spec

@@ -186,7 +186,7 @@ async def batch_get(call: Call) -> Response:
     wanted: list[_Wanted] = []
     for key, info in zip(asked.keys, infos, strict=True):
         cold = info is not None and info.residency is Residency.COLD_ONLY
-        if not may(key, info) or (info is not None and info.storage_class and is_archived(info, call.now_ms)):
+        if not may(key, info) or (info is not None and _is_shut(call, info)):
             status = 403
         elif info is None or (cold and asked.hot_only):
             status = 404
@@ -196,6 +196,14 @@ async def batch_get(call: Call) -> Response:
         if status != 200 and asked.stop_at_miss:
             break
     return _Gathered(call, wanted).response()
+
+
+def _is_shut(call: Call, info: ObjectInfo) -> bool:
+    return bool(info.storage_class) and is_archived(info, call.now_ms)
+
+
+def _may_read(call: Call, key: str, info: ObjectInfo) -> bool:
+    return not _is_shut(call, info) and call.access.allows(call, "s3:GetObject", call.bucket, key, info)
 
 
 def _sealed_status(call: Call, kept: Encryption) -> int:
@@ -220,6 +228,10 @@ class _Wanted:
     @property
     def size(self) -> int:
         return 0 if self.info is None else content_bytes(self.info)
+
+    @property
+    def generation(self) -> int:
+        return 0 if self.info is None else self.info.generation
 
 
 class _Gathered:
@@ -268,6 +280,10 @@ class _Gathered:
         if opened.info.encryption is not None:
             opened.close()
             return False
+        if opened.info.generation != each.generation and not _may_read(self._call, each.key, opened.info):
+            opened.close()  # another object since the look-up, an instant ago
+            each.status, each.info = 403, None
+            return True
         each.reading, each.info = opened, opened.info
         return isinstance(opened.body, bytes | FileSpans)
 

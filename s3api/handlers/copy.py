@@ -149,7 +149,7 @@ async def _judge_source(call: Call, source: Source) -> None:
     try:
         opened = await arrived(call.store.open(*source.place, ReadOptions(head=True, version=source.version)))
     except (NoSuchKey, NoSuchVersion):
-        if not call.access.allows(call, "s3:ListBucket", source.bucket):
+        if not call.may_list(*source.place):
             raise S3Error("AccessDenied") from None
         raise
     call.require(source.action, *source, opened.info)
@@ -267,7 +267,7 @@ async def copy_object(call: Call) -> Response:
     if replace is None:
         options = _redirected(options, headers, seen)
     if _shares_bytes(seen, wanted, algorithm):
-        info = await call.store.copy(source.place, (call.bucket, call.key), options)
+        info = await _copy_shared(call, source, seen, options)
     else:
         seal = None if wanted is None else make_seal(call.config.keys, wanted)
         info = await _copy_content(call, source, opened, options, seal)
@@ -301,6 +301,24 @@ def _shares_bytes(seen: ObjectInfo, wanted: Asked | None, algorithm: str) -> boo
     if wanted.customer is not None or same != (wanted.mode, wanted.key_id, wanted.context, wanted.bucket_key):
         return False
     return not algorithm or (seen.checksum is not None and seen.checksum.algorithm == algorithm)
+
+
+async def _copy_shared(call: Call, source: Source, seen: ObjectInfo, options: CopyOptions) -> ObjectInfo:
+    """A copy by the store. Where the caller's right to read may hang on the very object, of that object and no other.
+
+    Raises OperationAborted once it has been written over.
+    """
+    target, wanted = (call.bucket, call.key), options.source_conditions or Conditions()
+    plain = call.access.is_plain(call.identity, source.action, call.store.bucket(source.bucket)) and not seen.owner
+    if plain or wanted.if_match is not None:
+        return await call.store.copy(source.place, target, options)
+    wanted = msgspec.structs.replace(wanted, if_match=(seen.etag,))
+    try:
+        return await call.store.copy(source.place, target, msgspec.structs.replace(options, source_conditions=wanted))
+    except PreconditionFailed as failed:
+        if failed.facts.get("condition") != "x-amz-copy-source-If-Match":
+            raise
+        raise S3Error("OperationAborted", f"{source.key} was written while it was copied.") from None
 
 
 async def _copy_content(

@@ -17,7 +17,7 @@ from s3api.operations import RENAME_SOURCE
 from s3api.params import invalid, percent_decode
 from s3api.preconditions import rename_conditions
 from s3api.target import check_key
-from tiering.contract import ReadOptions, RenameOptions
+from tiering.contract import NoSuchKey, ReadOptions, RenameOptions
 
 _TOKEN: Final = re.compile(r"[\x21-\x7e]{1,64}\Z", re.ASCII)
 _TOKEN_HEADER: Final = "x-amz-client-token"
@@ -59,7 +59,12 @@ async def rename_object(call: Call) -> Response:
         raise S3Error("InvalidRequest", "The source and the destination of a rename are the same key.")
     if source.endswith("/") or call.key.endswith("/"):
         raise S3Error("InvalidRequest", "Objects whose keys end in a slash cannot be renamed.")
-    seen = (await arrived(call.store.open(call.bucket, source, ReadOptions(head=True)))).info
+    try:
+        seen = (await arrived(call.store.open(call.bucket, source, ReadOptions(head=True)))).info
+    except NoSuchKey:
+        if not call.may_list(call.bucket, source):
+            raise S3Error("AccessDenied") from None
+        raise
     call.require("s3:GetObject", call.bucket, source, info=seen)
     call.require("s3:DeleteObject", call.bucket, source)
     options = RenameOptions(

@@ -449,6 +449,7 @@ def test_sts_refusals(people: Gateway) -> None:
     role = {"RoleArn": "arn:aws:iam::1:role/x-role-name", "RoleSessionName": "s1"}
     assert code(sts.assume_role, **role, DurationSeconds=604_801) == "ValidationError"
     assert code(sts.assume_role, **role, Policy="{}") == "MalformedPolicyDocument"
+    assert code(sts.assume_role, **role, PolicyArns=[{"arn": "arn:aws:iam::1:policy/narrow"}]) == "ValidationError"
     assert code(sts.assume_role_with_saml, RoleArn=role["RoleArn"], PrincipalArn=role["RoleArn"], SAMLAssertion="AAAA") in ("InvalidAction", "AccessDenied")  # fmt: skip
 
 

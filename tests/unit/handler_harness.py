@@ -100,7 +100,7 @@ class Harness:
             return self._failed(from_store(error))
         except S3Error as error:
             return self._failed(error)
-        content = await _content(response.body)
+        content = await content_of(response.body)
         return Reply(response.status, response.headers, content, response.length)
 
     @staticmethod
@@ -145,7 +145,7 @@ class Harness:
         )
 
 
-async def _content(body: bytes | FileSpans | StreamBody) -> bytes:
+async def content_of(body: bytes | FileSpans | StreamBody) -> bytes:
     if isinstance(body, bytes):
         return body
     assert isinstance(body, StreamBody)

@@ -16,7 +16,7 @@ from s3api.message import Request
 from s3api.pipeline import Pipeline
 from s3api.sigv4 import sign_headers
 from tests.support.clock import NEW_YEAR_MS, ManualClock
-from tests.unit.handler_harness import Body, Reply
+from tests.unit.handler_harness import Body, Reply, content_of
 from tests.unit.test_access import People, policy, text
 from tiering.contract import (
     BucketChange,
@@ -97,7 +97,7 @@ class Edge:
     async def send(self, request: Request) -> Reply:
         handled = self.pipeline.handle(request)
         response = await handled if inspect.isawaitable(handled) else handled
-        content = response.body if isinstance(response.body, bytes) else b""
+        content = await content_of(response.body)
         _, _, rest = content.partition(b"<Code>")
         code = rest.partition(b"</Code>")[0].decode() if response.status >= 300 else ""
         return Reply(response.status, response.headers, content, response.length, code)
@@ -284,3 +284,49 @@ def test_conditions_tell_nothing_of_an_object_that_may_not_be_read() -> None:
     ):
         assert edge("user", "GET", "/b/k", headers).code == "AccessDenied", headers
         assert edge("main", "GET", "/b/k", headers).code == "AccessDenied", headers
+
+
+def test_copy_takes_the_object_that_was_judged_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    edge = Edge(acl="F W*")
+    edge.put("k", b"open", acl="F R*")
+    copy = edge.store.copy
+
+    async def written_first(*arguments: Any) -> Any:
+        writer: Any = edge.store.put("b", "k", 6, PutOptions())
+        writer.write(b"secret")
+        await writer.commit(PutResult())
+        return await copy(*arguments)
+
+    assert edge("alt", "PUT", "/b/to", {"x-amz-copy-source": "/b/k"}).status == 200
+    monkeypatch.setattr(edge.store, "copy", written_first)
+    assert edge("alt", "PUT", "/b/to", {"x-amz-copy-source": "/b/k"}).code == "OperationAborted"
+
+
+def test_rename_of_a_missing_key_tells_only_who_may_list_it() -> None:
+    edge = Edge()
+    prefix = {"Condition": {"StringLike": {"s3:prefix": "mine/*"}}}
+    rights = policy(action=["s3:PutObject", "s3:GetObject", "s3:DeleteObject"], principal=USER)  # type: ignore[arg-type]
+    listing = policy(action="s3:ListBucket", principal=USER, **prefix)
+    asyncio.run(edge.store.change_bucket("b", BucketChange({"policy": text(rights, listing)})))
+    for source, code in (("mine/none", "NoSuchKey"), ("others/none", "AccessDenied")):
+        headers = {"x-amz-rename-source": source}
+        assert edge("user", "PUT", "/b/mine/k?renameObject", headers).code == code
+        assert edge("user", "PUT", "/b/mine/k", {"x-amz-copy-source": f"/b/{source}"}).code == code
+
+
+def test_batch_gives_the_object_that_was_judged_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    edge = Edge(acl="F R*")
+    edge.put("k", b"open", acl="F R*")
+    looked = edge.store.look
+
+    def written_after(bucket: str, keys: Any) -> Any:
+        found = looked(bucket, keys)
+        edge.store._objects["b"].pop("k")
+        edge.store._store("b", "k", b"secret", 0, PutOptions())
+        return found
+
+    document = json.dumps({"keys": ["k"]}).encode()
+    assert edge("", "POST", "/b?recall=get", {}, document).body.endswith(b"open")
+    monkeypatch.setattr(edge.store, "look", written_after)
+    reply = edge("", "POST", "/b?recall=get", {}, document)
+    assert b"secret" not in reply.body and reply.body[:2] == (403).to_bytes(2, "little")
