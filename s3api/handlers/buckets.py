@@ -23,7 +23,7 @@ from s3api.paging import BUCKETS_MAX, decode_token, encode_token
 from s3api.params import boolean, integer
 from s3api.settings import tagging_document, tags_of
 from s3api.target import check_bucket_name
-from tiering.contract import BucketChange, BucketExists, BucketInfo
+from tiering.contract import BucketChange, BucketExists, BucketInfo, BucketNotEmpty
 
 HOME_REGION: Final = "us-east-1"
 """The region whose location constraint is empty, and where making one's own bucket again succeeds."""
@@ -207,7 +207,13 @@ def head_bucket(call: Call) -> Response:
 
 async def delete_bucket(call: Call) -> Response:
     """204; uploads under way do not keep a bucket, objects do."""
-    await call.store.delete_bucket(call.bucket)
+    try:
+        await call.store.delete_bucket(call.bucket)
+    except BucketNotEmpty:
+        if not bucket_of(call).versioning:
+            raise
+        why = "The bucket you tried to delete is not empty. You must delete all versions in the bucket."
+        raise S3Error("BucketNotEmpty", why, BucketName=call.bucket) from None
     return Response(204)
 
 

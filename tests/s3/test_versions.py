@@ -114,8 +114,9 @@ def test_delete_markers(s3: Any, versioned: str) -> None:
     with refused("405", 405):
         s3.head_object(Bucket=versioned, Key="k", VersionId=gone["VersionId"])
     assert "Contents" not in s3.list_objects_v2(Bucket=versioned)
-    with refused("BucketNotEmpty", 409):
+    with refused("BucketNotEmpty", 409) as named:
         s3.delete_bucket(Bucket=versioned)
+    assert "all versions" in named.error["Error"]["Message"]
     back = s3.delete_object(Bucket=versioned, Key="k", VersionId=gone["VersionId"])
     assert (back["DeleteMarker"], back["VersionId"]) == (True, gone["VersionId"])
     assert s3.get_object(Bucket=versioned, Key="k")["VersionId"] == version
