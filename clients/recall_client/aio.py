@@ -1,7 +1,7 @@
 """`AsyncRecallClient`: the same calls for asyncio, each in a thread of the client's own.
 
 Blocks are megabytes that the kernel copies; a thread does that as fast as a loop would, and leaves the loop alone.
-Owns its threads. Kind: shell; one loop. Spec: clients/README.md.
+Owns its threads. Does not know HTTP. Kind: shell; one loop. Spec: clients/README.md.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Deadlines: deletes what has expired and ends pins and holds that have lapsed.
 
 Promise: only tidies up — readers judge the deadline themselves, so nothing depends on when this runs.
-Owns nothing. Kind: duty; the keeper's loop. Spec: docs/SEMANTICS.md, "Time to live".
+Owns nothing. Does not know the backing store. Kind: duty; the keeper's loop. Spec: docs/SEMANTICS.md, "Time to live".
 """
 
 from __future__ import annotations
