@@ -479,6 +479,7 @@ class CompleteOptions(msgspec.Struct, frozen=True):
     conditions: Conditions | None = None
     encryption: Encryption | None = None  # of the whole; None: that of the upload's options
     origin: Origin | None = None
+    lock: Lock | None = None  # None: that of the upload's options
 
 
 class FileSpans:

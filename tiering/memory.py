@@ -258,7 +258,7 @@ class MemoryStore:
         return self._last
 
     def _store(self, bucket: str, key: str, data: bytes, crc64: int, put: c.PutOptions, **fields: Any) -> c.ObjectInfo:
-        """Makes a new generation. `fields`: etag, checksum, parts, encryption, upload_id, origin."""
+        """Makes a new generation. `fields`: etag, checksum, parts, encryption, lock, upload_id, origin."""
         upload_id, origin = fields.pop("upload_id", ""), fields.pop("origin", put.origin)
         if fields.get("etag") is None:
             fields["etag"] = _opaque_etag(crc64, len(data))
@@ -274,10 +274,9 @@ class MemoryStore:
             metadata=dict(put.metadata),
             tags=dict(put.tags),
             storage_class=put.storage_class,
-            lock=put.lock,
             owner=put.owner,
             acl=put.acl,
-            **{"encryption": put.encryption} | fields | self._leases(put.pin_ms, put.ttl),
+            **{"encryption": put.encryption, "lock": put.lock} | fields | self._leases(put.pin_ms, put.ttl),
         )
         self._add(bucket, key, _Stored(self._fitting(info), data, upload_id))
         self._record(origin, bucket, key, info)
@@ -528,6 +527,7 @@ class MemoryStore:
             parts=tuple(chosen),
             upload_id=upload_id,
             encryption=options.encryption or pending.info.options.encryption,
+            lock=options.lock or pending.info.options.lock,
             origin=options.origin,
         )
         del self._uploads[upload_id]

@@ -735,6 +735,8 @@ def complete_upload(
     record.checksum = options.checksum
     if options.encryption is not None:
         record.encryption = options.encryption
+    if options.lock is not None:
+        record.lock = options.lock
     if in_pieces:
         record.residency = Residency.COLD_ONLY
         record.cold = (ColdPiece("", 0), *(part.cold for part in chosen if part.cold is not None))

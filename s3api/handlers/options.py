@@ -203,6 +203,11 @@ def lock_of(call: Call, headers: Headers) -> Lock | None:
             call.require("s3:PutObjectRetention")
         if lock.legal_hold is not None:
             call.require("s3:PutObjectLegalHold")
+    return with_default(call, bucket, lock)
+
+
+def with_default(call: Call, bucket: BucketInfo, lock: Lock | None) -> Lock | None:
+    """A lock with the retention that the bucket gives to objects which name none."""
     if not bucket.object_lock or (lock is not None and lock.mode):
         return lock
     default = load(bucket.documents.get(DOCUMENT, ""))

@@ -46,7 +46,7 @@ from s3api.handlers.copy import (
 from s3api.handlers.fields import STANDARD, checksum_line, crc64_text, kept_checksum, lease_lines
 from s3api.handlers.lifecycle import abort_lines, expiry_of
 from s3api.handlers.objects import bucket_of, check_length
-from s3api.handlers.options import SINGLE_PUT_BYTES_MAX, put_options
+from s3api.handlers.options import SINGLE_PUT_BYTES_MAX, put_options, with_default
 from s3api.handlers.sealed import (
     completing_lines,
     content_pieces,
@@ -425,13 +425,15 @@ async def complete_multipart_upload(call: Call) -> Response:
     upload_id = call.query["uploadId"]
     # The checksum headers of this request are about the object, not about this document.
     claims = _claims(await call.payload.document())
-    whole, encryption, sealed_lines = None, None, ""
+    whole, encryption, lock, sealed_lines = None, None, None, ""
     try:
         upload = call.store.upload(call.bucket, call.key, upload_id)
         stored = {part.number: part for part in call.store.parts(call.bucket, call.key, upload_id)}
     except NoSuchUpload:
         pass  # perhaps completed already: the store knows, and answers the object again
     else:
+        # A default that came after the upload was begun holds for what is made now.
+        lock = with_default(call, bucket_of(call), upload.options.lock)
         if not upload.checksum_algorithm:
             claims = [_kept_algorithm(claim, stored.get(claim.number)) for claim in claims]
         _check_complete(upload, claims)
@@ -463,6 +465,7 @@ async def complete_multipart_upload(call: Call) -> Response:
             conditions,
             encryption,
             call.origin("ObjectCreated:CompleteMultipartUpload"),
+            lock,
         ),
     )
     writer = xml.XmlWriter("CompleteMultipartUploadResult")

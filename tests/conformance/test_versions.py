@@ -229,6 +229,16 @@ async def test_copies_of_versions(store: Store) -> None:
     assert await named(store, restored.version) == b"first"
 
 
+async def test_a_completion_may_state_the_lock(store: Store) -> None:
+    await store.change_bucket("b", BucketChange(versioning="Enabled", object_lock=True))
+    for lock in (None, Lock("COMPLIANCE", 1 << 50, True)):
+        upload = await store.begin_upload("b", "k", PutOptions(lock=Lock(legal_hold=True)))
+        part = await put_part(store, "k", upload.upload_id, 1, b"data")
+        options = c.CompleteOptions(etag="e", lock=lock)
+        info = await store.complete_upload("b", "k", upload.upload_id, [c.PartClaim(1, part.etag)], options)
+        assert info.lock == (lock or Lock(legal_hold=True))
+
+
 async def test_completed_upload_is_a_version(store: Store) -> None:
     await versioning(store, "Enabled")
     await put(store, "k", b"first")

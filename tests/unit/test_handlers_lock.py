@@ -152,6 +152,20 @@ def test_a_locking_put_needs_a_checksum(s3: Harness) -> None:
     assert s3("PUT", "/locked/k", {HOLD: "ON", "x-amz-checksum-crc32": "rfPzYw=="}, b"data").status == 200
 
 
+def test_a_default_that_comes_while_an_upload_is_under_way_holds_for_its_object(s3: Harness) -> None:
+    begun = [s3("POST", f"/locked/{key}?uploads", {HOLD: hold}) for key, hold in (("a", "ON"), ("b", "OFF"))]
+    uploads = [each.xml("InitiateMultipartUploadResult").text("UploadId") for each in begun]
+    assert send(s3, "/locked?object-lock", default("<Days>2</Days>", "COMPLIANCE")).status == 200
+    for key, upload in zip("ab", uploads, strict=True):
+        etag = s3("PUT", f"/locked/{key}?partNumber=1&uploadId={upload}", {}, b"data").headers["etag"]
+        body = f"<CompleteMultipartUpload><Part><PartNumber>1</PartNumber><ETag>{etag}</ETag></Part></CompleteMultipartUpload>"
+        version = s3("POST", f"/locked/{key}?uploadId={upload}", {}, body.encode()).headers["x-amz-version-id"]
+        found = s3("HEAD", f"/locked/{key}").headers
+        assert (found[GOVERNANCE], found[UNTIL]) == ("COMPLIANCE", moment(s3, 2))
+        assert found[HOLD] == ("ON" if key == "a" else "OFF")
+        assert s3("DELETE", f"/locked/{key}?versionId={version}").status == 403
+
+
 def test_copies_and_uploads_have_their_own_lock(s3: Harness) -> None:
     until = moment(s3, 1)
     lock = {GOVERNANCE: "GOVERNANCE", UNTIL: until}
