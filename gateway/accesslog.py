@@ -16,8 +16,11 @@ import secrets
 import time
 from typing import Final, NamedTuple
 
+import msgspec
+
 from s3api import accesslog
 from s3api.accesslog import Entry
+from s3api.call import KeyOutcome
 from s3api.errors import S3Error
 from s3api.handlers.body import arrived
 from s3api.handlers.sealed import default_seal
@@ -71,7 +74,8 @@ class AccessLog:
             return
         now_s = time.time()
         at_s = now_s - seconds
-        line = accesslog.line(self._entry(bucket, request, response, trace, sent_bytes, at_s, seconds))
+        entry = self._entry(bucket, request, response, trace, sent_bytes, at_s, seconds)
+        line = "".join(map(accesslog.line, [entry, *(_of_key(entry, outcome) for outcome in trace.outcomes)]))
         if self._bytes + len(line) > LINES_BYTES_MAX:
             _log.warning("access logs are left out: too much waits", extra={"once": "accesslog-full"})
             return
@@ -156,6 +160,20 @@ class AccessLog:
         except BaseException:
             writer.abort()
             raise
+
+
+def _of_key(entry: Entry, outcome: KeyOutcome) -> Entry:
+    """The line about one key of the request that `entry` is about."""
+    return msgspec.structs.replace(
+        entry,
+        operation=accesslog.BATCH_DELETE,
+        key=outcome.key,
+        version=outcome.version,
+        target="",
+        status=outcome.status,
+        error=outcome.code,
+        sent_bytes=0,
+    )
 
 
 def _hide(found: re.Match[str]) -> str:

@@ -19,6 +19,8 @@ from s3api.operations import BY_NAME
 from s3api.settings import Logging
 
 NONE: Final = "-"
+BATCH_DELETE: Final = "BATCH.DELETE.OBJECT"
+"""The operation of a line about one key of a request that deletes many."""
 _MONTHS: Final = ("", "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 _QUOTED: Final = re.compile(r'[\x00-\x1f\x7f"\\]')
 
@@ -70,6 +72,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 def operation_name(operation: str, method: str) -> str:
     """`REST.GET.OBJECT` and its like: method and resource of an action."""
     row = BY_NAME.get(operation)
+    if operation == BATCH_DELETE:
+        return operation
     if method == "OPTIONS":
         return "REST.OPTIONS.PREFLIGHT"
     if row is None:

@@ -139,6 +139,15 @@ class Payload(Protocol):
         """The whole of a small body. Raises S3Error above the configured bound."""
 
 
+class KeyOutcome(NamedTuple):
+    """What became of one key of a request that names many. `code`: of its error, "" without."""
+
+    key: str
+    version: str
+    status: int
+    code: str
+
+
 class Call:
     """A resolved request: operation name, target, query, caller, payload. `query` values are percent-decoded text."""
 
@@ -152,6 +161,7 @@ class Call:
         "key",
         "now_ms",
         "operation",
+        "outcomes",
         "payload",
         "query",
         "request",
@@ -192,6 +202,7 @@ class Call:
         self.asked = ""  # the right that the object itself must still grant, once it is opened; see `check_object`
         self.said: Mapping[str, Sequence[str]] = {}  # condition keys that only the handler knows
         self.tags: Mapping[str, str] | None = None  # those a document or a form asks for
+        self.outcomes: list[KeyOutcome] | None = None  # where what became of each of many keys is to be noted
 
     def require(
         self, action: str, bucket: str = "", key: str = "", version: str | None = None, info: ObjectInfo | None = None

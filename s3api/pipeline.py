@@ -15,12 +15,12 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
 from s3api import acl, cors, post_policy, sigv2, xml
 from s3api.access import READS, Directory, OneAccount, Rights
-from s3api.call import ApiConfig, Call, Handler, Identity, Payload
+from s3api.call import ApiConfig, Call, Handler, Identity, KeyOutcome, Payload
 from s3api.errors import ERRORS, ONE_MECHANISM, S3Error, from_store
 from s3api.extensions import check_headers
 from s3api.form import FormPayload, boundary_of, headers_of
@@ -78,6 +78,7 @@ _READS: Final = ("GET", "HEAD")
 _LENGTHLESS: Final = frozenset({204, 304})
 _EXPECTED_OWNER: Final = b"x-amz-expected-bucket-owner"
 TOKEN_SERVICE: Final = "AssumeRole"
+DELETE_MANY: Final = "DeleteObjects"
 FORM_BYTES_MAX: Final = 64 << 10
 """Largest form of the token service."""
 TOKEN_PARAMETER: Final = "X-Amz-Security-Token"
@@ -104,6 +105,7 @@ class Trace:
         "host_id",
         "identity",
         "operation",
+        "outcomes",
         "payload",
         "request_id",
         "target",
@@ -120,6 +122,7 @@ class Trace:
         self.target: Target | None = None
         self.payload: Any = None
         self.call: Call | None = None  # only where a missing key may have to be denied instead
+        self.outcomes: Sequence[KeyOutcome] = ()  # of the keys of a DeleteObjects
 
 
 class _ReadPayload:
@@ -309,6 +312,8 @@ class Pipeline:
             return handler(call)  # whatever comes as a body is not looked at
         payload = open_payload(call.request.body, headers, verified, self._config.document_bytes_max)
         call.payload = trace.payload = payload
+        if operation.name == DELETE_MANY:
+            call.outcomes = trace.outcomes = []
         if operation.body == "stream" and payload.length is None:
             raise S3Error("MissingContentLength")
         return handler(call)

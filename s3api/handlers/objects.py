@@ -19,7 +19,7 @@ from typing import Any, Final
 import msgspec
 
 from s3api import xml
-from s3api.call import Call
+from s3api.call import Call, KeyOutcome
 from s3api.checksums import requested_checksum
 from s3api.encryption import CUSTOMER_ALGORITHM, CUSTOMER_KEY, SSE
 from s3api.errors import S3Error, from_store
@@ -419,6 +419,10 @@ async def delete_objects(call: Call) -> Response:
         batch = wanted[at : at + DELETES_AT_ONCE]
         outcomes = await asyncio.gather(*(_delete_one(call, *each) for each in batch))
         for (key, version, _), outcome in zip(batch, outcomes, strict=True):
+            if call.outcomes is not None:
+                failed = outcome.spec if isinstance(outcome, S3Error) else None
+                noted = (204, "") if failed is None else (failed.status, failed.code)
+                call.outcomes.append(KeyOutcome(key, version, *noted))
             if isinstance(outcome, S3Error):
                 with writer.nested("Error"):
                     writer.leaf("Key", key)

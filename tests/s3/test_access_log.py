@@ -16,6 +16,8 @@ def test_log_of_a_bucket_arrives_in_another() -> None:
         s3.put_bucket_logging(Bucket="source", BucketLoggingStatus=status)
         s3.put_object(Bucket="source", Key="a b", Body=b"12345")
         s3.get_object(Bucket="source", Key="a b")["Body"].read()
+        gone = [{"Key": "a b"}, {"Key": "k", "VersionId": "3HL4kqtJvjVBH40Nrjfkd"}]
+        s3.delete_objects(Bucket="source", Delete={"Objects": gone, "Quiet": True})
         try:
             s3.get_object(Bucket="source", Key="none")
         except s3.exceptions.NoSuchKey:
@@ -27,7 +29,12 @@ def test_log_of_a_bucket_arrives_in_another() -> None:
                 found += s3.get_object(Bucket="logs", Key=entry["Key"])["Body"].read().decode().splitlines()
             return found
 
-        wait_for(lambda: sum(".OBJECT " in line for line in lines()) == 3, "the log")
+        wait_for(lambda: sum(".OBJECT " in line for line in lines()) == 5, "the log")
+        (many,) = [line for line in lines() if " REST.POST.MULTI_OBJECT_DELETE - " in line]
+        each = [line for line in lines() if " BATCH.DELETE.OBJECT " in line]
+        assert [line.split()[6] for line in each] == [many.split()[6]] * 2
+        assert ' BATCH.DELETE.OBJECT a%20b "-" 204 - - - ' in each[0]
+        assert " BATCH.DELETE.OBJECT k " in each[1]
         by_operation = {line.partition("REST.")[2].partition(" ")[0]: line for line in lines() if " a%20b " in line}
         assert " 200 - - 5 " in by_operation["PUT.OBJECT"]
         assert " 200 - 5 5 " in by_operation["GET.OBJECT"]
