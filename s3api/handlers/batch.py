@@ -31,7 +31,7 @@ from s3api.handlers.archive import is_archived
 from s3api.handlers.body import Intake, arrived, pieces
 from s3api.handlers.objects import bucket_of, delete_key
 from s3api.handlers.options import check_deadline, put_options
-from s3api.handlers.sealed import has_md5, new_seal, object_key_of, open_sealed
+from s3api.handlers.sealed import has_md5, new_seal, object_key_of, open_sealed, put_content
 from s3api.message import Response, StreamBody
 from s3api.target import check_key
 from tiering.contract import (
@@ -474,10 +474,7 @@ class _Put:
         call, entry = self._call, self._entry
         options, bucket = _said(put_options(call, event="ObjectCreated:Put"), entry), bucket_of(call)
         seal = new_seal(call, bucket)
-        if seal is None:
-            self._writer = await arrived(call.store.put(call.bucket, call.key, entry.size, options))
-        else:
-            self._writer = await seal.put(call.store, (call.bucket, call.key), entry.size, options)
+        self._writer = await put_content(call, entry.size, options, seal)
         self._intake = Intake(self._writer, NOTHING_REQUESTED, md5=has_md5(bucket, seal))
 
     async def commit(self) -> Outcome:

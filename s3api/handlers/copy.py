@@ -39,6 +39,7 @@ from s3api.handlers.sealed import (
     has_md5,
     invalid_range,
     make_seal,
+    put_content,
     wanted_of,
     written_lines,
 )
@@ -63,7 +64,6 @@ from tiering.contract import (
     PutOptions,
     Reading,
     ReadOptions,
-    Writer,
     copied_options,
 )
 
@@ -328,11 +328,7 @@ async def _copy_content(
     seen, bucket = opened.info, bucket_of(call)
     described = copied_options(seen, options)
     size = opened.stop - opened.start
-    writer: Writer
-    if seal is None:
-        writer = await arrived(call.store.put(call.bucket, call.key, size, described))
-    else:
-        writer = await seal.put(call.store, (call.bucket, call.key), size, described)
+    writer = await put_content(call, size, described, seal)
     try:
         kept = "" if seen.checksum is None else seen.checksum.algorithm
         requested = Requested(options.checksum_algorithm or kept)

@@ -34,6 +34,7 @@ from s3api.handlers.sealed import (
     has_md5,
     new_seal,
     open_sealed,
+    put_content,
     written_lines,
 )
 from s3api.message import Response, StreamBody
@@ -62,7 +63,6 @@ from tiering.contract import (
     Reading,
     ReadOptions,
     StoreError,
-    Writer,
     content_bytes,
 )
 
@@ -324,13 +324,7 @@ async def stored(call: Call, options: PutOptions, size: int, short: bool = False
     requested = requested_checksum(call.request.headers)
     bucket = bucket_of(call)
     seal = new_seal(call, bucket)
-    if seal is not None and options.append_at is not None:
-        raise S3Error("InvalidRequest", "Nothing can be appended under encryption.")
-    writer: Writer
-    if seal is None:
-        writer = await arrived(call.store.put(call.bucket, call.key, size, options))
-    else:
-        writer = await seal.put(call.store, (call.bucket, call.key), size, options)
+    writer = await put_content(call, size, options, seal)
     try:
         intake = Intake(writer, requested, md5=has_md5(bucket, seal))
         await intake.drain(call.payload)
