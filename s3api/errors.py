@@ -59,7 +59,6 @@ _ROWS: Final = (
     ErrorSpec("AuthorizationHeaderMalformed", 400, "The authorization header is malformed."),
     ErrorSpec("AuthorizationQueryParametersError", 400, "The query string authentication parameters are malformed."),
     ErrorSpec("InvalidAction", 400, "The action or operation requested is not valid."),
-    ErrorSpec("InvalidSecurity", 403, "The provided security credentials are not valid."),
     ErrorSpec("MissingSecurityHeader", 400, "Your request is missing a required header."),
     # what the request says
     ErrorSpec("InvalidRequest", 400, "The request is not valid."),
@@ -87,7 +86,6 @@ _ROWS: Final = (
     ErrorSpec("PolicyTooLarge", 400, "Normalized policy document exceeds the maximum allowed size of 20480 bytes."),
     ErrorSpec("AccessControlListNotSupported", 400, "The bucket does not allow ACLs."),
     ErrorSpec("InvalidBucketAclWithObjectOwnership", 400, "Bucket cannot have ACLs set with ObjectOwnership's BucketOwnerEnforced setting."),
-    ErrorSpec("InvalidBucketAclWithBlockPublicAccessError", 400, "Bucket cannot have public ACLs set with BlockPublicAccess enabled."),
     ErrorSpec("UnresolvableGrantByEmailAddress", 400, "The e-mail address you provided does not match any account on record."),
     ErrorSpec("MalformedPOSTRequest", 400, "The body of your POST request is not well-formed multipart/form-data."),
     ErrorSpec("InvalidPolicyDocument", 400, "The content of the form does not meet the conditions specified in the policy document."),
@@ -106,7 +104,6 @@ _ROWS: Final = (
     ErrorSpec("RequestTimeout", 400, "Your socket connection to the server was not read from or written to within the timeout period.", close=True),
     ErrorSpec("EntityTooLarge", 400, "Your proposed upload exceeds the maximum allowed object size."),
     ErrorSpec("EntityTooSmall", 400, "Your proposed upload is smaller than the minimum allowed size."),
-    ErrorSpec("InvalidChunkSizeError", 400, "The size of a chunk is not valid."),
     # buckets
     ErrorSpec("NoSuchBucket", 404, "The specified bucket does not exist."),
     ErrorSpec("BucketAlreadyExists", 409, "The requested bucket name is not available. Please select a different name and try again."),
@@ -133,13 +130,11 @@ _ROWS: Final = (
     ErrorSpec("NoSuchVersion", 404, "The specified version does not exist."),
     ErrorSpec("InvalidObjectState", 403, "The operation is not valid for the object's storage class."),
     ErrorSpec("ObjectNotInActiveTierError", 403, "The source object of the COPY action is not in the active tier and is only stored in Amazon S3 Glacier."),
-    ErrorSpec("RestoreAlreadyInProgress", 409, "Object restore is already in progress."),
     ErrorSpec("PreconditionFailed", 412, "At least one of the preconditions you specified did not hold."),
     ErrorSpec("NotModified", 304, "Not Modified."),
     ErrorSpec("InvalidRange", 416, "The requested range is not satisfiable."),
     ErrorSpec("InvalidWriteOffset", 400, "The write offset value that you specified does not match the current object size."),
     ErrorSpec("InvalidPartNumber", 416, "The requested part number is not satisfiable."),
-    ErrorSpec("ConditionalRequestConflict", 409, "A conflicting operation occurred while this request was running. Try again."),
     ErrorSpec("OperationAborted", 409, "A conflicting conditional operation is currently in progress against this resource. Try again."),
     # multipart uploads
     ErrorSpec("NoSuchUpload", 404, "The specified multipart upload does not exist. The upload id may be invalid, or the upload may have been aborted or completed."),
@@ -151,7 +146,6 @@ _ROWS: Final = (
     ErrorSpec("DiskFull", 507, "The disk under this pool is full. Nothing was stored."),
     # try again
     ErrorSpec("SlowDown", 503, "Please reduce your request rate.", retry_s=1),
-    ErrorSpec("ServiceUnavailable", 503, "Service is unable to handle the request. Please try again.", retry_s=1),
     ErrorSpec("InternalError", 500, "We encountered an internal error. Please try again.", retry_s=1),
 )  # fmt: skip
 

@@ -15,7 +15,6 @@ PutBucketLifecycleConfiguration.
 from __future__ import annotations
 
 import base64
-import datetime
 import functools
 import hashlib
 import re
@@ -27,6 +26,7 @@ import msgspec
 
 from s3api import xml
 from s3api.errors import S3Error
+from s3api.moment import iso_date
 from s3api.params import epoch_s
 from tiering.contract import ObjectInfo, content_bytes
 
@@ -55,7 +55,6 @@ _MINIMA: Final[dict[str, Minimum]] = {
     "all_storage_classes_128K": "all_storage_classes_128K",
     "varies_by_storage_class": "varies_by_storage_class",
 }
-_EPOCH_DAY: Final = datetime.date(1970, 1, 1).toordinal()
 _DATE: Final = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)(?:T(\d\d):(\d\d):(\d\d)(?:\.\d{1,9})?(?:Z|\+00:00|\+0000)?)?\Z", re.ASCII
 )
@@ -378,10 +377,6 @@ def load(text: str) -> Rules:
     return msgspec.json.decode(text, type=Rules)
 
 
-def _iso_midnight(at_ms: int) -> str:
-    return f"{datetime.date.fromordinal(at_ms // DAY_MS + _EPOCH_DAY)}T00:00:00.000Z"
-
-
 def render(rules: Rules) -> bytes:
     """The document as a reader of the configuration is given it."""
     writer = xml.XmlWriter("LifecycleConfiguration")
@@ -413,7 +408,7 @@ def render(rules: Rules) -> bytes:
 
 def _render_when(writer: xml.XmlWriter, days: int | None, date_ms: int | None) -> None:
     writer.leaf("Days", days)
-    writer.leaf("Date", None if date_ms is None else _iso_midnight(date_ms))
+    writer.leaf("Date", None if date_ms is None else iso_date(date_ms))
 
 
 def _render_filter(writer: xml.XmlWriter, which: Filter) -> None:
