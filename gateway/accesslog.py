@@ -22,14 +22,13 @@ from s3api import accesslog
 from s3api.accesslog import Entry
 from s3api.call import KeyOutcome
 from s3api.errors import S3Error
-from s3api.handlers.body import arrived
-from s3api.handlers.sealed import default_seal
+from s3api.handlers.sealed import default_seal, put_content
 from s3api.message import Request, Response, StreamBody
 from s3api.params import parse_query
 from s3api.pipeline import Trace
 from s3api.sealing import NO_KEYS, KeyRing
 from s3api.settings import bucket_logging
-from tiering.contract import BucketInfo, FileSpans, NoSuchBucket, PutOptions, PutResult, Store, StoreError, Writer
+from tiering.contract import BucketInfo, FileSpans, NoSuchBucket, PutOptions, PutResult, Store, StoreError
 
 LINES_BYTES_MAX: Final = 8 << 20
 """Lines that wait for their delivery; beyond it they are left out."""
@@ -147,11 +146,7 @@ class AccessLog:
         etag = None if target.opaque_etag else hashlib.md5(data, usedforsecurity=False).hexdigest()
         options = PutOptions(content_type="text/plain", acl=wanted.acl)
         seal = default_seal(self._keys, target)
-        writer: Writer
-        if seal is None:
-            writer = await arrived(self._store.put(wanted.bucket, key, len(data), options))
-        else:
-            writer = await seal.put(self._store, (wanted.bucket, key), len(data), options)
+        writer = await put_content(self._store, (wanted.bucket, key), len(data), options, seal)
         try:
             writing = writer.write(data)
             if writing is not None:

@@ -324,7 +324,7 @@ async def stored(call: Call, options: PutOptions, size: int, short: bool = False
     requested = requested_checksum(call.request.headers)
     bucket = bucket_of(call)
     seal = new_seal(call, bucket)
-    writer = await put_content(call, size, options, seal)
+    writer = await put_content(call.store, (call.bucket, call.key), size, options, seal)
     try:
         intake = Intake(writer, requested, md5=has_md5(bucket, seal))
         await intake.drain(call.payload)

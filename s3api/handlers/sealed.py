@@ -258,11 +258,13 @@ def _upload_key_needed() -> S3Error:
     )
 
 
-async def put_content(call: Call, size: int, options: PutOptions, seal: Seal | None) -> Writer:
-    """The store's `put` to the call's key, sealed where `seal` says so."""
+async def put_content(
+    store: Objects, place: tuple[str, str], size: int, options: PutOptions, seal: Seal | None
+) -> Writer:
+    """The store's `put` to (bucket, key), sealed where `seal` says so."""
     if seal is not None:
-        return await seal.put(call.store, (call.bucket, call.key), size, options)
-    return await arrived(call.store.put(call.bucket, call.key, size, options))
+        return await seal.put(store, place, size, options)
+    return await arrived(store.put(*place, size, options))
 
 
 async def put_part(call: Call, upload_id: str, number: int, size: int, seal: Seal | None) -> PartWriter:
