@@ -242,7 +242,7 @@ class Call:
 
     def origin(self, event: str) -> Origin | None:
         """What to record of this call with the change it makes; None where the bucket notifies nobody."""
-        bucket = self.store.bucket(self.bucket)
+        bucket = self.bucket_info or self.store.bucket(self.bucket)
         if "notification" not in bucket.documents:
             return None
         return Origin(event, self.identity.owner_id, self.request.peer, self.request_id)

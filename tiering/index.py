@@ -20,7 +20,7 @@ from typing import Any, Final
 import lmdb
 
 from tiering import layout
-from tiering.contract import FOREVER_MS, DiskFull, Residency
+from tiering.contract import DiskFull, Residency
 from tiering.layout import (
     BucketRecord,
     Counters,
@@ -376,14 +376,14 @@ class Batch(View):
         self._move_extents(
             layout.OWNER_OBJECT + okey, old.extents if old is not None else (), new.extents if new is not None else ()
         )
-        for database, row_of in _DERIVED:
-            before = row_of(old) if old is not None else None
-            after = row_of(new) if new is not None else None
-            if before != after:
-                if before is not None:
-                    self.delete(database, before)
-                if after is not None:
-                    self.put(database, after, okey)
+        before, after = _derived(old), _derived(new)
+        if before != after:
+            for database, key in before:
+                if (database, key) not in after:
+                    self.delete(database, key)
+            for database, key in after:
+                if (database, key) not in before:
+                    self.put(database, key, okey)
         self._bury(_names(old), _names(new))
         if okey[0] >= 0x80:
             if new is None and old is not None and not old.version:
@@ -420,13 +420,13 @@ class Batch(View):
             counters.hot_bytes += size
         if layout.is_dirty(record):
             counters.dirty_bytes += size
-        if layout.hold_until_ms(record):
+        if record.pin_until_ms or record.restore_until_ms:
             counters.pinned_bytes += size
 
     def _move_extents(self, owner: bytes, old: tuple[Extent, ...], new: tuple[Extent, ...]) -> None:
         if old == new:
             return
-        before, after = set(old), set(new)
+        before, after = frozenset(old), frozenset(new)
         for extent in old:
             if extent not in after:
                 self.delete("extents", layout.extent_key(extent, owner))
@@ -537,44 +537,32 @@ class Batch(View):
         return len(done)
 
 
-def _dirty_row(record: ObjectRecord) -> bytes | None:
-    return layout.u64_key(record.generation) if layout.is_dirty(record) else None
-
-
-def _expiry_row(record: ObjectRecord) -> bytes | None:
-    return layout.time_key(record.expires_ms, record.generation) if record.expires_ms else None
-
-
-def _lease_row(record: ObjectRecord) -> bytes | None:
-    end = layout.lease_end_ms(record)
-    return layout.time_key(end, record.generation) if 0 < end < FOREVER_MS else None
-
-
-def _manifest_row(record: ObjectRecord) -> bytes | None:
-    return layout.u64_key(record.generation) if record.unlisted else None
-
-
-def _unnoted_row(record: ObjectRecord) -> bytes | None:
-    return layout.u64_key(record.generation) if record.unnoted else None
-
-
-def _chill_row(record: ObjectRecord) -> bytes | None:
-    return layout.u64_key(record.generation) if layout.is_leaving(record) else None
+def _derived(record: ObjectRecord | None) -> list[tuple[str, bytes]]:
+    """The rows that follow from a record, as (sub-database, key); the value of each is the object key."""
+    rows: list[tuple[str, bytes]] = []
+    if record is None:
+        return rows
+    generation = record.generation
+    if layout.is_dirty(record):
+        rows.append(("dirty", layout.u64_key(generation)))
+    if record.unlisted:
+        rows.append(("manifests", layout.u64_key(generation)))
+    if record.unnoted:
+        rows.append(("unnoted", layout.u64_key(generation)))
+    if record.chill and layout.is_leaving(record):
+        rows.append(("chills", layout.u64_key(generation)))
+    if record.expires_ms:
+        rows.append(("expiry", layout.time_key(record.expires_ms, generation)))
+    if record.pin_until_ms or record.restore_until_ms:
+        end_ms = layout.lease_end_ms(record)
+        if end_ms:
+            rows.append(("leases", layout.time_key(end_ms, generation)))
+    return rows
 
 
 def _names(record: ObjectRecord | None) -> tuple[str, ...]:
     """What a record has in the backing store."""
-    if record is None:
+    if record is None or not (record.cold or record.note or record.former):
         return ()
     names = tuple([piece.name for piece in record.cold])
     return (*names, *filter(None, (record.note, record.former))) if record.note or record.former else names
-
-
-_DERIVED: Final = (
-    ("dirty", _dirty_row),
-    ("manifests", _manifest_row),
-    ("unnoted", _unnoted_row),
-    ("chills", _chill_row),
-    ("expiry", _expiry_row),
-    ("leases", _lease_row),
-)
