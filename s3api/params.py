@@ -35,6 +35,8 @@ _IMF = re.compile(r"[A-Za-z]{3}, ?(\d{1,2}) ([A-Za-z]{3}) (\d{4}) (\d\d):(\d\d):
 _RFC850 = re.compile(r"[A-Za-z]{6,9}, (\d\d)-([A-Za-z]{3})-(\d\d) (\d\d):(\d\d):(\d\d) GMT\Z", re.ASCII)
 _ASCTIME = re.compile(r"[A-Za-z]{3} ([A-Za-z]{3}) ([ \d]\d) (\d\d):(\d\d):(\d\d) (\d{4})\Z", re.ASCII)
 _ISO = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.\d{1,9})?Z\Z", re.ASCII)
+_HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _ETAG_ITEM = re.compile(r'\s*(?:W/)?(?:"([^"]*)"|([^",\s]+))\s*(?:,|\Z)')
 _BYTE_OF: Final = {
     f"{high}{low}".encode(): bytes((int(high + low, 16),))
@@ -89,6 +91,22 @@ def query_pairs(raw: bytes) -> list[tuple[bytes, bytes]]:
                 value = percent_decode(value.replace(b"+", b" "))
             pairs.append((name, value))
     return pairs
+
+
+def query_headers(query: Mapping[str, str], wanted: re.Pattern[str]) -> dict[bytes, bytes]:
+    """The headers that a presigned URL carries in its query: the parameters whose lower-case name begins as `wanted`.
+
+    Raises InvalidArgument for what cannot be a header.
+    """
+    found: dict[bytes, bytes] = {}
+    for name, value in query.items():
+        lowered = name.lower()
+        if wanted.match(lowered):
+            # A line feed would let two values be read as one, or one as two, under the same signature.
+            if not _HEADER_NAME.fullmatch(lowered) or lowered.encode() in found or _CONTROL.search(value):
+                raise invalid(name, value, "it must be one valid header")
+            found[lowered.encode()] = value.strip().encode()
+    return found
 
 
 def parse_query(raw: bytes) -> dict[str, str]:

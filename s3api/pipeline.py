@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Final
 
-from s3api import acl, cors, post_policy, sigv2, xml
+from s3api import acl, cors, post_policy, sigv2, sigv4, xml
 from s3api.access import READS, Directory, OneAccount, Rights
 from s3api.call import ApiConfig, Call, Handler, Identity, KeyOutcome, Payload
 from s3api.errors import ERRORS, ONE_MECHANISM, S3Error, from_store
@@ -33,7 +33,7 @@ from s3api.params import parse_query
 from s3api.payload import open_payload
 from s3api.session import Sessions
 from s3api.settings import REQUESTER_PAYS
-from s3api.sigv4 import EMPTY_SHA256, UNSIGNED, SigV4, Verified
+from s3api.sigv4 import EMPTY_SHA256, SIGNATURE, UNSIGNED, SigV4, Verified
 from s3api.target import Target, Targets, check_key
 from s3api.versions import parse_version
 from tiering.contract import (
@@ -238,6 +238,8 @@ class Pipeline:
         presigned_v2 = sigv2.ACCESS_KEY in query
         if presigned_v2:
             headers = request.headers = sigv2.with_query_headers(headers, query)
+        elif SIGNATURE in query:
+            headers = sigv4.with_query_headers(headers, query)
         operation = resolve(request.method, target.scope, query, headers)
         trace.operation = operation.name
         if operation.header:  # it has no bucket that could be judged
@@ -252,6 +254,7 @@ class Pipeline:
             identity = self._verify_v2(request, query, now_ms // 1000)
         else:
             verified, identity = self._verify(request, query, now_ms // 1000)
+            request.headers = headers
         call = self._call(request, trace, operation, target.bucket, target.key, query, identity, _UNREAD, now_ms)
         judging = self._authorise(call, operation, trace)
         if judging is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import inspect
 import json
 from collections.abc import Mapping
@@ -14,7 +16,7 @@ from s3api.call import ApiConfig, Identity
 from s3api.handlers import HANDLERS
 from s3api.message import Request
 from s3api.pipeline import Pipeline
-from s3api.sigv4 import sign_headers
+from s3api.sigv4 import presign, sign_headers
 from tests.support.clock import NEW_YEAR_MS, ManualClock
 from tests.unit.handler_harness import Body, Reply, content_of
 from tests.unit.test_access import People, policy, text
@@ -330,3 +332,48 @@ def test_batch_gives_the_object_that_was_judged_and_no_other(monkeypatch: pytest
     monkeypatch.setattr(edge.store, "look", written_after)
     reply = edge("", "POST", "/b?recall=get", {}, document)
     assert b"secret" not in reply.body and reply.body[:2] == (403).to_bytes(2, "little")
+
+
+# --- presigned URLs ---------------------------------------------------------------------------------------------------
+
+
+def url_of(who: str, method: str, path: str, query: str) -> str:
+    """The query of a presigned URL."""
+    now_s = NEW_YEAR_MS // 1000
+    signed = presign(
+        method, path.encode(), query.encode(), {b"host": b"h:9000"},
+        access_key=who, secret_key="topsecret", now_s=now_s, expires_s=60,
+    )  # fmt: skip
+    return f"{path}?{signed.decode()}"
+
+
+def test_headers_in_a_presigned_query_count_and_need_their_rights() -> None:
+    edge = Edge("Enabled")
+    edge.put("k")
+    asyncio.run(edge.store.change_bucket("b", BucketChange(object_lock=True)))
+    wanted = (
+        "x-amz-acl=public-read&X-Amz-Object-Lock-Mode=COMPLIANCE&X-Amz-Object-Lock-Retain-Until-Date=2100-01-01T00%3A00%3A00Z"
+        "&x-amz-meta-a=b&x-amz-checksum-crc32=AAAAAA%3D%3D&x-amz-sdk-checksum-algorithm=CRC32&x-id=PutObject"
+    )
+    edge.allow(USER, "s3:PutObject")
+    assert edge("", "PUT", url_of("user", "PUT", "/b/k", wanted), {}, b"data").code == "AccessDenied"
+    assert edge("", "PUT", url_of("main", "PUT", "/b/k", wanted), {"content-md5": MD5}, b"data").status == 200
+    info = edge.store.open("b", "k", ReadOptions(head=True)).info
+    assert info.lock is not None and (info.lock.mode, info.acl, info.metadata) == ("COMPLIANCE", "F R*", {"a": "b"})
+    copied = edge("", "PUT", url_of("main", "PUT", "/b/to", "x-amz-copy-source=b%2Fk"))
+    assert b"<CopyObjectResult" in copied.body
+    url = url_of("main", "GET", "/b/k", "x-amz-expected-bucket-owner=999999999999")
+    assert edge("", "GET", url).code == "AccessDenied"
+
+
+def test_headers_in_a_query_count_only_where_they_are_signed() -> None:
+    edge = Edge()
+    url = url_of("main", "PUT", "/b/k", "")
+    assert edge("", "PUT", f"{url}&x-amz-acl=public-read", {}, b"x").code == "SignatureDoesNotMatch"
+    edge.allow("*", "s3:PutObject")
+    assert edge("", "PUT", "/b/k?x-amz-acl=public-read", {}, b"x").status == 200
+    assert edge("main", "PUT", "/b/k2?x-amz-acl=public-read", {}, b"x").status == 200
+    assert [info.acl for _, info in edge.store.list("b", ListOptions()).objects] == ["", ""]
+
+
+MD5 = base64.b64encode(hashlib.md5(b"data", usedforsecurity=False).digest()).decode()
