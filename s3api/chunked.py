@@ -72,8 +72,8 @@ class ChunkedDecoder:
         return self._state == _END
 
     def feed(self, data: memoryview) -> list[memoryview]:
-        """The content in `data`, as slices of it. Raises IncompleteBody, InvalidRequest, SignatureDoesNotMatch,
-        MalformedTrailerError. With a signer, costs a SHA-256 of the content."""
+        """The content in `data`, as slices of it. Raises IncompleteBody for what is no such body,
+        SignatureDoesNotMatch, MalformedTrailerError. With a signer, costs a SHA-256 of the content."""
         content = []
         at, size = 0, len(data)
         while at < size:
@@ -83,7 +83,7 @@ class ChunkedDecoder:
                 self._take(piece)
                 content.append(piece)
             elif self._state == _END:
-                raise S3Error("InvalidRequest", "There are bytes after the last chunk of the aws-chunked body.")
+                raise S3Error("IncompleteBody", "There are bytes after the last chunk of the aws-chunked body.")
             else:
                 at = self._line_from(data, at)
         return content
@@ -108,7 +108,7 @@ class ChunkedDecoder:
         cut = window.find(b"\n")
         if cut < 0:
             if len(window) == room:
-                raise S3Error("InvalidRequest", "A line of the aws-chunked body is too long.")
+                raise S3Error("IncompleteBody", "A line of the aws-chunked body is too long.")
             self._line += window
             return at + len(window)
         line = bytes(self._line) + window[:cut]
@@ -121,12 +121,12 @@ class ChunkedDecoder:
             line = line[:-1]
         elif self._state != _TRAILERS:
             # AWS's own worked example ends trailer lines with a bare LF before the CRLF; nothing else may.
-            raise S3Error("InvalidRequest", "A line of the aws-chunked body does not end with CRLF.")
+            raise S3Error("IncompleteBody", "A line of the aws-chunked body does not end with CRLF.")
         if self._state == _HEAD:
             self._on_head(line)
         elif self._state == _DATA_END:
             if line:
-                raise S3Error("InvalidRequest", "A chunk of the aws-chunked body is longer than its stated size.")
+                raise S3Error("IncompleteBody", "A chunk of the aws-chunked body is longer than its stated size.")
             self._end_chunk()
             self._state = _HEAD
         else:
@@ -135,13 +135,13 @@ class ChunkedDecoder:
     def _on_head(self, line: bytes) -> None:
         match = (_UNSIGNED_HEAD if self._signer is None else _SIGNED_HEAD).match(line)
         if match is None:
-            raise S3Error("InvalidRequest", "A chunk head of the aws-chunked body is malformed.")
+            raise S3Error("IncompleteBody", "A chunk head of the aws-chunked body is malformed.")
         size = int(match.group(1), 16)
         if self._signer is not None:
             self._signature = match.group(2).decode()
             self._digest = hashlib.sha256()
         if size > self.length - self.decoded:
-            raise S3Error("InvalidRequest", "The aws-chunked body holds more bytes than x-amz-decoded-content-length.")
+            raise S3Error("IncompleteBody", "The aws-chunked body holds more bytes than x-amz-decoded-content-length.")
         if size:
             self._left = size
             self._state = _DATA

@@ -13,10 +13,11 @@ import asyncio
 import hashlib
 from typing import Any, Final
 
-from s3api.checksums import INLINE_BYTES_MAX, declared_trailers
+from s3api.checksums import ALGORITHMS, INLINE_BYTES_MAX, declared_trailers
 from s3api.chunked import ChunkedDecoder
 from s3api.errors import S3Error
 from s3api.message import Headers, RequestBody
+from s3api.params import base64_exact
 from s3api.sigv4 import (
     EMPTY_SHA256,
     STREAMING_SIGNED,
@@ -131,7 +132,9 @@ class ChunkedPayload:
     def _finish(self) -> None:
         self._decoder.finish()
         for name, algorithm in self._announced.items():
-            self.trailer = Checksum(algorithm, self._decoder.trailers[name].decode("ascii"))
+            value = self._decoder.trailers[name].decode("ascii")
+            base64_exact(f"{name.decode()} trailing", value, ALGORITHMS[algorithm].length)
+            self.trailer = Checksum(algorithm, value)
 
     async def document(self) -> bytes:
         """See `s3api.call.Payload`. Raises MaxMessageLengthExceeded."""
@@ -184,12 +187,7 @@ def decoded_length(headers: Headers) -> int:
     if not value:
         raise S3Error("MissingContentLength", "You must provide the x-amz-decoded-content-length HTTP header.")
     if not value.isdigit() or len(value) > 18:
-        raise S3Error(
-            "InvalidArgument",
-            "The value of x-amz-decoded-content-length is not valid.",
-            ArgumentName="x-amz-decoded-content-length",
-            ArgumentValue=value[:64].decode("latin-1"),
-        )
+        raise S3Error("MissingContentLength", "The value of x-amz-decoded-content-length is not valid.")
     length = int(value)
     if length > OBJECT_BYTES_MAX:
         raise S3Error("EntityTooLarge", ProposedSize=length, MaxSizeAllowed=OBJECT_BYTES_MAX)

@@ -187,32 +187,29 @@ def test_content_hash_is_held_against_the_content(raw: RawClient, key: str) -> N
     [
         (lambda body: body.replace(b"0123", b"0124"), "SignatureDoesNotMatch"),
         (lambda body: re.sub(rb"chunk-signature=[0-9a-f]{4}", b"chunk-signature=0000", body, count=1), "SignatureDoesNotMatch"),
-        (lambda body: body.replace(b"a;chunk", b"b;chunk", 1), ("IncompleteBody", "InvalidRequest")),
-        (lambda body: body.replace(b";chunk-signature", b";chunk-sign", 1), ("IncompleteBody", "InvalidRequest")),
+        (lambda body: body.replace(b"a;chunk", b"b;chunk", 1), "IncompleteBody"),
+        (lambda body: body.replace(b";chunk-signature", b";chunk-sign", 1), "IncompleteBody"),
         (lambda body: body[:-20], "IncompleteBody"),
     ],
 )  # fmt: skip
-def test_signed_chunks_that_are_changed(gateway: Gateway, signer: Signer, key: str, change: Any, code: Any) -> None:
+def test_signed_chunks_that_are_changed(gateway: Gateway, signer: Signer, key: str, change: Any, code: str) -> None:
     with RawClient(gateway.port, signer) as client:
         headers = {"host": client.host, "content-encoding": "aws-chunked", "x-amz-decoded-content-length": "10"}
         signed = signer.sign("PUT", key, (), headers, SIGNED_CHUNKS)
         body = change(signer.chunks(signed, [DATA]))
         reply = client.send("PUT", key, headers=signed, body=body)
-        assert reply.code in ((code,) if isinstance(code, str) else code), reply.body
+        assert reply.code == code, reply.body
         assert reply.status in (400, 403)
 
 
 def test_stated_decoded_length_counts(gateway: Gateway, signer: Signer, raw: RawClient, key: str) -> None:
     body = b"a\r\n0123456789\r\n0\r\nx-amz-checksum-crc32:pmhOmQ==\r\n\r\n"
-    for stated in ("9", "11", "x"):
+    refused = {"9": (400, "IncompleteBody"), "11": (400, "IncompleteBody"), "x": (411, "MissingContentLength")}
+    for stated, expected in refused.items():
         headers = {"x-amz-decoded-content-length": stated, "x-amz-trailer": "x-amz-checksum-crc32"}
         with RawClient(gateway.port, signer) as client:
             reply = client.request("PUT", key, headers=headers, body=body, payload=UNSIGNED_TRAILER)
-        assert (reply.status, reply.code) in (
-            (400, "InvalidRequest"),
-            (400, "IncompleteBody"),
-            (400, "InvalidArgument"),
-        )
+        assert (reply.status, reply.code) == expected
     reply = raw.request(
         "PUT", key, headers={"x-amz-trailer": "x-amz-checksum-crc32"}, body=body, payload=UNSIGNED_TRAILER
     )
