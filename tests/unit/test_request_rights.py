@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import copy
 import hashlib
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import pytest
 from s3api.call import ApiConfig, Identity
 from s3api.handlers import HANDLERS
 from s3api.message import Request
+from s3api.operations import TABLE, Operation
 from s3api.pipeline import Pipeline
 from s3api.sigv4 import presign, sign_headers
 from tests.support.clock import NEW_YEAR_MS, ManualClock
@@ -377,3 +379,73 @@ def test_headers_in_a_query_count_only_where_they_are_signed() -> None:
 
 
 MD5 = base64.b64encode(hashlib.md5(b"data", usedforsecurity=False).digest()).decode()
+
+
+# --- every operation --------------------------------------------------------------------------------------------------
+
+DOCUMENTS = {
+    "DeleteObjects": b"<Delete><Object><Key>k</Key></Object></Delete>",
+    "PutObjectTagging": TAGS.format("high").encode(),
+    "PutObjectLegalHold": b"<LegalHold><Status>ON</Status></LegalHold>",
+    "RestoreObject": b"<RestoreRequest><Days>1</Days></RestoreRequest>",
+    "PutBucketVersioning": b"<VersioningConfiguration><Status>Suspended</Status></VersioningConfiguration>",
+    "PostObject": form(key="k")[1],
+}
+ASKED = [row for row in TABLE if row.served and row.scope != "service" and row.name != "CreateBucket"]
+
+
+def state(edge: Edge) -> Any:
+    uploads = {key: len(pending.parts) for key, pending in edge.store._uploads.items()}
+    return edge.store._objects, edge.store._buckets, uploads
+
+
+def attempts(edge: Edge, who: str) -> Iterator[tuple[Operation, str, Reply]]:
+    """Every operation, of what is there and what is not; each must leave everything as it was."""
+    version = edge.put("k", b"secret", tags={"a": "secret"}, metadata={"m": "secret"}) or "null"
+    upload = asyncio.run(edge.store.begin_upload("b", "k", PutOptions())).upload_id
+    given = {"uploadId": upload, "versionId": version, "partNumber": "1", "id": "1"}
+    table = json.dumps({"objects": [{"key": "k", "size": 1}]}).encode()
+    documents = DOCUMENTS | {"BatchPut": len(table).to_bytes(4, "little") + table + b"x"}
+    keys = json.dumps({"keys": ["k"]}).encode()
+    before = copy.deepcopy(state(edge))
+    for row in ASKED:
+        headers = {"x-amz-copy-source": "/b/k"} if row.copy else {}
+        headers |= {"x-amz-rename-source": "k"} if row.name == "RenameObject" else {}
+        headers |= form()[0] if row.name == "PostObject" else {}
+        for names in (row.query, (*row.query, "versionId")) if "versionId" in row.allow else (row.query,):
+            query = "&".join(f"{name}={row.values.get(name, given.get(name, ''))}" for name in names)
+            for key in ("/k", "/none") if row.scope == "object" else ("",):
+                path = f"/b{key}?{query}"
+                yield (
+                    row,
+                    path,
+                    edge(who, row.method, path, headers, documents.get(row.name, keys if row.by_key else b"")),
+                )
+                assert state(edge) == before, (row.name, path)
+
+
+@pytest.mark.parametrize("who", ["", "user", "alt"])
+@pytest.mark.parametrize("versioning", ["", "Enabled"])
+@pytest.mark.parametrize("documents", [{}, {"acl": "F"}, {"acl": "-"}, {"ownershipControls": "BucketOwnerEnforced"}])
+def test_without_any_right_no_operation_does_or_tells_anything(
+    who: str, versioning: str, documents: dict[str, str]
+) -> None:
+    for row, path, reply in attempts(Edge(versioning, **documents), who):
+        assert reply.status == 403 or (row.by_key and reply.status in (200, 400)), (row.name, path, reply.status)
+        assert b"secret" not in reply.body and "etag" not in reply.headers, row.name
+
+
+@pytest.mark.parametrize("who", ["", "alt"])
+@pytest.mark.parametrize("versioning", ["", "Enabled", "Suspended"])
+@pytest.mark.parametrize("acl", ["F R*", "F R+ r+", "F r*"])
+def test_who_may_only_list_does_nothing_else(who: str, versioning: str, acl: str) -> None:
+    for row, path, reply in attempts(Edge(versioning, acl=acl), who):
+        allowed = row.action in (
+            "s3:ListBucket",
+            "s3:ListBucketVersions",
+            "s3:ListBucketMultipartUploads",
+            "s3:GetBucketAcl",
+        )
+        missing = reply.status in (404, 405) and "/none" in path
+        assert reply.status == 403 or row.by_key or allowed or missing, (row.name, path, reply.status)
+        assert b"secret" not in reply.body, row.name
