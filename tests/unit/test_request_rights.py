@@ -449,3 +449,26 @@ def test_who_may_only_list_does_nothing_else(who: str, versioning: str, acl: str
         missing = reply.status in (404, 405) and "/none" in path
         assert reply.status == 403 or row.by_key or allowed or missing, (row.name, path, reply.status)
         assert b"secret" not in reply.body, row.name
+
+
+@pytest.mark.parametrize("versioning", ["", "Enabled"])
+@pytest.mark.parametrize("row", ASKED, ids=lambda row: row.name)
+def test_what_another_account_owns_is_not_read_by_the_bucket_s_owner(row: Operation, versioning: str) -> None:
+    edge = Edge(versioning)
+    version = edge.put("k", b"secret", owner="alt-id") or "null"
+    upload = asyncio.run(edge.store.begin_upload("b", "to", PutOptions())).upload_id
+    headers = {"x-amz-copy-source": "/b/k"} if row.copy else {}
+    headers |= {"x-amz-rename-source": "k"} if row.name == "RenameObject" else {}
+    taken = bool(headers)
+    key = "/to" if taken else "/k" if row.scope == "object" else ""
+    headers |= {"x-amz-object-attributes": "ETag"} if row.name == "GetObjectAttributes" else {}
+    given = {"uploadId": upload, "versionId": version, "partNumber": "1"}
+    for names in (row.query, (*row.query, "versionId")) if "versionId" in row.allow else (row.query,):
+        query = "&".join(f"{name}={row.values.get(name, given.get(name, ''))}" for name in names)
+        document = json.dumps({"keys": ["k"]}).encode() if row.by_key else DOCUMENTS.get(row.name, b"")
+        reply = edge("main", row.method, f"/b{key}?{query}", headers, document)
+        assert b"secret" not in reply.body
+        if taken or row.name in ("GetObject", "HeadObject", "GetObjectAcl", "PutObjectAcl", "GetObjectAttributes"):
+            assert reply.status == 403
+    assert all(info.owner for _, info in edge.store.list("b", ListOptions()).objects if info.size == len(b"secret"))
+    assert not any(pending.parts for pending in edge.store._uploads.values())
