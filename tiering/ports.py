@@ -83,15 +83,36 @@ class Duty(Protocol):
 
 
 class Resident(msgspec.Struct, frozen=True):
-    """What an eviction policy may know of one object in the region to be freed."""
+    """What an eviction policy may know of one object in the region it is asked about."""
 
     size: int
     heat: int
     held: bool  # pinned, restored, or part of an upload: must stay hot
+    name: int = 0  # 64 bits that follow from the key, so that an object that comes back is known again; 0: not known
+
+
+class QueueHead(msgspec.Struct, frozen=True):
+    """What an eviction policy may know of one queue of regions. `age`: regions sealed since its oldest was."""
+
+    age: int
+    regions: int
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """`stays`: one a resident, in order. `whole`: what stays is left where it is, and the region joins the kept ones."""
+
+    stays: Sequence[bool]
+    whole: bool = False
 
 
 class EvictionPolicy(Protocol):
-    """Which objects of the oldest region stay. Pure, deterministic, O(1) an object."""
+    """Which region is emptied next, and which of its objects stay. Pure, deterministic, O(1) an object.
 
-    def keep(self, residents: Sequence[Resident], region_bytes: int) -> Sequence[bool]:
-        """One verdict a resident: True copies it to a survivor region with its heat lowered by one."""
+    A region is fresh when writers filled it, kept when it holds what stayed of others. Neither queue is empty when asked.
+    """
+
+    def fresh_next(self, fresh: QueueHead, kept: QueueHead) -> bool:
+        """Whether the oldest fresh region is next, not the oldest kept one."""
+
+    def keep(self, residents: Sequence[Resident], region_bytes: int, age: int, fresh: bool) -> Verdict:
+        """`residents` in the order they were written. What stays is lowered in heat by one."""

@@ -33,7 +33,7 @@ from tiering.contract import (
     RenameOptions,
 )
 from tiering.duties.evict import EvictDuty
-from tiering.policy import FifoReinsertion
+from tiering.policy import TwoQueues
 from tiering.ports import Backing
 
 BUCKET: Final = "b"
@@ -89,8 +89,9 @@ class Scene:
                 if left[0] == 0:
                     die()
 
-        duty = EvictDuty(self.engine.pools["small"], self.engine.demoter, FifoReinsertion(), meter)
-        duty.low = self.engine.pools["small"].flash.regions
+        pool = self.engine.pools["small"]
+        duty = EvictDuty(pool, self.engine.demoter, TwoQueues(pool.flash.regions), meter)
+        duty.low = pool.flash.regions
         return duty
 
 

@@ -48,7 +48,7 @@ from tiering.flash import crc64
 from tiering.index import Batch
 from tiering.layout import ObjectRecord, RecallRecord
 from tiering.pool import Pool, PoolConfig, open_pool
-from tiering.ports import Backing, Resident
+from tiering.ports import Backing, QueueHead, Resident, Verdict
 from tiering.rebuild import rebuild
 from tiering.recall import LANDINGS_MAX, Board, Recalls
 from tiering.space import Space
@@ -491,8 +491,11 @@ def test_damaged_parts_are_not_tried_again_and_again(tmp_path: Path) -> None:
 class _KeepAll:
     """A policy for which everything survives."""
 
-    def keep(self, residents: Sequence[Resident], region_bytes: int) -> list[bool]:
-        return [True] * len(residents)
+    def fresh_next(self, fresh: QueueHead, kept: QueueHead) -> bool:
+        return fresh.age >= kept.age
+
+    def keep(self, residents: Sequence[Resident], region_bytes: int, age: int, fresh: bool) -> Verdict:
+        return Verdict([True] * len(residents))
 
 
 @pytest.mark.parametrize("way", ["demotion", "eviction"])

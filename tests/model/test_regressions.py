@@ -25,7 +25,7 @@ from tiering.duties.evict import EvictDuty
 from tiering.index import Batch
 from tiering.layout import RegionState
 from tiering.pool import reclaim
-from tiering.ports import BackingUnavailable, Resident
+from tiering.ports import BackingUnavailable, QueueHead, Resident, Verdict
 
 T = TypeVar("T")
 
@@ -70,9 +70,12 @@ class _Pinning:
     def __init__(self, pin: Callable[[], None]) -> None:
         self._pin = pin
 
-    def keep(self, residents: Sequence[Resident], region_bytes: int) -> list[bool]:
+    def fresh_next(self, fresh: QueueHead, kept: QueueHead) -> bool:
+        return fresh.age >= kept.age
+
+    def keep(self, residents: Sequence[Resident], region_bytes: int, age: int, fresh: bool) -> Verdict:
         self._pin()
-        return [False] * len(residents)
+        return Verdict([False] * len(residents))
 
 
 @pytest.mark.parametrize("kind", ["standard", "cache"])
@@ -346,3 +349,65 @@ def _crash_after_put(w: World, key: str) -> None:
 
     w.runner.run(interrupted())
     w.crash()
+
+
+class _Staying:
+    """A policy that leaves every kept region where it is, and each fresh one that `hot` says; it prefers the kept ones."""
+
+    def __init__(self, hot: bool) -> None:
+        self.hot = hot
+        self.asked: list[tuple[bool, int]] = []  # fresh, and the residents' heat in all
+
+    def fresh_next(self, fresh: QueueHead, kept: QueueHead) -> bool:
+        return False
+
+    def keep(self, residents: Sequence[Resident], region_bytes: int, age: int, fresh: bool) -> Verdict:
+        self.asked.append((fresh, sum(resident.heat for resident in residents)))
+        stays = self.hot or not fresh
+        return Verdict([stays] * len(residents), whole=stays)
+
+
+def test_region_that_stays_as_it_is_goes_to_the_young_end_and_cools() -> None:
+    with world("cache") as w:
+        for each in range(3):
+            w.put(SMALL, f"k{each}", pattern(60_000, each))
+        pool = w.engine.pools["small"]
+        record = pool.index.get_object(layout.object_key(1, "k0"))
+        assert record is not None
+        region = record.extents[0].region
+        pool.heat.bump(record.generation)
+        pool.heat.bump(record.generation)
+        policy = _Staying(hot=True)
+        duty = EvictDuty(pool, None, policy)
+        duty.low = pool.flash.regions
+        w.runner.run(_stepped(duty))
+        assert policy.asked == [(True, 2)]
+        assert pool.heat.heat(record.generation) == 1
+        assert pool.index.get_object(layout.object_key(1, "k0")) == record, "not a byte moved"
+        with pool.index.view() as view:
+            assert [layout.unpack_region(value) for _, value in view.rows("queue")][-1] == region
+
+
+def test_regions_that_always_stay_cannot_keep_the_others_from_being_emptied() -> None:
+    # Pinned regions were asked for again and again, as nobody read them less than the policy liked.
+    with world("cache") as w:
+        for each in range(12):
+            w.put(SMALL, f"k{each}", pattern(60_000, each))
+        pool = w.engine.pools["small"]
+        policy = _Staying(hot=True)
+        duty = EvictDuty(pool, None, policy)
+        duty.low = pool.flash.regions
+        for _ in range(3):
+            w.runner.run(_stepped(duty))
+        policy.hot = False
+        with pool.index.view() as view:
+            before = view.count("queue")
+        for _ in range(40):
+            w.runner.run(_stepped(duty))
+        with pool.index.view() as view:
+            assert view.count("queue") <= before - 3
+        w.things = {name: thing for name, thing in w.things.items() if _stands(w, name[1])}
+
+
+def _stands(w: World, key: str) -> bool:
+    return w.engine.pools["small"].index.get_object(layout.object_key(1, key)) is not None

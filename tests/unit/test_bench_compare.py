@@ -22,11 +22,8 @@ from bench.cpu import children, command_line, cpu_by_role, cpu_s
 from bench.loader import Load, Plan
 from bench.measure import Cell, Sample, cells, parse_size, size_text, summarise, table
 from bench.peers import NginxPeer, RedisPeer, content, installed
-from bench.policy_sim import RegionSimulation, compare, simulate_queue
 from bench.server import split_endpoint
-from bench.trace import Trace
 from gateway import config
-from tiering.policy import FifoReinsertion
 
 # --- the native loader ------------------------------------------------------------------------------------------------
 
@@ -271,38 +268,8 @@ def test_settings_of_the_comparison_are_accepted_by_the_gateway() -> None:
     assert config.load(gateway_settings(1 << 30)).pools["kv"].demote == "never"
 
 
-# --- the policy simulation --------------------------------------------------------------------------------------------
-
-
-def test_simulation_lru_and_fifo_by_hand() -> None:
-    """Room for two: LRU keeps what was read last, FIFO what was stored last. Blocks: 1, 2, 1, 3, 1."""
-    requests = [(1,), (2,), (1,), (3,), (1,)]
-    assert simulate_queue(requests, 2, recency=True).hits == 2
-    assert simulate_queue(requests, 2, recency=False).hits == 1
-
-
-def test_simulation_hits_end_at_the_first_miss() -> None:
-    found = simulate_queue([(1, 2, 3), (9, 2, 3), (1, 9, 3)], 100, recency=True)
-    assert (found.hits, found.references, found.puts) == (3, 9, 6)
-
-
-def test_simulation_regions_move_what_was_read() -> None:
-    """Two regions of two, one of them open: 1 was read and moves on, 2 was not and goes."""
-    found = RegionSimulation(4, FifoReinsertion(), region_blocks=2).run([(1, 2), (1,), (3, 4), (1,), (2,)])
-    assert (found.hits, found.moved) == (2, 1)
-
-
-def test_simulation_compare_without_pressure_finds_every_repeat() -> None:
-    trace = Trace(((0, 1), (0, 1), (0, 2)), (0.0, 0.0, 0.0))
-    assert {name: outcome.hits for name, outcome in compare(trace, 100.0, FifoReinsertion()).items()} == {
-        "lru": 3,
-        "fifo": 3,
-        "regions": 3,
-    }
-
-
 def test_modules_run_as_commands() -> None:
-    for module in ("bench.load", "bench.compare", "bench.replay", "bench.policy_sim"):
+    for module in ("bench.load", "bench.compare", "bench.replay", "bench.policy"):
         done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         assert f"python -m {module}" in done.stdout

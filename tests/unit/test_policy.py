@@ -3,75 +3,152 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.policy_sim import RegionSimulation, simulate_queue
-from tiering.policy import HEAT_MAX, FifoReinsertion, cooled, warmed
-from tiering.ports import Resident
+from bench.policy import Fifo, Lru, Regions, replay
+from tiering.policy import DENSITY_SAMPLES, GHOST_LAPS, HEAT_MAX, TwoQueues, cooled, warmed
+from tiering.ports import QueueHead, Resident, Verdict
 
 REGION = 100
 
 
-def resident(size: int = 10, heat: int = 0, held: bool = False) -> Resident:
-    return Resident(size, heat, held)
+def resident(size: int = 10, heat: int = 0, held: bool = False, name: int = 0) -> Resident:
+    return Resident(size, heat, held, name)
+
+
+def policy(
+    survivor_share: float = 0.75, burst_regions: float = 2, stay_share: float = 2, density_ratio: float = 4
+) -> TwoQueues:
+    """By default with nothing left where it is, so that each verdict is about residents alone."""
+    return TwoQueues(100, survivor_share, burst_regions, density_ratio, stay_share, ghosts=64)
+
+
+def stays(one: TwoQueues, residents: Sequence[Resident], fresh: bool = True) -> list[bool]:
+    verdict = one.keep(residents, REGION, 10, fresh)
+    assert not verdict.whole
+    return list(verdict.stays)
 
 
 def test_keep_cold_residents_all_go() -> None:
-    assert FifoReinsertion().keep([resident()] * 10, REGION) == [False] * 10
+    assert stays(policy(), [resident()] * 10) == [False] * 10
 
 
 def test_keep_read_residents_stay_and_others_go() -> None:
-    found = FifoReinsertion().keep([resident(heat=1), resident(), resident(heat=3), resident(held=True)], REGION)
+    found = stays(policy(), [resident(heat=1), resident(), resident(heat=3), resident(held=True)])
     assert found == [True, False, True, True]
 
 
 def test_keep_empty_region_answers_nothing() -> None:
-    assert FifoReinsertion().keep([], REGION) == []
+    assert stays(policy(), []) == []
 
 
 def test_keep_over_the_share_drops_the_coolest_and_latest() -> None:
     residents = [resident(heat=1)] * 5 + [resident(heat=2)] * 5
-    found = FifoReinsertion(survivor_share=0.7, burst_regions=0).keep(residents, REGION)
-    assert found == [True, True, False, False, False] + [True] * 5
+    assert stays(policy(0.7, 0), residents) == [True, True, False, False, False] + [True] * 5
 
 
 def test_keep_smaller_resident_takes_room_a_larger_one_cannot() -> None:
     residents = [resident(60, heat=2), resident(30, heat=2), resident(15, heat=1)]
-    found = FifoReinsertion(survivor_share=0.75, burst_regions=0).keep(residents, REGION)
-    assert found == [True, False, True]
+    assert stays(policy(0.75, 0), residents) == [True, False, True]
 
 
 def test_keep_held_stay_above_the_share_and_leave_no_room_for_warm_ones() -> None:
     residents = [resident(heat=3), *[resident(held=True)] * 9]
-    found = FifoReinsertion(survivor_share=0.5, burst_regions=0).keep(residents, REGION)
-    assert found == [False] + [True] * 9
+    assert stays(policy(0.5, 0), residents) == [False] + [True] * 9
 
 
 def test_keep_a_burst_passes_whole_regions_then_the_share_holds() -> None:
-    policy = FifoReinsertion(survivor_share=0.75, burst_regions=0.5)
-    kept = [sum(policy.keep([resident(heat=3)] * 10, REGION)) for _ in range(5)]
+    one = policy(0.75, 0.5)
+    kept = [sum(stays(one, [resident(heat=3)] * 10)) for _ in range(5)]
     assert kept == [10, 10, 7, 8, 7]  # 0.75 of ten, the rounding carried over
 
 
 def test_keep_credit_comes_back_with_cold_regions() -> None:
-    policy = FifoReinsertion(survivor_share=0.75, burst_regions=0.25)
+    one = policy(0.75, 0.25)
     hot, cold = [resident(heat=1)] * 10, [resident()] * 10
-    assert [sum(policy.keep(region, REGION)) for region in (hot, hot, cold, hot)] == [10, 7, 0, 10]
+    assert [sum(stays(one, region)) for region in (hot, hot, cold, hot)] == [10, 7, 0, 10]
 
 
 def test_keep_held_above_the_share_leaves_no_debt() -> None:
-    policy = FifoReinsertion(survivor_share=0.5, burst_regions=0)
-    policy.keep([resident(held=True)] * 10, REGION)
-    assert sum(policy.keep([resident(heat=1)] * 10, REGION)) == 5
+    one = policy(0.5, 0)
+    stays(one, [resident(held=True)] * 10)
+    assert sum(stays(one, [resident(heat=1)] * 10)) == 5
+
+
+def test_keep_region_of_which_nearly_all_stays_is_left_whole() -> None:
+    one = policy(stay_share=0.9)
+    assert one.keep([resident(heat=1)] * 9 + [resident()], REGION, 10, True) == Verdict(
+        [True] * 9 + [False], whole=True
+    )
+    assert not one.keep([resident(heat=1)] * 8 + [resident()] * 2, REGION, 10, True).whole
+
+
+def test_keep_leaves_more_whole_once_too_much_was_moved_and_less_again_later() -> None:
+    one = policy(0.95, stay_share=0.9)
+    warm, cold = [resident(heat=1)] * 7, [resident()] * 10
+    first = next(number for number in range(1000) if one.keep(warm, REGION, 10, True).whole)
+    assert first > 30, "a lap's worth of moves is let through"
+    for _ in range(10):
+        one.keep(cold, REGION, 10, True)
+    assert not one.keep(warm, REGION, 10, True).whole
+
+
+def test_keep_object_that_comes_back_counts_as_read_once() -> None:
+    one = policy()
+    gone, other = resident(name=1 << 40 | 3), resident(name=2 << 40 | 5)
+    assert stays(one, [gone]) == [False]
+    assert stays(one, [gone, other]) == [True, False]
+    assert stays(one, [gone], fresh=False) == [False], "kept ones have been looked at since they came"
+
+
+def test_keep_object_that_comes_back_too_late_is_a_new_one() -> None:
+    one = TwoQueues(2)
+    gone = resident(name=1 << 40 | 3)
+    one.keep([gone], REGION, 1, True)
+    for _ in range(GHOST_LAPS * 2):
+        one.keep([resident()], REGION, 1, True)
+    assert list(one.keep([gone], REGION, 1, True).stays) == [False]
+
+
+def test_keep_residents_without_a_name_are_not_remembered() -> None:
+    one = policy()
+    assert [stays(one, [resident()]) for _ in range(2)] == [[False], [False]]
+
+
+def test_fresh_next_is_the_older_of_the_two() -> None:
+    one = policy()
+    assert one.fresh_next(QueueHead(5, 50), QueueHead(4, 50))
+    assert not one.fresh_next(QueueHead(4, 50), QueueHead(5, 50))
+
+
+@pytest.mark.parametrize("barren_is_fresh", [True, False])
+def test_fresh_next_is_the_queue_that_is_read_much_less(barren_is_fresh: bool) -> None:
+    one = policy()
+    for _ in range(DENSITY_SAMPLES):
+        one.keep([resident(heat=1)] * 10, REGION, 10, not barren_is_fresh)
+        one.keep([resident()] * 10, REGION, 10, barren_is_fresh)
+    old, young = QueueHead(50, 50), QueueHead(1, 50)
+    fresh, kept = (young, old) if barren_is_fresh else (old, young)
+    assert one.fresh_next(fresh, kept) is barren_is_fresh
+
+
+def test_fresh_next_leaves_new_objects_some_room() -> None:
+    one = policy()
+    for _ in range(DENSITY_SAMPLES):
+        one.keep([resident(heat=1)] * 10, REGION, 10, False)
+        one.keep([resident()] * 10, REGION, 10, True)
+    assert one.fresh_next(QueueHead(1, 6), QueueHead(50, 94))
+    assert not one.fresh_next(QueueHead(1, 4), QueueHead(50, 96))
 
 
 @pytest.mark.parametrize(("share", "burst"), [(1.0, 0), (-0.1, 0), (0.5, -1)])
 def test_policy_refuses_settings_that_could_stall(share: float, burst: float) -> None:
     with pytest.raises(ValueError, match=r"must (be in|not be)"):
-        FifoReinsertion(share, burst)
+        policy(share, burst)
 
 
 def test_heat_saturates_and_cools_to_zero() -> None:
@@ -85,24 +162,27 @@ def test_heat_saturates_and_cools_to_zero() -> None:
 
 
 _regions = st.lists(
-    st.lists(st.builds(Resident, st.integers(0, 40), st.integers(0, 255), st.booleans()), max_size=12), max_size=30
+    st.tuples(
+        st.lists(st.builds(Resident, st.integers(0, 40), st.integers(0, 255), st.booleans()), max_size=12),
+        st.booleans(),
+    ),
+    max_size=30,
 )
 
 
-@given(_regions, st.sampled_from([0.0, 0.5, 0.75]), st.sampled_from([0, 1, 2]))
+@given(_regions, st.sampled_from([0.0, 0.5, 0.75]), st.sampled_from([0, 1, 2]), st.sampled_from([0.9, 2.0]))
 def test_keep_long_run_survivors_stay_within_share_and_burst(
-    regions: list[list[Resident]], share: float, burst: int
+    regions: list[tuple[list[Resident], bool]], share: float, burst: int, stay_share: float
 ) -> None:
-    policy, again = FifoReinsertion(share, burst), FifoReinsertion(share, burst)
-    warm = held = 0
-    for region in regions:
-        verdict = policy.keep(region, REGION)
-        assert verdict == again.keep(region, REGION), "the same calls give the same verdicts"
-        for one, stays in zip(region, verdict, strict=True):
-            assert stays or not one.held
-            assert one.held or one.heat > 0 or not stays
-            held += one.size if one.held else 0
-            warm += one.size if stays and not one.held else 0
+    one, again = policy(share, burst, stay_share), policy(share, burst, stay_share)
+    warm = 0
+    for region, fresh in regions:
+        verdict = one.keep(region, REGION, 3, fresh)
+        assert verdict == again.keep(region, REGION, 3, fresh), "the same calls give the same verdicts"
+        for each, stay in zip(region, verdict.stays, strict=True):
+            assert stay or not each.held
+            assert each.held or each.heat > 0 or not stay
+            warm += each.size if stay and not each.held else 0
     assert warm <= (share * len(regions) + burst) * REGION + 1e-6
 
 
@@ -116,16 +196,16 @@ def test_regions_beat_fifo_and_equal_lru_where_few_prefixes_are_shared_by_many()
         own = 1_000_000 + number * 8
         requests.append([*range(prefix, prefix + 8), *range(own, own + 8)])
     capacity = 640
-    lru = simulate_queue(requests, capacity, recency=True).hit_rate
-    fifo = simulate_queue(requests, capacity, recency=False).hit_rate
-    found = RegionSimulation(capacity, FifoReinsertion()).run(requests)
+    lru = replay(requests, Lru(capacity)).hit_rate
+    fifo = replay(requests, Fifo(capacity)).hit_rate
+    found = replay(requests, Regions(capacity))
     assert found.hit_rate > fifo + 0.02, f"seed {seed}: regions {found.hit_rate}, FIFO {fifo}"
     assert found.hit_rate > lru - 0.01, f"seed {seed}: regions {found.hit_rate}, LRU {lru}"
 
 
-def test_region_simulation_wholly_hot_tier_still_takes_new_blocks() -> None:
+def test_regions_wholly_hot_tier_still_takes_new_blocks() -> None:
     hot = list(range(128))
     requests = [hot] + [[*hot, 1000 + number] for number in range(200)]
-    found = RegionSimulation(128, FifoReinsertion()).run(requests)
+    found = replay(requests, Regions(128))
     assert found.puts >= 328
     assert found.moved < 4 * found.puts

@@ -1,8 +1,9 @@
-"""Making room: frees the oldest region of a pool before writers run short of free ones.
+"""Making room: empties regions of a pool before writers run short of free ones.
 
 Promise: nothing is dropped that has no other copy, except what a cache bucket or a deadline gives up; a region is freed
 only when no row refers to it, and written again only when no reader can be inside.
-Owns the pool's eviction policy and the keeper's room for survivors. Does not know the backing store (`Demoter` does).
+Owns the pool's eviction policy, the keeper's room for survivors, and which regions are kept ones: forgotten in a restart,
+they count as fresh, and their objects get one more look. Does not know the backing store (`Demoter` does).
 Kind: owner; one thread (the keeper's loop). One step deals with one region at most.
 Spec: docs/ARCHITECTURE.md, "Eviction".
 """
@@ -13,7 +14,7 @@ import asyncio
 import functools
 import itertools
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Iterable
 from typing import Final
 
 from tiering import events, journal, layout, mutations
@@ -22,9 +23,9 @@ from tiering.duties.demote import Demoter, raise_first
 from tiering.flash import crc64
 from tiering.index import Batch, View
 from tiering.layout import Extent, ObjectRecord, PartRecord
-from tiering.policy import FifoReinsertion
+from tiering.policy import TwoQueues
 from tiering.pool import Pool
-from tiering.ports import BackingUnavailable, EvictionPolicy, Meter, Resident
+from tiering.ports import BackingUnavailable, EvictionPolicy, Meter, QueueHead, Resident, Verdict
 from tiering.space import KEEPER_REGIONS
 from tiering.writer import FlashBody
 
@@ -32,6 +33,8 @@ REQUEUE_SHARE: Final = 0.75
 """A region held (pinned) to at least this share stays as it is at the young end of the queue: copying it would gain less."""
 LOOK_AHEAD: Final = 64
 """Regions looked at for one that can be freed while the backing store is away."""
+FRUITLESS_MAX: Final = 8
+"""Regions in a row that may stay where they are; then the oldest of all is next, so that pinned ones cannot be asked for ever."""
 
 _log = logging.getLogger("recall.evict")
 
@@ -60,7 +63,10 @@ class EvictDuty:
         self.name = f"evict-{pool.config.name}"
         self._pool = pool
         self._demoter = demoter
-        self._policy = policy or FifoReinsertion()
+        self._policy = policy or TwoQueues(pool.flash.regions)
+        self._kept: set[int] = set()
+        self._since = {True: b"", False: b""}  # where the oldest fresh and the oldest kept region stood in the queue
+        self._fruitless = 0  # regions in a row that were looked at and gained no room
         self.low = pool.config.free_regions_low or KEEPER_REGIONS + 2 + pool.flash.regions // 64
         self._count = meter
 
@@ -70,20 +76,41 @@ class EvictDuty:
             if view.count("free") + view.count("freed") >= self.low:
                 return done
             out_of_room, recycling = not view.count("free"), view.count("freed") > 0
-            look_ahead = None if out_of_room else LOOK_AHEAD
-            queue = [layout.unpack_region(value) for _, value in itertools.islice(view.rows("queue"), look_ahead)]
+            queue = _queue(view, None if out_of_room else LOOK_AHEAD)
+            chosen = None if out_of_room else self._next(view)
         if not queue or (out_of_room and recycling):
             # Survivors need room, and only this duty makes it: what was freed must be recycled first.
             return done
         if out_of_room:
             return done + await self._free_without_room(queue)
+        assert chosen is not None
         try:
-            return done + await self._free(queue[0])
+            return done + await self._free(*chosen)
         except BackingUnavailable:
-            for region in queue[1:]:
-                if self._needs_no_backing(region):
-                    return done + await self._free(region)
+            for region, age in queue.items():
+                if region != chosen[0] and self._needs_no_backing(region):
+                    return done + await self._free(region, age)
             raise
+
+    def _next(self, view: View) -> tuple[int, int] | None:
+        """The region to empty and its age: regions sealed since it was."""
+        fresh, kept = self._oldest(view, True), self._oldest(view, False)
+        if fresh is None or kept is None:
+            return fresh or kept
+        if self._fruitless >= FRUITLESS_MAX:
+            return max(fresh, kept, key=lambda head: head[1])
+        kept_count = len(self._kept)
+        fresh_head = QueueHead(fresh[1], max(0, view.count("queue") - kept_count))
+        return fresh if self._policy.fresh_next(fresh_head, QueueHead(kept[1], kept_count)) else kept
+
+    def _oldest(self, view: View, fresh: bool) -> tuple[int, int] | None:
+        """The oldest region of one queue and its age. Sequences only grow in a queue, so no row is passed over twice."""
+        for key, value in view.rows("queue", start=self._since[fresh]):
+            self._since[fresh] = key
+            region = layout.unpack_region(value)
+            if (region not in self._kept) == fresh:
+                return region, view.counters().region_sequence - layout.unpack_u64(key)
+        return None
 
     async def _recycle(self) -> int:
         pool = self._pool
@@ -95,16 +122,24 @@ class EvictDuty:
         oldest = pool.index.oldest_reader()
         return await pool.committer.submit(lambda batch: batch.recycle(oldest))
 
-    async def _free_without_room(self, queue: list[int]) -> int:
+    async def _free_without_room(self, queue: Iterable[int]) -> int:
         """Frees the oldest region that holds nothing held, hot or not. Crashes in the middle of copying can take all room."""
         now_ms = self._pool.clock.now_ms()
         for region in queue:
             occupants = self._occupants(region)
             if not any(self._resident(occupant, region, now_ms).held for occupant in occupants):
                 await self._drop_all(occupants, now_ms)
-                empty = functools.partial(_free_if_empty, region=region)
-                return len(occupants) + await self._pool.committer.submit(empty)
+                return len(occupants) + await self._emptied(region)
         return 0
+
+    async def _emptied(self, region: int) -> int:
+        freed = await self._pool.committer.submit(functools.partial(_free_if_empty, region=region))
+        if freed:
+            self._kept.discard(region)
+            self._fruitless = 0
+        else:
+            self._fruitless += 1
+        return freed
 
     def _occupants(self, region: int) -> list[_Occupant]:
         with self._pool.index.view() as view:
@@ -118,26 +153,29 @@ class EvictDuty:
             for o in self._occupants(region)
         )
 
-    async def _free(self, region: int) -> int:
-        """Empties one region and takes it out of the queue; returns how many rows changed."""
+    async def _free(self, region: int, age: int) -> int:
+        """Empties one region, or what need not stay of it, and takes it from its place in the queue; returns how many rows
+        changed. `age`: regions sealed since it was."""
         pool = self._pool
         now_ms = pool.clock.now_ms()
         occupants = self._occupants(region)
         residents = [self._resident(occupant, region, now_ms) for occupant in occupants]
         held_bytes = sum(resident.size for resident in residents if resident.held)
         if held_bytes >= REQUEUE_SHARE * pool.flash.region_bytes:
-            await self._drop_all(
-                [o for o, resident in zip(occupants, residents, strict=True) if not resident.held], now_ms
-            )
-            await pool.committer.submit(lambda batch: _requeue(batch, region))
-            return len(occupants) + 1
-        verdicts = self._policy.keep(residents, pool.flash.region_bytes)
+            verdict = Verdict([resident.held for resident in residents], whole=True)
+        else:
+            verdict = self._policy.keep(residents, pool.flash.region_bytes, age, region not in self._kept)
         # Drops first: they need no room, and what fails here (the backing store) should fail before bytes are copied.
-        await self._drop_all([o for o, keep in zip(occupants, verdicts, strict=True) if not keep], now_ms)
-        kept = [o for o, keep in zip(occupants, verdicts, strict=True) if keep]
+        await self._drop_all([o for o, stays in zip(occupants, verdict.stays, strict=True) if not stays], now_ms)
+        kept = [o for o, stays in zip(occupants, verdict.stays, strict=True) if stays]
+        if verdict.whole:
+            for occupant in kept:
+                self._cool(occupant)
+            self._kept.add(region)
+            self._fruitless += 1
+            return len(occupants) + await pool.committer.submit(lambda batch: _requeue(batch, region))
         raise_first(await asyncio.gather(*(self._survive(o, region) for o in kept), return_exceptions=True))
-        freed = await pool.committer.submit(lambda batch: _free_if_empty(batch, region))
-        return len(occupants) + freed
+        return len(occupants) + await self._emptied(region)
 
     def _resident(self, occupant: _Occupant, region: int, now_ms: int) -> Resident:
         record = occupant.record
@@ -149,7 +187,11 @@ class EvictDuty:
             return Resident(size, 0, held=False)
         lost_if_dropped = layout.is_dirty(record) and self._demoter is None
         held = lost_if_dropped or layout.hold_until_ms(record) > now_ms
-        return Resident(size, self._pool.heat.heat(record.generation), held)
+        return Resident(size, self._pool.heat.heat(record.generation), held, crc64(occupant.key))
+
+    def _cool(self, occupant: _Occupant) -> None:
+        if isinstance(occupant.record, ObjectRecord):
+            self._pool.heat.cool(occupant.record.generation)
 
     async def _drop_all(self, occupants: list[_Occupant], now_ms: int) -> None:
         """Takes objects out of the tier: demoted ones at once, dirty ones once they have their cold copy."""
@@ -203,11 +245,12 @@ class EvictDuty:
             self._count(events.SURVIVED, pool.config.name, 1)
             self._count(events.SURVIVED_BYTES, pool.config.name, sum(body.size for body in bodies))
             places = tuple(extents)
+            self._kept.update(extent.region for body in bodies for extent in body.extents)
             if isinstance(record, PartRecord):
                 await pool.committer.submit(lambda batch: mutations.part_moved(batch, key, record, places))
             else:
                 await pool.committer.submit(lambda batch: mutations.moved(batch, key, record, places))
-                pool.heat.cool(record.generation)
+                self._cool(occupant)
         finally:
             for body in bodies:
                 body.settle()
@@ -220,6 +263,13 @@ class EvictDuty:
         ):
             key, generation = occupant.key, record.generation
             await pool.committer.submit(lambda batch: mutations.lost(batch, key, generation))
+
+
+def _queue(view: View, count: int | None) -> dict[int, int]:
+    """The oldest `count` sealed regions (None: all), oldest first, and how many were sealed after each."""
+    newest = view.counters().region_sequence
+    rows = itertools.islice(view.rows("queue"), count)
+    return {layout.unpack_region(value): newest - layout.unpack_u64(key) for key, value in rows}
 
 
 def _requeue(batch: Batch, region: int) -> int:
