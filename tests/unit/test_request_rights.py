@@ -27,6 +27,7 @@ from tiering.contract import (
     BucketInfo,
     ListOptions,
     ListVersionsOptions,
+    Lock,
     PutOptions,
     PutResult,
     ReadOptions,
@@ -472,3 +473,47 @@ def test_what_another_account_owns_is_not_read_by_the_bucket_s_owner(row: Operat
             assert reply.status == 403
     assert all(info.owner for _, info in edge.store.list("b", ListOptions()).objects if info.size == len(b"secret"))
     assert not any(pending.parts for pending in edge.store._uploads.values())
+
+
+TTL = b"<Tagging><TagSet><Tag><Key>recall:ttl</Key><Value>1</Value></Tag></TagSet></Tagging>"
+SHORTER = (
+    b"<Retention><Mode>GOVERNANCE</Mode><RetainUntilDate>2099-01-01T00:00:00Z</RetainUntilDate></Retention>",
+    b"<Retention></Retention>",
+)
+LIFTED = b"<LegalHold><Status>OFF</Status></LegalHold>"
+
+
+@pytest.mark.parametrize("lock", [Lock("COMPLIANCE", 1 << 43), Lock("GOVERNANCE", 1 << 43), Lock(legal_hold=True)])
+@pytest.mark.parametrize("row", ASKED, ids=lambda row: row.name)
+def test_nothing_the_account_does_takes_a_locked_version_away(row: Operation, lock: Lock) -> None:
+    edge = Edge("Enabled")
+    asyncio.run(edge.store.change_bucket("b", BucketChange(object_lock=True)))
+    version = edge.put("k", b"locked", lock=lock)
+    if row.name == "PutObjectLegalHold" and lock.legal_hold:
+        return  # lifting it is what the right is for
+    upload = asyncio.run(edge.store.begin_upload("b", "k", PutOptions())).upload_id
+    given = {"uploadId": upload, "versionId": version, "partNumber": "1"}
+    headers = {"x-amz-copy-source": "/b/k", "x-amz-metadata-directive": "REPLACE"} if row.copy else {}
+    headers |= {"x-amz-rename-source": "k"} if row.name == "RenameObject" else {}
+    headers |= form()[0] if row.name == "PostObject" else {}
+    headers |= {"x-recall-ttl": "1"} if row.name in ("ChangeObject", "PutObject", "CopyObject") else {}
+    if lock.mode == "COMPLIANCE":
+        headers["x-amz-bypass-governance-retention"] = "true"
+    delete = f"<Delete><Object><Key>k</Key><VersionId>{version}</VersionId></Object></Delete>".encode()
+    documents = {"PutObjectTagging": (TTL,), "PutObjectRetention": SHORTER, "PutObjectLegalHold": (LIFTED,)}
+    documents |= {"DeleteObjects": (delete,), "BatchTouch": (b'{"keys": ["k"], "ttl": 1}',)}
+    keys = b'{"keys": ["k"]}' if row.by_key else DOCUMENTS.get(row.name, b"")
+    for names in (row.query, (*row.query, "versionId")) if "versionId" in row.allow else (row.query,):
+        query = "&".join(f"{name}={row.values.get(name, given.get(name, ''))}" for name in names)
+        path = f"/b{'/k' if row.scope == 'object' else ''}?{query}"
+        for document in documents.get(row.name, (keys,)):
+            md5 = base64.b64encode(hashlib.md5(document, usedforsecurity=False).digest()).decode()
+            edge("main", row.method, path, headers | {"content-md5": md5}, document)
+            edge.clock.advance(60)
+            assert edge.store.bucket("b").object_lock
+            kept = edge.store.open("b", "k", ReadOptions(head=True, version=version)).info
+            assert kept.size == len(b"locked") and kept.lock is not None
+            if lock.mode:
+                assert (kept.lock.mode, kept.lock.until_ms) == (lock.mode, lock.until_ms)
+            else:
+                assert kept.lock.legal_hold
