@@ -53,7 +53,7 @@ DIFFERENCES: Final[Mapping[str, str]] = {
     "CompleteMultipartUpload": "Repeating a completion that has won answers the object again, while it still is that object.",
     "GetBucketEncryption": "A bucket without a default says so: nothing is sealed here unasked.",
     "PutBucketEncryption": "`aws:kms:dsse` is 501.",
-    "PutBucketLogging": "Grantees by e-mail address are 501. The target may say it is in another region.",
+    "PutBucketLogging": "Whoever sets it may write there. Grantees by e-mail address are 501. The target may say it is in another region.",
     "PutBucketRequestPayment": "Other accounts must say that they pay, and nobody is charged.",
     "PutBucketAccelerateConfiguration": "Kept and shown: there is one endpoint.",
     "PutBucketAbac": "Only `Disabled`.",

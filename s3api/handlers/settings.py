@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from s3api import acl, cors, settings, xml
-from s3api.access import ENFORCED, ownership_of
+from s3api.access import ENFORCED, check_public_list, ownership_of
 from s3api.call import Call, Handler
 from s3api.errors import ERRORS, S3Error
 from s3api.handlers.body import document
@@ -65,27 +65,34 @@ def _unlisted(call: Call, text: str | None) -> None:
 
 
 def _log_target(call: Call, text: str | None) -> None:
-    """The log goes to a bucket of the same owner, and its readers are known.
+    """The log goes to a bucket of the same owner, into which whoever asks for it may write, and its readers are known.
 
-    Raises InvalidTargetBucketForLogging, AccessControlListNotSupported, InvalidArgument.
+    Raises InvalidTargetBucketForLogging, AccessControlListNotSupported, InvalidArgument, AccessDenied.
     """
     if text is None:
         return
-    wanted = settings.log_target(text)
+    name = settings.log_target(text)
     try:
-        target = call.store.bucket(wanted)
+        target = call.store.bucket(name)
     except NoSuchBucket:
-        raise S3Error("InvalidTargetBucketForLogging", TargetBucket=wanted[:256]) from None
+        raise S3Error("InvalidTargetBucketForLogging", TargetBucket=name[:256]) from None
     if target.owner != bucket_of(call).owner:
         raise S3Error(
             "InvalidTargetBucketForLogging",
             "The owner for the bucket to be logged and the target bucket must be the same.",
-            TargetBucket=wanted,
+            TargetBucket=name,
         )
     grants = settings.log_grants(text)
     if grants and ownership_of(target) == ENFORCED:
         raise S3Error("AccessControlListNotSupported")
     list(acl.document_grants(grants, call.access, ""))
+    wanted = settings.bucket_logging(text)
+    assert wanted is not None
+    # differs from AWS: there the target lets the log delivery in; here the gateway writes for who asks it to.
+    call.require("s3:PutObject", name, f"{wanted.prefix}log")
+    if grants:
+        call.require("s3:PutObjectAcl", name, f"{wanted.prefix}log")
+    check_public_list(wanted.acl, target)
 
 
 def _empty(root: str) -> str:

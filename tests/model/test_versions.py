@@ -479,3 +479,56 @@ def test_leases_of_blocks_write_nothing_to_the_backing_store(tmp_path: Path) -> 
         await s.engine.close()
 
     asyncio.run(main())
+
+
+def test_the_null_version_s_name_in_the_backing_store_is_used_again(run: Run) -> None:
+    async def play(s: Scene) -> None:
+        store = s.engine.store
+
+        async def cold() -> None:
+            await store.change("b", "k", ObjectChange(tier="cold"))
+
+        await store.change_bucket("b", BucketChange(versioning="Suspended"))
+        await steps.put(store, "k", b"null one")
+        await cold()
+        await store.change_bucket("b", BucketChange(versioning="Enabled"))
+        second = (await steps.put(store, "k", b"second")).version
+        await cold()
+        await store.change_bucket("b", BucketChange(versioning="Suspended"))
+        await steps.put(store, "k", b"null two")
+        await cold()
+        await store.change_bucket("b", BucketChange(versioning="Enabled"))
+        third = (await steps.put(store, "k", b"third")).version
+        await s.settle()
+        assert [await s.get(each) for each in ("", second, third)] == [b"null two", b"second", b"third"]
+        await store.delete("b", "k", DeleteOptions(version=third))
+        assert await s.get() == b"null two"
+        assert await s.again() == []
+        assert [await s.get(each) for each in ("", second)] == [b"null two", b"second"]
+        await s.engine.store.delete("b", "k", DeleteOptions(version=""))
+        assert await s.again() == []
+        assert (await s.get(), len(s.versions())) == (b"second", 1)
+
+    run(play)
+
+
+def test_renames_in_a_ring_leave_each_its_bytes(tmp_path: Path) -> None:
+    async def main() -> None:
+        s = Scene(tmp_path)
+        await s.begin("")
+        store, left, right = s.engine.store, b"A" * 300, b"B" * 500
+        for key, data in (("a", left), ("b", right)):
+            await steps.put(store, key, data)
+            await store.change("b", key, ObjectChange(tier="cold"))
+        for source, target in (("a", "t"), ("b", "a"), ("t", "b")):
+            await store.rename("b", source, target, RenameOptions())
+        await steps.put(store, "t", b"new")
+        for key in ("a", "b", "t"):
+            await store.change("b", key, ObjectChange(tier="cold"))
+        for again in (False, True):
+            assert not again or await s.again() == []
+            await s.settle()
+            assert [await s.get(key=key) for key in ("a", "b", "t")] == [right, left, b"new"]
+        await s.engine.close()
+
+    asyncio.run(main())

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from s3api import acl
 from s3api.call import ApiConfig, Identity
 from s3api.handlers import HANDLERS
 from s3api.message import Request
@@ -215,6 +216,35 @@ def test_tags_that_pin_or_expire_need_the_right_to_write() -> None:
     assert edge("user", "PUT", "/b/k?tagging", {}, document).status == 200
     edge.allow(USER, "s3:DeleteObjectTagging")
     assert edge("user", "DELETE", "/b/k?tagging").code == "AccessDenied"
+
+
+# --- logs -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_log_goes_only_where_its_asker_may_write() -> None:
+    edge = Edge()
+    other = BucketInfo(name="target", created_ms=0, pool="")
+    asyncio.run(edge.store.create_bucket(other))
+    edge.allow(USER, "s3:PutBucketLogging")
+    everyone = f'<Grantee xmlns:xsi="{acl.XSI}" xsi:type="Group"><URI>{next(iter(acl.GROUPS))}</URI></Grantee>'
+    grants = f"<TargetGrants><Grant>{everyone}<Permission>READ</Permission></Grant></TargetGrants>"
+
+    def asked(who: str, grants: str = "") -> str:
+        inner = f"<TargetBucket>target</TargetBucket><TargetPrefix>p/</TargetPrefix>{grants}"
+        body = f"<BucketLoggingStatus><LoggingEnabled>{inner}</LoggingEnabled></BucketLoggingStatus>"
+        return edge(who, "PUT", "/b?logging", {}, body.encode()).code
+
+    def let_in(*actions: str) -> None:
+        statement = policy(action=list(actions), principal=USER, Resource="arn:aws:s3:::target/p/*")  # type: ignore[arg-type]
+        asyncio.run(edge.store.change_bucket("target", BucketChange({"policy": text(statement)})))
+
+    assert asked("user") == "AccessDenied"
+    let_in("s3:PutObject")
+    assert (asked("user"), asked("user", grants)) == ("", "AccessDenied")
+    let_in("s3:PutObject", "s3:PutObjectAcl")
+    assert asked("user", grants) == ""
+    asyncio.run(edge.store.change_bucket("target", BucketChange({"publicAccessBlock": "BlockPublicAcls"})))
+    assert (asked("main"), asked("main", grants)) == ("", "AccessDenied")
 
 
 # --- forms ------------------------------------------------------------------------------------------------------------
