@@ -116,7 +116,7 @@ class RouteDuty:
         except NoSuchBucket:
             return []  # and its configuration with it
         text = bucket.documents.get("notification")
-        if text is None:
+        if text is None or event.bucket_ms not in (0, bucket.created_ms):  # of one of that name that was deleted
             return []
         owner = bucket.owner or self._owner
         return [

@@ -178,9 +178,10 @@ class EventRecord(msgspec.Struct, array_like=True, kw_only=True):
     principal: str = ""
     source_ip: str = ""
     request_id: str = ""
+    bucket_ms: int = 0  # when the bucket was made: another of its name is not to be told
 
 
-def event_of(origin: Origin, bucket: str, key: str, info: ObjectInfo, now_ms: int) -> EventRecord:
+def event_of(origin: Origin, bucket: str, key: str, info: ObjectInfo, now_ms: int, bucket_ms: int = 0) -> EventRecord:
     """What is to be told of a change; `info`: what it made, or what it removed. Making a delete marker is told as that."""
     event = origin.event
     if info.marker and event.endswith(":Delete"):
@@ -197,6 +198,7 @@ def event_of(origin: Origin, bucket: str, key: str, info: ObjectInfo, now_ms: in
         principal=origin.principal,
         source_ip=origin.source_ip,
         request_id=origin.request_id,
+        bucket_ms=bucket_ms,
     )
 
 

@@ -37,7 +37,8 @@ def record(batch: Batch, okey: bytes, info: ObjectInfo, origin: Origin | None, n
     counters = batch.counters()
     if not counters.watched or origin is None:
         return
-    bucket = batch.get("watched", layout.number_key(okey))
+    name = batch.get("watched", layout.number_key(okey))
+    bucket = None if name is None else batch.bucket(name.decode())
     if bucket is None:
         return
     if batch.count("events") >= EVENTS_MAX:
@@ -45,7 +46,7 @@ def record(batch: Batch, okey: bytes, info: ObjectInfo, origin: Origin | None, n
         assert oldest is not None
         batch.delete("events", oldest[0])
     counters.event += 1
-    row = event_of(origin, bucket.decode(), layout.split_object_key(okey)[1], info, now_ms)
+    row = event_of(origin, bucket.name, layout.split_object_key(okey)[1], info, now_ms, bucket.created_ms)
     batch.put("events", layout.u64_key(counters.event), layout.EVENT.encode(row))
 
 

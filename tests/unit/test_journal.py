@@ -81,6 +81,7 @@ def test_only_watched_buckets_have_events(run: Run) -> None:
             principal="someone",
             source_ip="192.0.2.1",
             request_id="request",
+            bucket_ms=1,
         )
 
     run(scene)

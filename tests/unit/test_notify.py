@@ -97,6 +97,22 @@ def test_events_reach_whom_they_concern_in_order(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_bucket_that_was_made_again_is_told_nothing_of_the_one_before(tmp_path: Path) -> None:
+    async def run() -> None:
+        world = World(tmp_path)
+        await world.store.create_bucket(BucketInfo(name="b", created_ms=7, pool=""))
+        text = notification.store(notification.parse(DOCUMENT, ("one", "two")))
+        await world.store.change_bucket("b", BucketChange({"notification": text}))
+        for key, bucket_ms in (("old", 5), ("new", 7)):
+            world.rows.add("ObjectCreated:Put", key)
+            world.rows.events[world.rows.number].bucket_ms = bucket_ms
+        assert await world.route.step() == 2
+        await world.deliver()
+        assert world.sent == ["ObjectCreated:Put new"]
+
+    asyncio.run(run())
+
+
 def test_webhook_that_refuses_is_tried_again_with_longer_pauses_and_holds_up_no_other(tmp_path: Path) -> None:
     async def run() -> None:
         world = World(tmp_path)
