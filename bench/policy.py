@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import heapq
 import json
+import math
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -402,7 +403,7 @@ def _name(block: int) -> int:
 
 def one_queue(regions: int) -> TwoQueues:
     """The simplest use of regions: one queue, first in, first out with reinsertion, no memory of what is gone."""
-    return TwoQueues(regions, density_ratio=float("inf"), stay_share=2, ghosts=0)
+    return TwoQueues(regions, density_ratio=math.inf, stay_share=math.inf, ghosts=0)
 
 
 POLICIES: Final[dict[str, Callable[[int], Cache]]] = {
