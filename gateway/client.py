@@ -9,12 +9,14 @@ Spec: docs/EXTENSIONS.md, "POST /bucket/key?recall".
 from __future__ import annotations
 
 import http.client
+import ssl
 import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote, urlsplit
 
+from gateway import tls
 from gateway.admin import token
 from gateway.credentials import Credentials
 from s3api.sigv4 import sign_headers
@@ -42,7 +44,10 @@ class Client:
             raise ClientError(f"{data_dir / 'endpoint'} cannot be read: {error.strerror}") from None
         self._endpoint = endpoint
         self._authority = urlsplit(endpoint).netloc
-        self._connection = http.client.HTTPConnection(self._authority, timeout=TIMEOUT_S)
+        if endpoint.startswith("https:"):
+            self._connection: http.client.HTTPConnection = _Pinned(self._authority, data_dir)
+        else:
+            self._connection = http.client.HTTPConnection(self._authority, timeout=TIMEOUT_S)
         self._credentials = credentials
         self._region = region
 
@@ -83,6 +88,28 @@ class Client:
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
             raise ClientError(f"the gateway at {self._endpoint} does not answer: {error}") from None
+
+
+class _Pinned(http.client.HTTPSConnection):
+    """Trusts the certificate that the data directory names and no other, whatever names and dates are in it: the endpoint is
+    an address of this machine, which certificates seldom name."""
+
+    def __init__(self, authority: str, data_dir: Path) -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE  # `connect` compares
+        super().__init__(authority, timeout=TIMEOUT_S, context=context)
+        self._data_dir = data_dir
+
+    def connect(self) -> None:
+        super().connect()
+        try:
+            known = tls.pinned(self._data_dir)
+        except (OSError, ValueError):
+            known = b""
+        if not known or self.sock.getpeercert(binary_form=True) != known:
+            self.close()
+            raise ssl.SSLError(f"it does not show the certificate in {self._data_dir / tls.PINNED_NAME}")
 
 
 def _reason(status: int, content: bytes) -> str:

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway import config, credentials, keys, log, usercommands
+from gateway import config, credentials, keys, log, tls, usercommands
 from gateway.admin import token
 from gateway.client import Client, ClientError
 from gateway.config import POOL_SETTINGS, SETTINGS, Settings, SettingsError
@@ -27,6 +27,7 @@ from gateway.credentials import Credentials, CredentialsError
 from gateway.datadir import DataDir, StartError
 from gateway.identities import IdentitiesError
 from gateway.keys import KeysError
+from gateway.tls import Pair, TlsError
 from gateway.value import parse_duration
 
 EXIT_DONE: Final = 0
@@ -81,7 +82,7 @@ def run(options: argparse.Namespace) -> int:
         return EXIT_FAILED
     except SettingsError as error:
         return _refuse("the settings cannot be used:\n  " + "\n  ".join(error.faults), EXIT_BAD)
-    except (CredentialsError, KeysError) as error:
+    except (CredentialsError, KeysError, TlsError) as error:
         return _refuse(str(error), EXIT_BAD)
     except StartError as error:
         return _refuse(str(error), error.status)
@@ -227,23 +228,26 @@ def _serve(options: argparse.Namespace) -> int:
         # Under the lock: two first starts at once must not both make credentials.
         root = credentials.load(data_dir.path, os.environ, generate=True)
         ring = keys.load(data_dir.path, settings.kms_key_file, os.environ)
+        pair = tls.load(settings)
         return Supervisor(
             settings,
             root,
             data_dir,
-            announce=lambda actual: print(banner(actual, root), flush=True),
+            announce=lambda actual: print(banner(actual, root, pair), flush=True),
             module=getattr(options, "runner", DEFAULT_RUNNER),
             ring=ring,
+            pair=pair,
         ).run()
     finally:
         data_dir.close()
 
 
-def banner(settings: Settings, root: Credentials) -> str:
+def banner(settings: Settings, root: Credentials, pair: Pair | None = None) -> str:
     """What a person who has just started it wants to know. The secret is in it only if it was made by this start."""
     from gateway.supervisor import url
 
-    endpoint = url(settings.listen)
+    secure = pair is not None
+    endpoint = url(settings.listen, secure)
     kept = Path(settings.data_dir) / credentials.FILE_NAME
     secret = root.secret_key if root.generated else "…"
     where = f"{secret}   (new; kept in {kept})" if root.generated else "as given"
@@ -255,13 +259,18 @@ def banner(settings: Settings, root: Credentials) -> str:
         f"  data         {settings.data_dir}",
         f"  backing      {settings.backing.partition('?')[0]}",
         *(
-            f"  bucket       {listener.bucket} alone at {url(listener.address)}"
+            f"  bucket       {listener.bucket} alone at {url(listener.address, secure)}"
             for listener in settings.bucket_listeners
         ),
         "",
         "  Try:",
         f"    export AWS_ACCESS_KEY_ID='{root.access_key}' AWS_SECRET_ACCESS_KEY='{secret}'",
         f"    export AWS_REGION={settings.region} AWS_DEFAULT_REGION={settings.region} AWS_ENDPOINT_URL={endpoint}",
+        *(
+            [f"    export AWS_CA_BUNDLE={Path(settings.tls_cert).absolute()}"]
+            if pair and tls.signs_itself(pair)
+            else ()
+        ),
         "    aws s3 mb s3://first && date | aws s3 cp - s3://first/hello && aws s3 cp s3://first/hello -",
         "",
     ]

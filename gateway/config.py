@@ -167,7 +167,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "beside the clone, easy to remove")] = "./data"
     listen: Annotated[Address, Row("Process", v.parse_address, "HOST:PORT",
         "address of the S3 port; port 0 lets the system choose (the endpoint file in the data directory has it)",
-        "plain HTTP: nothing beyond this machine until somebody decides so; MinIO's port")] = Address("127.0.0.1", 9000)
+        "nothing beyond this machine until somebody decides so; MinIO's port")] = Address("127.0.0.1", 9000)
     workers: Annotated[int, Row("Process", v.whole_between(1, 256), "N",
         "worker processes; one uses about one core",
         "one worker serves gigabytes a second; add them as cores are to spare")] = 1
@@ -222,6 +222,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     kms_key_file: Annotated[str, Row("S3", v.parse_text, "FILE",
         "file of further master keys for server-side encryption, a line name:key each, mode 0600; the last one is the default",
         "without any the gateway makes one key in its data directory")] = ""
+    tls_cert: Annotated[str, Row("TLS", v.parse_text, "FILE",
+        "certificate in PEM, then the chain up to its authority; with tls_key, every listener speaks HTTPS and nothing else",
+        "plain HTTP, as long as it stays on this machine")] = ""
+    tls_key: Annotated[str, Row("TLS", v.parse_text, "FILE",
+        "key of the certificate in PEM, without a passphrase, mode 0600")] = ""
+    tls_min_version: Annotated[str, Row("TLS", v.parse_tls_version, "1.2|1.3",
+        "lowest version of TLS a client may speak",
+        "some SDKs in use do not have 1.3")] = "1.2"
     identities: Annotated[str, Row("Process", v.parse_text, "FILE",
         "accounts, users, groups and policies; empty is identities.json in the data directory",
         "beside the data they guard; one file can serve several gateways")] = ""
@@ -454,6 +462,9 @@ def _combinations(settings: Settings) -> Iterator[str]:
             check_bucket_name(bucket)
         except S3Error:
             yield f"host_buckets, bucket_listeners: {bucket} is no valid bucket name"
+    if bool(settings.tls_cert) != bool(settings.tls_key):
+        given, missing = ("tls_cert", "tls_key") if settings.tls_cert else ("tls_key", "tls_cert")
+        yield f"{given}: is set but {missing} is not: give both or neither"
     addresses = [settings.listen, *(listener.address for listener in settings.bucket_listeners)]
     for number, address in enumerate(addresses):
         if address.port and address in addresses[:number]:

@@ -88,7 +88,7 @@ class DataDir:
     def close(self) -> None:
         """Removes what says that a gateway runs here, then unlocks."""
         (self.path / "endpoint").unlink(missing_ok=True)
-        for path in (*self.run_dir.glob("*.pid"), *self.run_dir.glob("*.endpoint")):
+        for path in (*self.run_dir.glob("*.pid"), *self.run_dir.glob("*.endpoint"), *self.run_dir.glob("*.pem")):
             path.unlink(missing_ok=True)
         os.ftruncate(self.lock_fd, 0)
         os.close(self.lock_fd)

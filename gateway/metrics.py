@@ -73,6 +73,7 @@ TABLE: Final[tuple[MetricRow, ...]] = (
     MetricRow("recall_notifications_waiting_bytes", "gauge", "Event messages that wait for their webhook."),
     MetricRow("recall_backing_calls_total", "counter", "Calls to the backing store, each try counted.", ("call", "outcome")),
     MetricRow("recall_backing_seconds_total", "counter", "Time those calls took.", ("call",), 1e-6),
+    MetricRow("recall_tls_handshakes_failed_total", "counter", "TLS handshakes that came to nothing: refused, broken off or too slow."),
     MetricRow("recall_connections", "gauge", "Open client connections."),
     MetricRow("recall_requests_in_flight", "gauge", "Requests begun and not answered."),
     MetricRow("recall_pool_capacity_bytes", "pool", "Flash the pool has.", ("pool",)),

@@ -23,6 +23,7 @@ import msgspec
 from gateway import log
 from gateway.config import Settings
 from gateway.credentials import Credentials
+from gateway.tls import Pair
 from s3api.sealing import NO_KEYS, KeyRing
 
 Ready = Callable[[int | None], None]
@@ -43,6 +44,7 @@ class Briefing(msgspec.Struct, frozen=True):
     credentials: Credentials
     first: bool = True
     keys: KeyRing = NO_KEYS
+    tls: Pair | None = None
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -55,7 +57,7 @@ class Report(msgspec.Struct, frozen=True):
 class Roles(msgspec.Struct, frozen=True):
     """What the two kinds of child do. Each blocks until SIGTERM and returns when it has drained."""
 
-    worker: Callable[[Settings, Credentials, KeyRing, int, Ready], None]
+    worker: Callable[[Briefing, int, Ready], None]
     keeper: Callable[[Settings, Credentials, Ready, bool], None]  # the last: Briefing.first
 
 
@@ -70,6 +72,9 @@ def main(arguments: Sequence[str] | None = None, roles: Roles | None = None) -> 
     _die_with(options.parent)
     # Ctrl-C reaches the whole group of the terminal; only the supervisor acts on it, with a SIGTERM to each child.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The supervisor has started us with this one blocked, lest a terminal that closes kills us before we can ignore it.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     # The lock stays open, unused: a data directory is in use for as long as any process of the gateway lives.
     for descriptor in (options.lock_fd, options.ready_fd):
         os.set_inheritable(descriptor, False)
@@ -82,7 +87,7 @@ def main(arguments: Sequence[str] | None = None, roles: Roles | None = None) -> 
         log.start(name, briefing.settings.log_level)
         actual = roles or _ours()
         if options.role == "worker":
-            actual.worker(briefing.settings, briefing.credentials, briefing.keys, options.slot, report.ready)
+            actual.worker(briefing, options.slot, report.ready)
         else:
             actual.keeper(briefing.settings, briefing.credentials, report.ready, briefing.first)
     except Exception as error:

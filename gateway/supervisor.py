@@ -25,11 +25,12 @@ from typing import Final
 
 import msgspec
 
-from gateway import keys
+from gateway import keys, tls
 from gateway.config import Settings, with_capacities
 from gateway.credentials import SECRET_VARIABLES, Credentials
 from gateway.datadir import DataDir, StartError
 from gateway.runner import Briefing, Report
+from gateway.tls import Pair, TlsError
 from gateway.value import Address
 from s3api.sealing import NO_KEYS, KeyRing
 
@@ -69,10 +70,10 @@ def hold(address: Address) -> tuple[socket.socket, Address]:
     return held, Address(str(place[0]), held.getsockname()[1])
 
 
-def url(address: Address) -> str:
+def url(address: Address, secure: bool = False) -> str:
     """How a client on this machine reaches the address."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(address.host, address.host)
-    return f"http://{Address(host, address.port)}"
+    return f"{'https' if secure else 'http'}://{Address(host, address.port)}"
 
 
 # --- the children -----------------------------------------------------------------------------------------------------
@@ -89,6 +90,7 @@ class _Child:
         self.report_fd = -1
         self.report = b""
         self.ready = False
+        self.tls: Pair | None = None  # the certificate it was told of
         self.starts = 0
         self.started_s = 0.0
         self.restart_at_s = 0.0
@@ -110,12 +112,14 @@ class Supervisor:
         announce: Callable[[Settings], None],
         module: str = "gateway.runner",
         ring: KeyRing = NO_KEYS,
+        pair: Pair | None = None,
     ) -> None:
         self._data_dir = data_dir
         self._announce = announce
         self._module = module
         self._credentials = credentials
         self._ring = ring
+        self._pair = pair
         self._held: list[socket.socket] = []
         self._settings = self._fixed(settings)
         self._keeper = _Child("keeper", ("keeper",))
@@ -170,16 +174,28 @@ class Supervisor:
         raise StartError(f"{child.name} cannot start: {said or self._reap(child)}")
 
     def _publish(self) -> None:
+        secure = self._pair is not None
+        self._publish_certificate()
         for listener in self._settings.bucket_listeners:
-            self._data_dir.write(f"run/{listener.bucket}.endpoint", url(listener.address) + "\n")
-        self._data_dir.write("endpoint", url(self._settings.listen) + "\n")
+            self._data_dir.write(f"run/{listener.bucket}.endpoint", url(listener.address, secure) + "\n")
+        self._data_dir.write("endpoint", url(self._settings.listen, secure) + "\n")
         self._announce(self._settings)
+
+    def _publish_certificate(self) -> None:
+        if self._pair is not None:
+            if self._pair.warning:
+                _log.warning(self._pair.warning, extra={"file": self._settings.tls_cert})
+            self._data_dir.write(tls.PINNED_NAME, tls.server_certificate(self._pair))
 
     # running
 
     def _tend(self) -> None:
-        """Until a stop signal: starts dead children again when their time has come."""
+        """Until a stop signal: starts dead children again when their time has come, and reads the certificate again when
+        SIGHUP asks for it."""
         while not self._watch.stop_signal:
+            if self._watch.hung_up:
+                self._watch.hung_up = False
+                self._renew_certificate()
             now_s = time.monotonic()
             dead = [child for child in (self._keeper, *self._workers) if child.process is None]
             for child in dead:
@@ -187,6 +203,25 @@ class Supervisor:
                     self._spawn_again(child)
             waits = [child.restart_at_s - now_s for child in dead if child.process is None]
             self._watch.wait(min(waits, default=_WAIT_MAX_S), self._on_report, self._on_exit)
+
+    def _renew_certificate(self) -> None:
+        """What cannot be used is said and changes nothing."""
+        if self._pair is None:
+            return
+        try:
+            self._pair = tls.load(self._settings)
+        except TlsError as error:
+            _log.error("the certificate stays as it was", extra={"why": str(error)})
+            return
+        _log.info("the certificate was read again", extra={"file": self._settings.tls_cert})
+        self._publish_certificate()
+        for child in self._workers:
+            if child.ready:
+                self._tell_certificate(child)
+
+    def _tell_certificate(self, child: _Child) -> None:
+        child.tls = self._pair
+        self._signal([child], signal.SIGHUP)
 
     def _spawn_again(self, child: _Child) -> None:
         try:
@@ -209,6 +244,8 @@ class Supervisor:
         child.ready = bool(child.report) and not report.error
         if child.ready:
             _log.info("ready", extra={"child": child.name, "pid": child.pid})
+            if child in self._workers and child.tls is not self._pair:  # it was read again meanwhile
+                self._tell_certificate(child)
 
     def _on_exit(self, child: _Child) -> None:
         lived_s = time.monotonic() - child.started_s
@@ -223,7 +260,9 @@ class Supervisor:
         child.restart_wait_s = min(child.restart_wait_s * 2, RESTART_WAIT_MAX_S)
 
     def _spawn(self, child: _Child) -> None:
-        briefing = msgspec.json.encode(Briefing(self._settings, self._credentials, child.starts == 0, self._ring))
+        child.tls = self._pair if child in self._workers else None  # the keeper serves nobody
+        told = Briefing(self._settings, self._credentials, child.starts == 0, self._ring, child.tls)
+        briefing = msgspec.json.encode(told)
         briefing_fd = os.memfd_create("recall-briefing")  # a pipe could fill up and block us
         report_fd, ready_fd = os.pipe()
         os.set_blocking(report_fd, False)
@@ -237,9 +276,13 @@ class Supervisor:
                 command += [f"--{name}", str(descriptor)]
             hidden = (*SECRET_VARIABLES, *keys.SECRET_VARIABLES)
             environment = {name: text for name, text in os.environ.items() if name not in hidden}
-            child.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, env=environment, pass_fds=tuple(descriptors.values())
-            )
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until the child ignores it
+            try:
+                child.process = subprocess.Popen(
+                    command, stdin=subprocess.DEVNULL, env=environment, pass_fds=tuple(descriptors.values())
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
         except BaseException:
             os.close(report_fd)
             raise
@@ -308,6 +351,7 @@ class _Watch:
 
     def __init__(self) -> None:
         self.stop_signal = 0
+        self.hung_up = False
         self._selector = selectors.DefaultSelector()
         self._read, self._write = socket.socketpair()
         self._read.setblocking(False)
@@ -315,12 +359,13 @@ class _Watch:
         self._selector.register(self._read, selectors.EVENT_READ, None)
         signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
         self._before = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
-        self._before[signal.SIGHUP] = signal.signal(
-            signal.SIGHUP, signal.SIG_IGN
-        )  # kept free for reading settings again
+        self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._on_hangup)
 
     def _on_signal(self, number: int, _frame: object) -> None:
         self.stop_signal = number
+
+    def _on_hangup(self, _number: int, _frame: object) -> None:
+        self.hung_up = True
 
     def add(self, child: _Child) -> None:
         self._selector.register(child.report_fd, selectors.EVENT_READ, child)

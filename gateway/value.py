@@ -134,6 +134,11 @@ def one_of(*names: str) -> Callable[[object], str]:
     return parse
 
 
+def parse_tls_version(value: object) -> str:
+    """`1.2` or `1.3`, as text or as TOML's number. Raises ValueError."""
+    return one_of("1.2", "1.3")(str(value) if isinstance(value, float) else value)
+
+
 def parse_text(value: object) -> str:
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
         raise ValueError("must be a text that is not empty")

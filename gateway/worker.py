@@ -20,22 +20,22 @@ from typing import Final
 import msgspec
 import uvloop
 
-from gateway import engine
+from gateway import engine, tls
 from gateway.accesslog import AccessLog
 from gateway.admin.routes import AdminRoutes
 from gateway.config import Settings
-from gateway.credentials import Credentials
 from gateway.http.connections import Connections, Listener
 from gateway.http.limits import Limits
 from gateway.http.protocol import listen
+from gateway.http.tls import Gate
 from gateway.identities import ROOT_CANONICAL_ID, Identities
 from gateway.metrics import Metrics
-from gateway.runner import Ready
+from gateway.runner import Briefing, Ready
+from gateway.tls import Pair, TlsError
 from s3api.call import ApiConfig
 from s3api.handlers import HANDLERS
 from s3api.operations import BY_NAME
 from s3api.pipeline import PREFLIGHT, Pipeline
-from s3api.sealing import KeyRing
 from s3api.session import Sessions
 from tiering.orders import Orders
 from tiering.store import TieredStore
@@ -51,13 +51,14 @@ SWITCH_S: Final = 0.0005
 _log = logging.getLogger("recall.worker")
 
 
-def run(settings: Settings, credentials: Credentials, keys: KeyRing, slot: int, ready: Ready) -> None:
+def run(briefing: Briefing, slot: int, ready: Ready) -> None:
     """Serves until SIGTERM, then drains. Raises what keeps it from starting."""
     sys.setswitchinterval(SWITCH_S)
-    uvloop.run(_serve(settings, credentials, keys, slot, ready))
+    uvloop.run(_serve(briefing, slot, ready))
 
 
-async def _serve(settings: Settings, credentials: Credentials, keys: KeyRing, slot: int, ready: Ready) -> None:
+async def _serve(briefing: Briefing, slot: int, ready: Ready) -> None:
+    settings, credentials, keys = briefing.settings, briefing.credentials, briefing.keys
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
@@ -80,6 +81,9 @@ async def _serve(settings: Settings, credentials: Credentials, keys: KeyRing, sl
     )
     access_log = AccessLog(store, settings.region, ROOT_CANONICAL_ID, keys)
     connections = Connections(_limits(settings), loop)
+    gate = _gate(settings, briefing.tls, metrics, connections) if briefing.tls else None
+    if gate is not None:
+        loop.add_signal_handler(signal.SIGHUP, _renew, gate, settings)
     listeners: list[Listener] = []
     places = [(settings.listen, "")] + [(bound.address, bound.bucket) for bound in settings.bucket_listeners]
     known = Identities(settings.identities_path, credentials)
@@ -105,7 +109,15 @@ async def _serve(settings: Settings, credentials: Credentials, keys: KeyRing, sl
             health=lambda: engine.health(pools),
         )
         listeners.append(
-            await listen(app, address.host, address.port, connections.limits, reuse_port=True, connections=connections)
+            await listen(
+                app,
+                address.host,
+                address.port,
+                connections.limits,
+                reuse_port=True,
+                ssl_context=gate,
+                connections=connections,
+            )
         )
     turning = [
         loop.create_task(_turn(store, connections, metrics, known)),
@@ -159,6 +171,28 @@ async def _deliver(access_log: AccessLog, every_s: float) -> None:
             await access_log.flush()
         except Exception:
             _log.exception("access logs were not delivered", extra={"once": "accesslog"})
+
+
+def _gate(settings: Settings, pair: Pair, metrics: Metrics, connections: Connections) -> Gate:
+    """What the listeners shake hands with. Raises TlsError."""
+    failures = metrics.cell("recall_tls_handshakes_failed_total")
+
+    def failed(why: str) -> None:
+        metrics.cells[failures] += 1
+        if why != Gate.ABANDONED:  # a balancer that only looks whether the port is open does so every few seconds
+            _log.info("a TLS handshake failed", extra={"once": f"tls {why}", "why": why})
+
+    return Gate.over(tls.context(pair, settings.tls_min_version), connections.limits.connections_max, failed)
+
+
+def _renew(gate: Gate, settings: Settings) -> None:
+    """Takes the certificate that the files hold now, which the supervisor has judged already."""
+    try:
+        pair = tls.load(settings)
+        assert pair is not None
+        gate.current = tls.context(pair, settings.tls_min_version)
+    except TlsError as error:
+        _log.error("the certificate stays as it was", extra={"why": str(error)})
 
 
 def _limits(settings: Settings) -> Limits:

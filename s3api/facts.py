@@ -114,6 +114,9 @@ class Facts:
     def secure(self) -> str:
         return "true" if self._call.request.secure else "false"
 
+    def tls_version(self) -> str | None:
+        return self._call.request.tls or None
+
     def now(self) -> str:
         return iso_second(self._call.now_ms)
 
@@ -197,4 +200,5 @@ _MADE: Final[Mapping[str, Callable[[Facts], str | Sequence[str] | None]]] = {
     "s3:resourceaccount": Facts.resource_account,
     "s3:signatureage": Facts.signature_age,
     "s3:signatureversion": Facts.signature_version,
+    "s3:tlsversion": Facts.tls_version,
 }

@@ -42,7 +42,7 @@ class RequestBody(Protocol):
 class Request:
     """One parsed request head and its body."""
 
-    __slots__ = ("body", "headers", "method", "path", "peer", "query", "secure", "started_s", "state")
+    __slots__ = ("body", "headers", "method", "path", "peer", "query", "started_s", "state", "tls")
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Request:
         headers: Headers,
         body: RequestBody,
         peer: str = "",
-        secure: bool = False,
+        tls: str = "",
         started_s: float = 0.0,
     ) -> None:
         self.method = method  # upper case
@@ -61,9 +61,14 @@ class Request:
         self.headers = headers
         self.body = body
         self.peer = peer  # address without port
-        self.secure = secure
+        self.tls = tls  # its version, as 1.3; empty over plain TCP
         self.started_s = started_s  # monotonic
         self.state: Any = None  # the application's own, from handle() to finished()
+
+    @property
+    def secure(self) -> bool:
+        """Whether it came over TLS."""
+        return bool(self.tls)
 
 
 class StreamBody:

@@ -414,7 +414,7 @@ class Pipeline:
             headers_of(fields, headers),
             request.body,
             request.peer,
-            request.secure,
+            request.tls,
             request.started_s,
         )
         call = self._call(as_put, trace, operation, target.bucket, target.key, query, identity, payload, now_ms)

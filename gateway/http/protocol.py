@@ -25,6 +25,7 @@ from gateway.http.head import CHUNKED
 from gateway.http.limits import Limits
 from gateway.http.render import BODYLESS, CONTINUE
 from gateway.http.spans import SpanSender, copy_spans, read_resident
+from gateway.http.tls import version_of
 from s3api.message import Application, Request, Response, StreamBody
 from tiering.contract import Buffer, FileSpans
 
@@ -38,6 +39,11 @@ _TURN_REQUESTS: Final = 16
 """Pipelined requests answered before other connections have their turn."""
 _JOIN_BYTES: Final = 64 << 10
 """Bodies up to this are joined to their head: one copy is cheaper than a second buffer in the write."""
+_TLS_PIECE_BYTES: Final = 64 << 10
+"""Under TLS a body is written in pieces of this: the transport below takes one write whole and says nothing of it, so it
+would hold a whole body for a peer that does not read, and the minimum rate could not see it."""
+_TLS_GOODBYE_S: Final = 1.0
+"""How long a peer has, while we drain, to answer that the connection is over. Clients do not while theirs rests in a pool."""
 _CLIENT_GONE: Final = 499
 """Status told to `finished` when the peer left before there was a response. Never sent."""
 _NO_BODY: Final = NoBody()
@@ -71,7 +77,6 @@ class HttpProtocol(asyncio.BufferedProtocol):
         "_reading_paused",
         "_request",
         "_response",
-        "_secure",
         "_sender",
         "_sent_bytes",
         "_serving",
@@ -81,6 +86,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         "_state",
         "_task",
         "_task_started",
+        "_tls",
         "_transport",
         "_version_1_0",
         "_write_paused",
@@ -95,7 +101,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self._loop = connections.loop
         self._blocks = connections.blocks
         self._state = _HEAD
-        self._secure = False
+        self._tls = ""
         self._peer = ""
         self._sock: socket.socket | None = None  # second descriptor: loops refuse theirs to sendfile and add_writer
         self._stash = bytearray()  # an incomplete head, or requests sent ahead
@@ -131,7 +137,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self._transport = transport  # type: ignore[assignment]  # uvloop's are not subclasses of asyncio's
         # The smallest buffer limits: writing is "paused" exactly while the transport holds unsent bytes.
         self._transport.set_write_buffer_limits(high=1, low=0)
-        self._secure = transport.get_extra_info("sslcontext") is not None
+        self._tls = version_of(transport.get_extra_info("ssl_object"))
         peer = transport.get_extra_info("peername")
         self._peer = str(peer[0]) if isinstance(peer, tuple) else ""
         sock = transport.get_extra_info("socket")
@@ -175,7 +181,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
 
     def eof_received(self) -> bool:
         """The peer has finished sending. A response under way is still sent; anything else is over."""
-        if self._state == _BUSY and self._response is not None and not self._secure:
+        if self._state == _BUSY and self._response is not None and not self._tls:
             self._eof = True
             return True
         return False
@@ -300,7 +306,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
             parser.headers,
             _NO_BODY,
             self._peer,
-            self._secure,
+            self._tls,
             connections.clock_s(),
         )
         if parser.length:
@@ -438,6 +444,8 @@ class HttpProtocol(asyncio.BufferedProtocol):
             self._sent_bytes = length
             if length <= _JOIN_BYTES:
                 self._write_last(head + body)
+            elif self._tls:
+                return self._send_pieces(head, body)
             else:
                 self._transport.writelines((head, body))
                 self._end_when_written(length)
@@ -507,6 +515,9 @@ class HttpProtocol(asyncio.BufferedProtocol):
             self.abort()
         self._finish(complete)
 
+    async def _send_pieces(self, head: bytes, body: bytes) -> None:
+        await self._written((head, body))
+
     async def _send_stream(self, head: bytes, body: StreamBody) -> None:
         left = body.length
         pending = head  # leaves with the first chunk
@@ -546,6 +557,16 @@ class HttpProtocol(asyncio.BufferedProtocol):
 
     async def _written(self, parts: Sequence[Buffer]) -> None:
         """Writes and returns when the transport holds nothing any more."""
+        if self._tls:
+            for part in parts:
+                view = memoryview(part)
+                for at in range(0, len(view), _TLS_PIECE_BYTES):
+                    piece = view[at : at + _TLS_PIECE_BYTES]
+                    self._transport.write(piece)
+                    self._moved_bytes += len(piece)
+                    if self._write_paused:
+                        await self._drained()
+            return
         for part in parts:
             self._moved_bytes += len(part)
         self._transport.writelines(parts)
@@ -670,7 +691,8 @@ class HttpProtocol(asyncio.BufferedProtocol):
                 else:
                     self._close()
         elif self._state >= _LINGER:
-            if waited_s >= limits.linger_s and not self._lost:
+            hurried = self._tls and self._connections.draining and self._state == _CLOSED
+            if waited_s >= (_TLS_GOODBYE_S if hurried else limits.linger_s) and not self._lost:
                 self._transport.abort()
         else:
             self._sweep_rate(elapsed_s)
@@ -732,7 +754,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
     def _own_socket(self) -> socket.socket | None:
         """A second descriptor of the socket, made when first needed: loops keep theirs from other hands. None under
         TLS or when the connection is ending."""
-        if self._sock is None and not self._secure and not self._transport.is_closing():
+        if self._sock is None and not self._tls and not self._transport.is_closing():
             sock = self._transport.get_extra_info("socket")
             if sock is not None:
                 self._sock = socket.socket(sock.family, sock.type, sock.proto, os.dup(sock.fileno()))

@@ -24,6 +24,8 @@ _TURN_BYTES: Final = 4 << 20
 """Sent without going back to the loop."""
 _COPY_BYTES: Final = 128 << 10
 """One read and write where the bytes must pass through us."""
+_COPY_TURN_BYTES: Final = 1 << 20
+"""Copied without going back to the loop: a peer that reads as fast as we encrypt would keep everybody else waiting."""
 
 _NOT_NOW: Final = frozenset((errno.EAGAIN, errno.EWOULDBLOCK))
 
@@ -182,6 +184,7 @@ async def copy_spans(
 ) -> None:
     """Sends through memory, where the socket is not ours to give to sendfile. Raises OSError when a file is short."""
     pending = head
+    turn_bytes = 0
     for fd, start, length in body.spans:
         at, stop = start, start + length
         while at < stop:
@@ -193,9 +196,14 @@ async def copy_spans(
                 raise OSError(errno.EIO, "file shorter than its span")
             waiting = write(pending + data if pending else data)
             pending = b""
+            at += size
+            turn_bytes += size
             if waiting is not None:
                 await waiting
-            at += size
+                turn_bytes = 0
+            elif turn_bytes >= _COPY_TURN_BYTES:
+                await asyncio.sleep(0)
+                turn_bytes = 0
     if pending:
         waiting = write(pending)
         if waiting is not None:

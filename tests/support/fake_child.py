@@ -19,8 +19,7 @@ from pathlib import Path
 
 from gateway.config import Settings
 from gateway.credentials import Credentials
-from gateway.runner import Ready, Roles, main
-from s3api.sealing import KeyRing
+from gateway.runner import Briefing, Ready, Roles, main
 
 _MODE = os.environ.get("RECALL_TEST_FAKE", "")
 
@@ -48,11 +47,12 @@ def _listen(host: str, port: int, body: bytes) -> None:
     threading.Thread(target=_answer, args=(listener, body), daemon=True).start()
 
 
-def worker(settings: Settings, credentials: Credentials, keys: KeyRing, slot: int, ready: Ready) -> None:
+def worker(briefing: Briefing, slot: int, ready: Ready) -> None:
     """Serves `worker-<slot> <access key>` until SIGTERM."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     if _MODE == "worker-refuses":
         raise OSError("the fake worker refuses")
+    settings, credentials = briefing.settings, briefing.credentials
     body = f"worker-{slot} {credentials.access_key}"
     _listen(settings.listen.host, settings.listen.port, body.encode())
     for bound in settings.bucket_listeners:

@@ -78,7 +78,7 @@ class InProcess:
             url.query.encode(),
             headers,
             Body(data, chunked=chunked),
-            secure=self._scheme == "https",
+            tls="1.3" if self._scheme == "https" else "",
             started_s=time.monotonic(),
         )
         answer = self.pipeline.handle(request)

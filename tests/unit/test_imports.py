@@ -29,7 +29,7 @@ ONLY_IN = {
     "httptools": ("gateway.http",),
     "prometheus_client": ("gateway.metrics", "gateway.commands"),
     "uvloop": ("gateway",),
-    "cryptography": ("s3api.sealing",),
+    "cryptography": ("s3api.sealing", "gateway.tls"),
 }
 """A library that is imported in one place can be replaced in one place."""
 

@@ -17,6 +17,13 @@ from s3api.message import BodyError, Request, Response, StreamBody
 Answer = Response | Coroutine[Any, Any, Response]
 
 
+class FakeChannel:
+    """The TLS of a connection."""
+
+    def version(self) -> str:
+        return "TLSv1.3"
+
+
 class FakeTransport:
     """Keeps what is written; `blocked` makes it buffer like a transport whose peer does not read."""
 
@@ -36,7 +43,7 @@ class FakeTransport:
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         if name == "peername":
             return ("192.0.2.7", 50000)
-        return object() if name == "sslcontext" and self.secure else default
+        return FakeChannel() if name == "ssl_object" and self.secure else default
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
         assert (high, low) == (1, 0)

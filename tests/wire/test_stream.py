@@ -96,7 +96,7 @@ def test_request_carries_peer_security_and_start() -> None:
     with Wire(secure=True) as wire:
         wire.feed(GET)
         request = wire.app.requests[0]
-        assert (request.peer, request.secure, request.started_s) == ("192.0.2.7", True, 1000.0)
+        assert (request.peer, request.tls, request.secure, request.started_s) == ("192.0.2.7", "1.3", True, 1000.0)
 
 
 @pytest.mark.parametrize(
