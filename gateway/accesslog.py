@@ -101,6 +101,7 @@ class AccessLog:
             bucket=bucket.name,
             at_s=at_s,
             peer=request.peer,
+            tls=request.tls,
             requester=who.owner_id if who.root or not who.arn else who.arn,
             request_id=trace.request_id,
             operation=trace.operation,

@@ -67,6 +67,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     signature: str = ""  # SigV2 or SigV4
     authentication: str = ""  # AuthHeader or QueryString
     host: str = ""
+    tls: str = ""  # as 1.3
 
 
 def operation_name(operation: str, method: str) -> str:
@@ -126,10 +127,10 @@ def line(entry: Entry) -> str:
         _bare(entry.version),
         _bare(entry.host_id),
         entry.signature or NONE,
-        NONE,  # cipher suite: TLS ends in front of the gateway
+        NONE,  # cipher suite: nobody keeps it
         entry.authentication or NONE,
         _bare(entry.host),
-        NONE,  # TLS version
+        f"TLSv{entry.tls}" if entry.tls else NONE,
         NONE,  # access point
         NONE,  # whether an ACL was required
     )

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import socket
+import ssl
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -142,12 +143,14 @@ def http_chunks(body: bytes, size: int) -> bytes:
 
 
 class RawClient:
-    """One keep-alive connection. `host`: the Host header, which need not be where the socket goes."""
+    """One keep-alive connection. `host`: the Host header, which need not be where the socket goes. `tls`: for HTTPS."""
 
-    def __init__(self, port: int, signer: Signer, host: str = "") -> None:
+    def __init__(self, port: int, signer: Signer, host: str = "", tls: ssl.SSLContext | None = None) -> None:
         self.signer = signer
         self.host = host or f"127.0.0.1:{port}"
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=TIMEOUT_S)
+        if tls is not None:
+            self._socket = tls.wrap_socket(self._socket, server_hostname="127.0.0.1")
         self._input = self._socket.makefile("rb")
         self.requests = 0
 

@@ -47,13 +47,14 @@ def test_line_has_the_fields_of_aws_in_order() -> None:
             signature="SigV4",
             authentication="AuthHeader",
             host="amzn-s3-demo-bucket1.s3.us-west-1.amazonaws.com",
+            tls="1.2",
         )
     )
     assert found == (
         "79a5 amzn-s3-demo-bucket1 [06/Feb/2019:00:00:38 +0000] 192.0.2.3 79a5 3E57427F3EXAMPLE REST.GET.VERSIONING - "
         '"GET /amzn-s3-demo-bucket1?versioning HTTP/1.1" 200 - 113 - 7 - "-" "S3Console/0.4" - '
         "s9lzHYrFp76ZVxRcpX9+5cjAnEH2ROuNkd2BHfIa6UkFVdtjf5mKR3/eTPFvsiP/XV/VLi31234= SigV4 - AuthHeader "
-        "amzn-s3-demo-bucket1.s3.us-west-1.amazonaws.com - - -\n"
+        "amzn-s3-demo-bucket1.s3.us-west-1.amazonaws.com TLSv1.2 - -\n"
     )
 
 

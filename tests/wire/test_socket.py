@@ -8,7 +8,7 @@ import os
 import random
 import socket
 import ssl
-import subprocess
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,9 @@ from gateway.http import spans as spans_module
 from gateway.http.connections import SMALL_SPANS_BYTES, Listener
 from gateway.http.limits import Limits
 from gateway.http.protocol import listen
+from gateway.http.tls import new_context
 from s3api.message import Request, Response, StreamBody
+from tests.support.certificates import Certificates
 from tests.wire.harness import App, Chunks, parse_replies
 from tiering.contract import FileSpans
 
@@ -415,16 +417,16 @@ def test_two_listeners_share_a_port(run: Runner) -> None:
     run(work())
 
 
+def contexts(directory: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """A server's and its client's."""
+    files = Certificates(directory)
+    server = new_context("1.2")
+    server.load_cert_chain(files.cert, files.key)
+    return server, ssl.create_default_context(cafile=str(files.ca))
+
+
 def test_tls_carries_files_bodies_and_security(run: Runner, file: File, tmp_path: Path) -> None:
-    subprocess.run(
-        f"openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 1 -subj /CN=localhost "
-        f"-addext subjectAltName=DNS:localhost -keyout {tmp_path}/key -out {tmp_path}/cert".split(),
-        check=True,
-        capture_output=True,
-    )
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(tmp_path / "cert", tmp_path / "key")
-    client = ssl.create_default_context(cafile=str(tmp_path / "cert"))
+    server, client = contexts(tmp_path)
     size = 3 << 20
 
     def answer(request: Request) -> Response | Coroutine[Any, Any, Response]:
@@ -450,5 +452,138 @@ def test_tls_carries_files_bodies_and_security(run: Runner, file: File, tmp_path
         await writer.wait_closed()
         await closed(listener)
         assert file.released == 3
+
+    run(work())
+
+
+@pytest.mark.parametrize("kind", ["file", "bytes", "stream"])
+def test_tls_slow_reader_gets_all_of_a_last_response(run: Runner, file: File, tmp_path: Path, kind: str) -> None:
+    size = 16 << 20
+    server, client = contexts(tmp_path)
+
+    def answer(request: Request) -> Response:
+        if kind == "file":
+            return Response(200, b"", file.spans((0, size)))
+        if kind == "bytes":
+            return Response(200, b"", file.data[:size])
+        return Response(200, b"", Chunks(file.data[: size // 2], file.data[size // 2 : size]).body(size))
+
+    async def work() -> None:
+        limits = Limits(sweep_s=0.02, linger_s=0.3)  # much shorter than the reading
+        listener = await listen(App(answer), "127.0.0.1", 0, limits, ssl_context=server)
+        raw = socket.create_connection(("127.0.0.1", listener.port))
+
+        def read() -> bytes:
+            received = bytearray()
+            with client.wrap_socket(raw, server_hostname="localhost") as channel:
+                channel.sendall(CLOSE)
+                while data := channel.recv(1 << 14):
+                    received += data
+                    time.sleep(0.001)
+            return bytes(received)
+
+        received = await asyncio.get_running_loop().run_in_executor(None, read)
+        assert received.partition(b"\r\n\r\n")[2] == file.data[:size]
+        await closed(listener)
+
+    run(work())
+
+
+@pytest.mark.parametrize("kind", ["file", "bytes", "stream"])
+def test_tls_reader_that_stands_still_is_cut_off(run: Runner, file: File, tmp_path: Path, kind: str) -> None:
+    size = 24 << 20
+    server, client = contexts(tmp_path)
+
+    def answer(request: Request) -> Response:
+        if kind == "file":
+            return Response(200, b"", file.spans((0, size)))
+        return Response(200, b"", file.data) if kind == "bytes" else Response(200, b"", Chunks(file.data).body(size))
+
+    async def work() -> None:
+        app = App(answer)
+        limits = Limits(sweep_s=0.02, body_grace_s=0.1)
+        listener = await listen(app, "127.0.0.1", 0, limits, ssl_context=server)
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", listener.port, ssl=client, server_hostname="localhost", limit=1024
+        )
+        writer.write(GET)
+        await until(lambda: listener.connections.cut_slow)
+        await until(lambda: not len(listener.connections))
+        assert [complete for _, _, complete in app.finishes] == [False]
+        writer.transport.abort()
+        await closed(listener)
+        del reader
+
+    run(work())
+
+
+def test_tls_sender_that_stands_still_is_told(run: Runner, tmp_path: Path) -> None:
+    server, client = contexts(tmp_path)
+
+    async def work() -> None:
+        app = App()
+        limits = Limits(sweep_s=0.02, body_grace_s=0.1, linger_s=0.2)
+        listener = await listen(app, "127.0.0.1", 0, limits, ssl_context=server)
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", listener.port, ssl=client, server_hostname="localhost"
+        )
+        writer.write(b"PUT /k HTTP/1.1\r\nHost: h\r\nContent-Length: 1000000\r\n\r\n" + bytes(5000))
+        assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 400 ")
+        assert app.body_errors == ["slow"]
+        writer.transport.abort()
+        await closed(listener)
+
+    run(work())
+
+
+def test_tls_copies_leave_the_loop_to_others(run: Runner, file: File, tmp_path: Path) -> None:
+    server, client = contexts(tmp_path)
+
+    async def work() -> None:
+        listener = await listen(
+            App(lambda request: Response(200, b"", file.spans((0, 24 << 20)))),
+            "127.0.0.1",
+            0,
+            Limits(),
+            ssl_context=server,
+        )
+        raw = socket.create_connection(("127.0.0.1", listener.port))
+
+        def read() -> int:
+            with client.wrap_socket(raw, server_hostname="localhost") as channel:
+                channel.sendall(CLOSE)
+                return sum(len(data) for data in iter(lambda: channel.recv(1 << 20), b""))
+
+        turns = 0
+        reading = asyncio.get_running_loop().run_in_executor(None, read)
+        while not reading.done():
+            turns += 1
+            await asyncio.sleep(0)
+        assert await reading > 24 << 20
+        assert turns > 24
+        await closed(listener)
+
+    run(work())
+
+
+def test_tls_connections_that_rest_end_soon_at_a_drain(run: Runner, tmp_path: Path) -> None:
+    server, client = contexts(tmp_path)
+
+    async def work() -> None:
+        limits = Limits(sweep_s=0.02, linger_s=60.0)
+        listener = await listen(App(), "127.0.0.1", 0, limits, ssl_context=server)
+
+        def rest() -> ssl.SSLSocket:
+            channel = client.wrap_socket(
+                socket.create_connection(("127.0.0.1", listener.port)), server_hostname="localhost"
+            )
+            channel.sendall(GET)
+            assert channel.recv(1000).startswith(b"HTTP/1.1 200")
+            return channel
+
+        channel = await asyncio.get_running_loop().run_in_executor(None, rest)
+        assert await listener.drain(10.0) == 0
+        assert len(listener.connections) == 0
+        channel.close()
 
     run(work())
