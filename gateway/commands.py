@@ -48,6 +48,10 @@ def parser() -> argparse.ArgumentParser:
 
     _add(commands, _check, "check", "audit index, flash and backing store; exit status 1 on a fault", [common])
     _add(commands, _rebuild, "rebuild", "make the index again from the backing store alone", [common])
+    scrub = _add(commands, _scrub, "scrub", "look for damaged bytes and mend what can be mended, now", [common])
+    scrub.add_argument(
+        "--names", action="store_true", help="of the backing store only ask whether the copies are there"
+    )
     stats = _add(commands, _stats, "stats", "what the running gateway has counted", [common])
     stats.add_argument("--json", action="store_true", help="every metric, as JSON")
     _add(commands, _metrics_token, "metrics-token", "a bearer token for a Prometheus scraper", [common])
@@ -290,6 +294,25 @@ def _check(options: argparse.Namespace) -> int:
         raise StartError(f"check: {error}") from error
 
 
+def _scrub(options: argparse.Namespace) -> int:
+    """Only while no gateway runs, which scrubs by itself: the lock is held throughout."""
+    from gateway import maintenance
+
+    settings = _settings(options)
+    if not (Path(settings.data_dir) / "pools").is_dir():
+        raise StartError(f"there is nothing to scrub: {settings.data_dir} is no data directory that has been used")
+    log.start("scrub", settings.log_level)
+    data_dir = DataDir(settings)
+    try:
+        settings = config.with_capacities(settings, shutil.disk_usage(data_dir.path).free)
+        unmended = maintenance.scrub(settings, sys.stdout, read_cold=not options.names)
+        return EXIT_FAILED if unmended else EXIT_DONE
+    except maintenance.MaintenanceError as error:
+        raise StartError(f"scrub: {error}") from error
+    finally:
+        data_dir.close()
+
+
 def _rebuild(options: argparse.Namespace) -> int:
     """Only while no gateway runs: the lock is held throughout."""
     from gateway import maintenance
@@ -406,6 +429,12 @@ def _summary(samples: list[Sample]) -> Iterator[str]:
     yield ""
     for what, objects_name, bytes_name in _MOVES:
         yield f"{what:<9} {int(total(objects_name)):>10} objects {_size(total(bytes_name)):>10}"
+    mended, dropped = (int(total("recall_scrub_damage_total", damage=fate)) for fate in ("repaired", "dropped"))
+    damaged = int(total("recall_pool_damaged"))
+    yield (
+        f"scrubbed  {_size(total('recall_scrubbed_bytes_total')):>10}: {mended} repaired, {dropped} dropped; "
+        f"{damaged} damaged now{', named by recall check' if damaged else ''}"
+    )
 
 
 _POOL_SIZES: Final = ("capacity", "free", "hot", "pinned", "dirty")

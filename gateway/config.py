@@ -245,6 +245,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     backing_concurrency: Annotated[int, Row("Backing store", v.whole_between(1, 1024), "N",
         "calls one process has under way",
         "fills a 10 Gbit/s link at the usual latency of a bucket")] = 32
+    scrub_every_s: Annotated[float, Row("Scrubbing", v.parse_duration, "DURATION",
+        "how often a pass over everything stored begins, on flash and in the backing store; 0 is never",
+        "bytes decay in months")] = 7 * 86_400.0
+    scrub_bytes_per_s: Annotated[int, Row("Scrubbing", v.parse_size, "SIZE",
+        "bytes a second of each pool's flash that are compared with their checksums; 0 leaves flash alone",
+        "a thousandth of a drive, yet two terabytes a week")] = 4 << 20
+    scrub_backing_bytes_per_s: Annotated[int, Row("Scrubbing", v.parse_size, "SIZE",
+        "bytes a second of each pool's cold copies that are read and compared; 0 only asks whether they are there, in their "
+        "size",
+        "reading may cost money, and a bucket guards its own bytes")] = 0
     http: HttpSettings = HttpSettings()
     pools: Mapping[str, PoolSettings] = {}
 

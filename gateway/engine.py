@@ -21,6 +21,7 @@ from tiering.backing import BackingOptions, open_backing
 from tiering.backing.wrappers import Outcome, Record, RetryPolicy, TimeLimits, Verb
 from tiering.cold import ColdSide
 from tiering.contract import Clock
+from tiering.duties.scrub import ScrubRates, standing_damages, stored
 from tiering.pool import Pool, PoolConfig, open_pool
 from tiering.ports import Meter
 
@@ -37,6 +38,12 @@ _EVENT_METRICS: Final[Mapping[str, tuple[str, ...]]] = {
     events.RECALLED: ("recall_recalls_total",),
     events.RECALLED_BYTES: ("recall_recalled_bytes_total",),
     events.EXPIRED: ("recall_expired_total",),
+    **{events.scrubbed_bytes(side): ("recall_scrubbed_bytes_total", side) for side in events.SIDES},
+    **{
+        events.damage(side, fate): ("recall_scrub_damage_total", side, fate)
+        for side in events.SIDES
+        for fate in events.FATES
+    },
 }
 
 
@@ -68,6 +75,10 @@ def pool_configs(settings: Settings) -> list[PoolConfig]:
         for pool in settings.pools.values()
     ]
     return sorted(configs, key=lambda config: config.name != "standard")
+
+
+def scrub_rates(settings: Settings) -> ScrubRates:
+    return ScrubRates(settings.scrub_every_s, settings.scrub_bytes_per_s, settings.scrub_backing_bytes_per_s)
 
 
 def open_pools(settings: Settings, slot: int, clock: Clock, wake_keeper: Callable[[], None]) -> dict[str, Pool]:
@@ -127,12 +138,17 @@ def pool_gauges(pools: Mapping[str, Pool]) -> Iterable[tuple[str, str, float]]:
         with pool.index.view() as view:
             counters = view.counters()
             free_regions = view.count("free")
+            scrubbed_ms = {side: stored(view, side).completed_ms for side in events.SIDES}
+            damages = len(standing_damages(view))
         yield "recall_pool_capacity_bytes", name, pool.capacity_bytes
         yield "recall_pool_free_bytes", name, free_regions * pool.flash.region_bytes
         yield "recall_pool_hot_bytes", name, counters.hot_bytes
         yield "recall_pool_pinned_bytes", name, counters.pinned_bytes
         yield "recall_pool_dirty_bytes", name, counters.dirty_bytes
         yield "recall_pool_objects", name, counters.objects
+        yield "recall_pool_damaged", name, damages
+        for side, at_ms in scrubbed_ms.items():
+            yield f"recall_pool_{side}_scrubbed_seconds", name, at_ms / 1000
 
 
 def health(pools: Mapping[str, Pool]) -> Health:

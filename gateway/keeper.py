@@ -34,9 +34,11 @@ from gateway.worker import EPOCH_S, OPERATION_NAMES, SWITCH_S
 from tiering.buckets import Buckets
 from tiering.cold import ColdSide
 from tiering.contract import Busy
+from tiering.duties.coldscrub import ColdScrubDuty
 from tiering.duties.demote import ChillDuty, DemoteDuty, Demoter, OrderDuty, UpkeepDuty
 from tiering.duties.evict import EvictDuty
 from tiering.duties.expire import ExpireDuty, StaleUploadDuty
+from tiering.duties.scrub import ScrubDuty, ScrubRates
 from tiering.orders import Orders
 from tiering.pool import Pool, recover
 from tiering.ports import BackingCorrupt, BackingUnavailable, Duty, Meter, NotFound
@@ -85,7 +87,7 @@ async def _keep(settings: Settings, ready: Ready, first: bool) -> None:
     wake = asyncio.Event()
     ears = bell.listen()
     loop.add_reader(ears, _hear, ears, wake)
-    duties = make_duties(pools, buckets, cold, engine.meter(metrics))
+    duties = make_duties(pools, buckets, cold, engine.meter(metrics), engine.scrub_rates(settings))
     # Rules speak of objects and versions, so they are carried out through the store; it reads no bytes, hence no cold side.
     store = TieredStore(pools, Path(settings.data_dir), None, Orders(wake.set), clock, KEEPER_SLOT)
     duties.append(
@@ -143,7 +145,9 @@ async def _take_back(pools: Mapping[str, Pool], buckets: Buckets, cold: ColdSide
     _log.info("took back %d buckets and %d objects from the backing store", found.buckets, found.objects)
 
 
-def make_duties(pools: Mapping[str, Pool], buckets: Buckets, cold: ColdSide, meter: Meter) -> list[Duty]:
+def make_duties(
+    pools: Mapping[str, Pool], buckets: Buckets, cold: ColdSide, meter: Meter, scrub: ScrubRates
+) -> list[Duty]:
     """Every duty of every pool."""
     demoter = Demoter(pools, buckets, cold, meter)
     duties: list[Duty] = []
@@ -155,6 +159,8 @@ def make_duties(pools: Mapping[str, Pool], buckets: Buckets, cold: ColdSide, met
             ExpireDuty(pool, meter),
             StaleUploadDuty(pool, STALE_UPLOAD_MS),
             UpkeepDuty(demoter, pool),
+            ScrubDuty(pool, buckets, cold, scrub, meter),
+            ColdScrubDuty(pool, buckets, cold, demoter, scrub, meter),
         ]
         if keeps_copies:
             duties += [DemoteDuty(demoter, pool), ChillDuty(demoter, pool)]

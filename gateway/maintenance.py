@@ -1,6 +1,6 @@
-"""`recall check` and `recall rebuild`: the engine's tools under the gateway's settings.
+"""`recall check`, `recall rebuild` and `recall scrub`: the engine's tools under the gateway's settings.
 
-Owns nothing. Does not know processes: check runs beside a gateway, rebuild only instead of one (the caller holds the
+Owns nothing. Does not know processes: check runs beside a gateway, the others only instead of one (the caller holds the
 lock). Kind: shell. Spec: docs/OPERATIONS.md.
 """
 
@@ -9,19 +9,24 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+from collections import Counter
 from pathlib import Path
 from typing import IO, Final
 
 from gateway import engine
 from gateway.config import Settings
+from tiering import events
 from tiering.buckets import Buckets
 from tiering.check import Report, check_cold, check_pool
 from tiering.cold import ColdSide
 from tiering.contract import DiskFull
+from tiering.duties.coldscrub import ColdScrubDuty
+from tiering.duties.demote import Demoter
+from tiering.duties.scrub import ScrubDuty, ScrubRates, Tell, standing_damages
 from tiering.flash import Flash
 from tiering.index import Index, IndexCorrupt
 from tiering.pool import PoolConfig, read_shape, recover
-from tiering.ports import BackingUnavailable
+from tiering.ports import BackingUnavailable, Meter
 from tiering.rebuild import rebuild as rebuild_pools
 from tiering.space import KEEPER_SLOT
 
@@ -131,6 +136,77 @@ async def _rebuild(settings: Settings, output: IO[str]) -> int:
     for line in found.unreadable[:FAULTS_SHOWN]:
         output.write(f"  {line}\n")
     return len(found.unreadable)
+
+
+def scrub(settings: Settings, output: IO[str], *, read_cold: bool = True) -> int:
+    """One pass over everything stored, now; prints what was found and returns how much of it could not be mended.
+
+    `read_cold` False: copies in the backing store are asked for, not read. Raises MaintenanceError: what was mended until
+    then stays so.
+    """
+    try:
+        return asyncio.run(_scrub(settings, output, read_cold))
+    except BrokenPipeError:
+        raise
+    except BackingUnavailable as error:
+        raise MaintenanceError(f"the backing store does not answer: {_line(error)}") from error
+    except _REFUSALS as error:
+        raise MaintenanceError(_line(error)) from error
+
+
+async def _scrub(settings: Settings, output: IO[str], read_cold: bool) -> int:
+    pools = engine.open_pools(settings, KEEPER_SLOT, engine.SystemClock(), _nobody)
+    cold = engine.open_cold(settings, os.environ)
+    buckets = Buckets(pools, Path(settings.data_dir))
+    demoter = Demoter(pools, buckets, cold)
+    rates = ScrubRates(cold_bytes_per_s=int(read_cold))
+    unmended = 0
+    try:
+        for pool in pools.values():
+            recover(pool)
+        for pool in pools.values():
+            counts: Counter[str] = Counter()
+            meter, tell = _count_in(counts), _print_to(output)
+            await ScrubDuty(pool, buckets, cold, rates, meter, tell).whole_pass()
+            await ColdScrubDuty(pool, buckets, cold, demoter, rates, meter, tell).whole_pass()
+            with pool.index.view() as view:
+                damages = standing_damages(view)
+            unmended += len(damages) + _sum(counts, "dropped")
+            sizes = ", ".join(f"{counts[events.scrubbed_bytes(side)]} bytes {side}" for side in events.SIDES)
+            output.write(
+                f"pool {pool.config.name}: {sizes}: {_sum(counts, 'repaired')} repaired, "
+                f"{_sum(counts, 'dropped')} dropped, {len(damages)} cannot be repaired\n"
+            )
+            for damage in damages:
+                output.write(f"  {damage.what}\n")
+    finally:
+        await cold.backing.close()
+        buckets.close()
+        for pool in pools.values():
+            pool.index.sync()
+            pool.close()
+    return unmended
+
+
+def _count_in(counts: Counter[str]) -> Meter:
+    def count(event: str, pool: str, amount: int) -> None:
+        counts[event] += amount
+
+    return count
+
+
+def _print_to(output: IO[str]) -> Tell:
+    """What was mended or dropped is said when it is; what was not stands in the list at the end."""
+
+    def tell(pool: str, side: str, what: str, fate: str) -> None:
+        if fate != "unrepairable":
+            output.write(f"pool {pool}: {what}: damaged ({side}), {fate}\n")
+
+    return tell
+
+
+def _sum(counts: Counter[str], fate: str) -> int:
+    return sum(counts[events.damage(side, fate)] for side in events.SIDES)
 
 
 def _line(error: Exception) -> str:

@@ -26,6 +26,8 @@ from prometheus_client import exposition
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from tiering.events import FATES, SIDES
+
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
 LATENCY_BOUNDS_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.01, 0.05, 0.25, 1.0, 5.0)
 """Upper bounds: fine where a hot read lies, coarse where a recall does."""
@@ -68,6 +70,8 @@ TABLE: Final[tuple[MetricRow, ...]] = (
     MetricRow("recall_recalls_total", "counter", "Objects brought back from the backing store.", ("pool",)),
     MetricRow("recall_recalled_bytes_total", "counter", "Bytes of those objects.", ("pool",)),
     MetricRow("recall_expired_total", "counter", "Objects removed because their TTL ended.", ("pool",)),
+    MetricRow("recall_scrubbed_bytes_total", "counter", "Bytes compared with their checksums by the scrubs.", ("pool", "side")),
+    MetricRow("recall_scrub_damage_total", "counter", "What the scrubs found damaged, and what became of it.", ("pool", "side", "damage")),
     MetricRow("recall_lifecycle_actions_total", "counter", "What lifecycle rules did to objects, versions and uploads.", ("action",)),
     MetricRow("recall_notifications_total", "counter", "Event messages to webhooks: delivered, failed and to be tried again, dropped because a queue was full.", ("fate",)),
     MetricRow("recall_notifications_waiting_bytes", "gauge", "Event messages that wait for their webhook."),
@@ -82,6 +86,9 @@ TABLE: Final[tuple[MetricRow, ...]] = (
     MetricRow("recall_pool_pinned_bytes", "pool", "Bytes held by pins.", ("pool",)),
     MetricRow("recall_pool_dirty_bytes", "pool", "Bytes that wait for demotion.", ("pool",)),
     MetricRow("recall_pool_objects", "pool", "Objects, hot and cold.", ("pool",)),
+    MetricRow("recall_pool_damaged", "pool", "Objects and parts that a scrub found damaged and could not mend, and that are still there.", ("pool",)),
+    MetricRow("recall_pool_flash_scrubbed_seconds", "pool", "When the last pass over its flash was complete, in Unix time; 0 never.", ("pool",)),
+    MetricRow("recall_pool_cold_scrubbed_seconds", "pool", "The same of its copies in the backing store.", ("pool",)),
 )
 # fmt: on
 
@@ -89,6 +96,8 @@ _FIXED_LABELS: Final[Mapping[str, Sequence[str]]] = {
     "status": STATUS_CLASSES,
     "result": ("hot", "cold", "miss"),
     "fate": ("delivered", "failed", "dropped"),
+    "side": SIDES,
+    "damage": FATES,
     "action": (
         "expired",
         "marker_added",

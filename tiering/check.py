@@ -1,8 +1,8 @@
 """The audit: index against itself, against flash, and against the backing store.
 
 Promise: finds every row that contradicts another, every extent whose bytes fail their checksum and every cold copy that
-is missing; changes nothing. Runs beside a live gateway: one snapshot is audited, and while it is open no region that it
-refers to is recycled.
+is missing, or that a scrub found damaged; changes nothing. Runs beside a live gateway: one snapshot is audited, and while
+it is open no region that it refers to is recycled.
 Owns nothing. Does not know processes or output. Kind: shell over a View; blocking, any thread.
 Spec: docs/OPERATIONS.md, "recall check"; the invariants are those of docs/FORMAT.md.
 """
@@ -16,6 +16,7 @@ import msgspec
 from tiering import journal, layout
 from tiering.cold import ColdSide
 from tiering.contract import Residency
+from tiering.duties.scrub import standing_damages
 from tiering.flash import Flash
 from tiering.index import Index, View
 from tiering.layout import BucketRecord, Counters, Extent, ObjectRecord, PartRecord, RegionRecord, RegionState
@@ -63,14 +64,14 @@ class _Audit:
                 "watched",
             )
         }
-        self.checked: dict[tuple[int, int], Extent] = {}
+        self.checked: dict[tuple[int, int], tuple[Extent, str]] = {}
         self.cold: dict[str, str] = {}
 
     def run(self) -> None:
-        buckets = set()
+        buckets: dict[int, str] = {}
         for bucket_name, value in self.view.rows("buckets"):
             bucket: BucketRecord = layout.BUCKET.decode(value)
-            buckets.add(bucket.number)
+            buckets[bucket.number] = bucket.name
             if journal.DOCUMENT in bucket.documents:
                 self.counters.watched += 1
                 self.wanted["watched"][layout.number_key(layout.bucket_prefix(bucket.number))] = bucket_name
@@ -82,9 +83,9 @@ class _Audit:
         self._regions()
         self._counters()
 
-    def _object(self, okey: bytes, record: ObjectRecord, buckets: set[int]) -> None:
+    def _object(self, okey: bytes, record: ObjectRecord, buckets: dict[int, str]) -> None:
         number, key = layout.split_object_key(okey)
-        what = f"object {number}/{key} generation {record.generation}"
+        what = f"object {buckets.get(number, number)}/{key} generation {record.generation}"
         self.report.objects += 1
         if number not in buckets:
             self.report.fault(f"{what}: its bucket does not exist")
@@ -110,7 +111,7 @@ class _Audit:
             self.cold[record.note] = f"{what}, its note"
         if record.unnoted:
             self.wanted["unnoted"][layout.u64_key(record.generation)] = okey
-        self._extents(layout.OWNER_OBJECT + okey, record.extents)
+        self._extents(what, layout.OWNER_OBJECT + okey, record.extents)
         if layout.is_dirty(record):
             self.wanted["dirty"][layout.u64_key(record.generation)] = okey
         if record.unlisted:
@@ -155,19 +156,19 @@ class _Audit:
                 self.report.fault(f"{what}: it is neither hot nor cold")
             if part.cold is not None:
                 self.cold[part.cold.name] = what
-            self._extents(layout.OWNER_PART + pkey, part.extents)
+            self._extents(what, layout.OWNER_PART + pkey, part.extents)
             if layout.is_dirty_part(part):
                 self.wanted["dirty_parts"][layout.u64_key(part.generation)] = pkey
             if part.extents:
                 self.counters.hot_bytes += part.size
                 self.counters.dirty_bytes += 0 if part.cache else part.size
 
-    def _extents(self, owner: bytes, extents: tuple[Extent, ...]) -> None:
+    def _extents(self, what: str, owner: bytes, extents: tuple[Extent, ...]) -> None:
         for extent in extents:
             self.wanted["extents"][layout.extent_key(extent, owner)] = b""
             self.live[extent.region] = self.live.get(extent.region, 0) + extent.length
-            known = self.checked.setdefault((extent.region, extent.offset), extent)
-            if known != extent:
+            known = self.checked.setdefault((extent.region, extent.offset), (extent, what))
+            if known[0] != extent:
                 self.report.fault(f"region {extent.region} offset {extent.offset}: two extents disagree")
 
     def _compare(self, name: str, wanted: dict[bytes, bytes]) -> None:
@@ -225,11 +226,13 @@ def check_pool(name: str, index: Index, flash: Flash | None) -> tuple[Report, di
     with index.view() as view:
         audit = _Audit(view, report)
         audit.run()
-        for extent in audit.checked.values():
+        for extent, what in audit.checked.values():
             report.extents += 1
             report.extent_bytes += extent.length
-            if flash is not None and not flash.passes(extent):
-                report.fault(f"region {extent.region} offset {extent.offset}: bytes fail their checksum")
+            if flash is not None and not flash.passes_aside(extent):
+                report.fault(f"{what}: bytes fail their checksum (region {extent.region} offset {extent.offset})")
+        for damage in standing_damages(view, ("cold",)):
+            report.fault(f"{damage.what}: a scrub has found its cold copy damaged")
     return report, audit.cold
 
 

@@ -20,6 +20,22 @@ RECALLED: Final = "recalled"
 RECALLED_BYTES: Final = "recalled_bytes"
 EXPIRED: Final = "expired"
 
+SIDES: Final = ("flash", "cold")
+"""Where a scrub looks: at the bytes on flash, at the copies in the backing store."""
+FATES: Final = ("found", "repaired", "dropped", "unrepairable")
+"""What becomes of damage: all of it is found, then one of the others."""
+
+
+def scrubbed_bytes(side: str) -> str:
+    """The event of bytes compared with their checksum."""
+    return f"scrubbed_{side}_bytes"
+
+
+def damage(side: str, fate: str) -> str:
+    """The event of one damaged object, part, note or manifest."""
+    return f"damage_{side}_{fate}"
+
+
 EVENTS: Final = (
     HIT_HOT,
     HIT_COLD,
@@ -33,6 +49,8 @@ EVENTS: Final = (
     RECALLED,
     RECALLED_BYTES,
     EXPIRED,
+    *(scrubbed_bytes(side) for side in SIDES),
+    *(damage(side, fate) for side in SIDES for fate in FATES),
 )
 
 

@@ -107,6 +107,10 @@ class Heat:
         """The bytes on flash passed their checksum."""
         self._map[_HEADER + generation % HEAT_SLOTS] |= _CHECKED
 
+    def doubt(self, generation: int) -> None:
+        """The bytes on flash were found damaged: the next reader checks them."""
+        self._map[_HEADER + generation % HEAT_SLOTS] &= _HEAT
+
     def touch(self, generation: int, now_ms: int) -> None:
         """Remembers a read of an object with a sliding TTL."""
         at = _HEADER + HEAT_SLOTS + generation % TOUCH_SLOTS * _TOUCH.size

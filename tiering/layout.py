@@ -154,6 +154,29 @@ class Order(msgspec.Struct, array_like=True):
     generation: int
 
 
+class Damage(msgspec.Struct, frozen=True, array_like=True):
+    """An object, or a part of an upload, whose bytes a scrub found damaged and could not mend. `key`: its index key."""
+
+    what: str
+    key: bytes
+    generation: int
+    part: bool = False
+
+
+class ScrubRecord(msgspec.Struct, array_like=True):
+    """How far a scrub is on one side of a pool. `at`: the first index key it has not looked at yet.
+
+    `damages`: what this pass has found; `before`: what the last complete one did.
+    """
+
+    begun_ms: int = 0
+    at: bytes = b""
+    under_way: bool = False
+    completed_ms: int = 0
+    damages: list[Damage] = []
+    before: list[Damage] = []
+
+
 class Codec:
     """A msgpack encoder and decoder for one row type."""
 
@@ -173,9 +196,10 @@ COUNTERS: Final = Codec(Counters)
 RECALL: Final = Codec(RecallRecord)
 ORDER: Final = Codec(Order)
 EVENT: Final = Codec(EventRecord)
+SCRUB: Final = Codec(ScrubRecord)
 
 DATABASES: Final = (
-    "meta",  # name → value: format, counters, pool shape
+    "meta",  # name → value: format, counters, pool shape, how far the scrubs are
     "buckets",  # bucket name → BucketRecord
     "objects",  # object key → ObjectRecord: of each key the current version, and apart from those all older ones
     "nulls",  # object key → object key of its null version, while that is not the current one
@@ -301,6 +325,11 @@ OWNER_PART: Final = b"p"
 def extent_key(extent: Extent, owner: bytes) -> bytes:
     """The reverse row of an extent. `owner`: OWNER_OBJECT + object key, or OWNER_PART + part key."""
     return _u32x2.pack(extent.region, extent.offset) + owner
+
+
+def place_key(region: int, offset: int) -> bytes:
+    """What the reverse rows of the extent at a place begin with; those of the places behind it sort after it."""
+    return _u32x2.pack(region, offset)
 
 
 def split_extent_key(data: bytes) -> tuple[int, int, bytes]:

@@ -17,6 +17,7 @@ MOVES: Final[dict[tuple[Residency, str], Residency]] = {
     (_BOTH, "evict"): _COLD,
     (_COLD, "recall"): _BOTH,
     (_BOTH, "recall"): _BOTH,
+    (_BOTH, "lose"): _HOT,  # its cold copy was found damaged, and it is owed another one
 }
 """There is no evicting of a hot-only object: only a cache bucket loses one, and that is a delete."""
 

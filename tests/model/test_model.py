@@ -202,6 +202,14 @@ class Tiers(RuleBasedStateMachine):
         self.world.backing.script.clear()
         self.world.backing.script.append(fault)
 
+    @rule(key=keys)
+    def rot(self, key: str) -> None:
+        self.world.rot(SMALL, key)
+
+    @rule(key=keys)
+    def lose_copy(self, key: str) -> None:
+        self.world.lose_copy(SMALL, key)
+
     @rule()
     def crash(self) -> None:
         self.world.crash()

@@ -12,6 +12,7 @@ Kind: shell of the tests. Spec: docs/SEMANTICS.md.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import shutil
 import tempfile
@@ -62,6 +63,8 @@ from tiering.contract import (
     Ttl,
     WrongOffset,
 )
+from tiering.duties.coldscrub import ColdScrubDuty
+from tiering.duties.scrub import ScrubDuty, ScrubRates
 from tiering.pool import Pool, PoolConfig
 from tiering.ports import BackingUnavailable
 
@@ -145,7 +148,8 @@ class World:
         self.kind = kind
         self.path = Path(tempfile.mkdtemp(prefix="recall-model-", dir=_scratch()))
         self.clock = ManualClock()
-        self.backing = Faulty(Paced(MemoryBacking()))
+        self.stored = MemoryBacking()
+        self.backing = Faulty(Paced(self.stored))
         self.runner = asyncio.Runner()
         self.things: dict[tuple[str, str], Thing] = {}
         self.uploads: list[Pending] = []
@@ -233,6 +237,61 @@ class World:
         self.runner.run(self.engine.crash())
         self.engine = self._opened()
         self.audit()
+
+    def rot(self, bucket: str, key: str) -> None:
+        """A byte of a hot copy decays and the scrub comes by; then the device is whole again."""
+        pool, found = self.pool(bucket), self.engine.buckets.find(bucket)
+        assert found is not None
+        okey = layout.object_key(found[1].number, key)
+        record = pool.index.get_object(okey)
+        if record is None or not record.extents or self.thing(bucket, key) is None:
+            return
+        extent = record.extents[-1]
+        with pool.index.view() as view:
+            place = layout.place_key(extent.region, extent.offset)
+            if len(list(view.rows("extents", prefix=place))) > 1:
+                return  # others share it
+        told: list[str] = []
+        troubled = self.backing.down or bool(self.backing.script)
+        self._flip(pool, extent)
+        try:
+            scrub = ScrubDuty(
+                pool, self.engine.buckets, self.engine.cold, ScrubRates(), tell=lambda *a: told.append(a[3])
+            )
+            self.runner.run(scrub.whole_pass())
+        except BackingUnavailable:
+            assert self.backing.down and record.residency == Residency.BOTH
+        self._flip(pool, extent)  # nothing has written there since: a region is not used again that soon
+        now = pool.index.get_object(okey)
+        if record.residency == Residency.HOT_ONLY and self.kind != "standard":
+            assert told == ["dropped"] and now is None
+            del self.things[bucket, key]
+        else:
+            assert now is not None and now.generation == record.generation
+            assert now.extents != record.extents or told != ["repaired"]
+            assert told == ["repaired"] or record.residency == Residency.HOT_ONLY or troubled
+
+    def _flip(self, pool: Pool, extent: layout.Extent) -> None:
+        at = extent.region * pool.flash.region_bytes + extent.offset + extent.length // 2
+        byte = os.pread(pool.flash.fd, 1, at)
+        os.pwrite(pool.flash.fd, bytes((byte[0] ^ 0x10,)), at)
+
+    def lose_copy(self, bucket: str, key: str) -> None:
+        """What the backing store has of a hot object goes, and the scrub comes by."""
+        pool, found = self.pool(bucket), self.engine.buckets.find(bucket)
+        assert found is not None
+        okey = layout.object_key(found[1].number, key)
+        record = pool.index.get_object(okey)
+        if record is None or record.residency != Residency.BOTH or self.backing.down:
+            return
+        self.backing.script.clear()
+        e = self.engine
+        scrub = ColdScrubDuty(pool, e.buckets, e.cold, e.demoter, ScrubRates(cold_bytes_per_s=1))
+        for piece in record.cold:
+            self.runner.run(self.stored.delete(piece.name))
+        self.runner.run(scrub.whole_pass())
+        now = pool.index.get_object(okey)
+        assert now is not None and (now.generation, now.residency) == (record.generation, Residency.BOTH)
 
     def _let_go(self) -> None:
         for held in self.held:
