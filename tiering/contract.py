@@ -280,13 +280,14 @@ class PutResult(msgspec.Struct, frozen=True):
     """What the reader of the body found: the ETag (None: the store derives an opaque one) and the checksum to keep.
 
     `short`: the announced size was only a bound, and what was written is the whole body. `encryption`: in the place of
-    the options', where its size was not known then.
+    the options', where its size was not known then. `parts`: those of the object that the bytes are a copy of.
     """
 
     etag: str | None = None
     checksum: Checksum | None = None
     short: bool = False
     encryption: Encryption | None = None
+    parts: tuple[PartInfo, ...] = ()
 
 
 class CopyOptions(msgspec.Struct, frozen=True):
@@ -482,6 +483,7 @@ class CompleteOptions(msgspec.Struct, frozen=True):
     encryption: Encryption | None = None  # of the whole; None: that of the upload's options
     origin: Origin | None = None
     lock: Lock | None = None  # None: that of the upload's options
+    parts: tuple[PartInfo, ...] = ()  # of an upload of the store's own, whose pieces are no client's parts
 
 
 class FileSpans:

@@ -312,7 +312,7 @@ class MemoryStore:
             if options.append_at is not None and standing is not None:
                 return self._append(bucket, key, data, options)
             sealed = result.encryption or options.encryption
-            found = {"etag": result.etag, "checksum": result.checksum, "encryption": sealed}
+            found = {"etag": result.etag, "checksum": result.checksum, "encryption": sealed, "parts": result.parts}
             return self._store(bucket, key, data, crc64, options, **found)
 
         return _Writer(size, finish)

@@ -741,10 +741,8 @@ def complete_upload(
         record.residency = Residency.COLD_ONLY
         record.cold = (ColdPiece("", 0), *(part.cold for part in chosen if part.cold is not None))
         record.unlisted = True
-    if not upload.internal:
-        record.parts = tuple(
-            PartInfo(part.number, part.size, part.etag, part.modified_ms, part.checksum) for part in chosen
-        )
+    own = (PartInfo(part.number, part.size, part.etag, part.modified_ms, part.checksum) for part in chosen)
+    record.parts = options.parts if upload.internal else tuple(own)
     name = manifest if in_pieces else None
     put_object(batch, pool, bucket, okey, record, options.conditions, now_ms, options.origin, name)
     pool.heat.inherit(record.generation, [part.generation for part in chosen])

@@ -302,6 +302,7 @@ class TieredStore:
         record.checksum = result.checksum
         if result.encryption is not None:
             record.encryption = result.encryption
+        record.parts = result.parts
         if options.append_at is not None:
             return await self._append(pool, owner, okey, options, record)
         wanted, origin = options.conditions, options.origin
@@ -455,7 +456,7 @@ class TieredStore:
                 raise Corrupt("the source's bytes fail their checksum")
             if not _needs_checksum(info, options):
                 checksum = info.checksum
-            stored: ObjectInfo = await writer.commit(PutResult(info.etag, checksum))
+            stored: ObjectInfo = await writer.commit(PutResult(info.etag, checksum, parts=info.parts))
             return stored
         except BaseException:
             writer.abort()

@@ -222,6 +222,7 @@ class StreamedWriter:
             object_size=self._size,
             conditions=self._upload.options.conditions,
             encryption=result.encryption,
+            parts=result.parts,
             origin=self._upload.options.origin,
         )
         try:

@@ -9,7 +9,7 @@ import hashlib
 import pytest
 from awscrt.checksums import crc64nvme
 
-from tests.conformance.steps import HEAD, content, get, head, md5, put, settled
+from tests.conformance.steps import HEAD, content, get, head, md5, put, put_part, settled
 from tests.support.clock import ManualClock
 from tiering import contract as c
 from tiering.contract import (
@@ -307,6 +307,27 @@ async def test_copy_between_pools_moves_the_bytes(store: Store) -> None:
     await store.copy(("b", "k"), ("kv-bucket", "k"), CopyOptions())
     await store.delete("b", "k")
     assert await get(store, "k", bucket="kv-bucket") == DATA
+
+
+@pytest.mark.parametrize(
+    ("sizes", "bucket", "cold"), [((5 << 20, 9), "b", True), ((4000,), "b", True), ((4000,), "kv-bucket", False)]
+)
+async def test_copy_keeps_the_parts_wherever_its_source_lies(
+    store: Store, sizes: tuple[int, ...], bucket: str, cold: bool
+) -> None:
+    # What is sealed is sealed part by part: a copy that forgets them cannot be opened.
+    await store.create_bucket(c.BucketInfo(name="kv-bucket", created_ms=0, pool="kv"))
+    upload = await store.begin_upload("b", "old", PutOptions())
+    parts = [
+        await put_part(store, "old", upload.upload_id, number, DATA[:1] * size) for number, size in enumerate(sizes, 1)
+    ]
+    claims = [c.PartClaim(part.number, part.etag) for part in parts]
+    old = await store.complete_upload("b", "old", upload.upload_id, claims, c.CompleteOptions("whole-2"))
+    if cold:
+        await store.change("b", "old", c.ObjectChange(tier="cold"))
+    copied = await store.copy(("b", "old"), (bucket, "new"), CopyOptions())
+    assert copied.parts == old.parts
+    assert await get(store, "new", c.ReadOptions(part_number=1), bucket=bucket) == DATA[:1] * sizes[0]
 
 
 async def test_copy_can_keep_another_checksum(store: Store) -> None:
