@@ -13,12 +13,14 @@ PACKAGES := gateway s3api tiering
 SOURCES := $(PACKAGES) clients tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-rgw lint bench-smoke docs clean
+.PHONY: help serve test test-rgw crash soak lint bench-smoke docs clean
 
 help:
 	@echo 'make serve        install what is needed and run the gateway (ARGS: options of recall serve)'
 	@echo 'make test         run the tests (ARGS: options of pytest)'
 	@echo 'make test-rgw     run the tier tests against a Ceph RGW at RECALL_TEST_S3_ENDPOINT'
+	@echo 'make crash        kill -9 under load, again and again (ARGS: --minutes N --seed S)'
+	@echo 'make soak         everything at once for a long time (ARGS: --minutes N --seed S)'
 	@echo 'make lint         ruff and mypy'
 	@echo 'make bench-smoke  a short run of the benchmarks, to see that they work'
 	@echo 'make docs         write the generated tables of docs/ again'
@@ -33,6 +35,12 @@ test: $(TEST)
 test-rgw: $(TEST)
 	@test -n "$$RECALL_TEST_S3_ENDPOINT" || { echo 'set RECALL_TEST_S3_ENDPOINT, RECALL_TEST_S3_ACCESS_KEY and RECALL_TEST_S3_SECRET_KEY to those of a Ceph RGW' >&2; exit 2; }
 	$(BIN)/pytest -m rgw $(ARGS)
+
+crash: $(TEST)
+	$(BIN)/python -m tests.long.crash $(ARGS)
+
+soak: $(TEST)
+	$(BIN)/python -m tests.long.soak $(ARGS)
 
 lint: $(TEST)
 	$(BIN)/ruff format --check $(SOURCES)

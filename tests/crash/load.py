@@ -20,7 +20,7 @@ from typing import Final
 from urllib.parse import quote
 from xml.sax.saxutils import unescape
 
-from bench.client import ClientError, Connection
+from bench.client import ClientError, Connection, Reply
 from s3api.sigv4 import sign_headers
 
 SIZES: Final = (0, 1, 700, 4096, 4096, 30_000, 65_536, 100_000, 300_000, 600_000)
@@ -100,23 +100,37 @@ class Ledger:
             self.faults.append(f"GET {what}: status {status}: {content[:300]!r}")
 
 
-class Client:
-    """One keep-alive client. `address` gives host and port anew for each connection."""
+@dataclass
+class Target:
+    """Where a gateway listens now, and as whom it is asked."""
 
-    def __init__(self, load: Load, name: int) -> None:
-        self._load = load
-        self._name = name
-        self._random = random.Random(f"{load.seed}/{name}")
+    access_key: str
+    secret_key: str
+    port: int = 0
+
+
+class Caller:
+    """One keep-alive connection to a gateway, wherever that listens now."""
+
+    def __init__(self, target: Target) -> None:
+        self._target = target
         self._connection: Connection | None = None
         self._port = 0
 
     async def ask(
         self, method: str, path: str, content: bytes = b"", query: str = "", headers: dict[str, str] | None = None
     ) -> tuple[int, bytes]:
-        """One signed request. Raises ClientError."""
-        if self._connection is None or self._port != self._load.port:
+        """Status and body of one signed request. Raises ClientError."""
+        reply = await self.reply(method, path, content, query, headers)
+        return reply.status, bytes(reply.body)
+
+    async def reply(
+        self, method: str, path: str, content: bytes = b"", query: str = "", headers: dict[str, str] | None = None
+    ) -> Reply:
+        """The same with the headers; the body is borrowed until the next request."""
+        if self._connection is None or self._port != self._target.port:
             self.close()
-            self._port = self._load.port
+            self._port = self._target.port
             self._connection = Connection("127.0.0.1", self._port, BODY_BYTES_MAX, REPLY_S)
         target = quote(path, safe="/-_.~")
         named = {name.encode(): value.encode() for name, value in (headers or {}).items()}
@@ -125,20 +139,29 @@ class Client:
             target.encode(),
             query.encode(),
             {b"host": f"127.0.0.1:{self._port}".encode(), **named},
-            access_key=self._load.access_key,
-            secret_key=self._load.secret_key,
+            access_key=self._target.access_key,
+            secret_key=self._target.secret_key,
             now_s=int(time.time()),
         )
         signed[b"content-length"] = b"%d" % len(content)
         lines = b"".join(b"%b: %b\r\n" % pair for pair in signed.items())
         line = f"{method} {target}{'?' if query else ''}{query} HTTP/1.1\r\n".encode()
-        reply = await self._connection.ask(line + lines + b"\r\n", content)
-        return reply.status, bytes(reply.body)
+        return await self._connection.ask(line + lines + b"\r\n", content)
 
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+
+class Client(Caller):
+    """One keep-alive client."""
+
+    def __init__(self, load: Load, name: int) -> None:
+        super().__init__(load.target)
+        self._load = load
+        self._name = name
+        self._random = random.Random(f"{load.seed}/{name}")
 
     async def run(self) -> None:
         """Operations at random until the load stops."""
@@ -270,15 +293,14 @@ ENABLED = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfigu
 
 class Load:
     """A bucket whose name begins with `versioned` has versioning. `clients` clients with `keys` keys each in every
-    bucket. `port` is where the gateway listens now."""
+    bucket. `target.port` is where the gateway listens now."""
 
     def __init__(
         self, seed: int, buckets: tuple[str, ...], credentials: tuple[str, str], *, clients: int = 6, keys: int = 20
     ) -> None:
         self.seed = seed
-        self.port = 0
+        self.target = Target(*credentials)
         self.stopping = False
-        self.access_key, self.secret_key = credentials
         self.buckets = buckets
         self.ledger = Ledger(buckets, clients, keys)
         self.activity: Counter[str] = Counter()
@@ -308,7 +330,7 @@ class Load:
 
     async def note_activity(self) -> None:
         """Adds up what the tiers have done since the gateway's last start."""
-        connection = Connection("127.0.0.1", self.port, BODY_BYTES_MAX, REPLY_S)
+        connection = Connection("127.0.0.1", self.target.port, BODY_BYTES_MAX, REPLY_S)
         reply = await connection.ask(b"GET /recall/metrics HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         text = bytes(reply.body)
         connection.close()

@@ -38,7 +38,7 @@ def test_acknowledged_writes_survive_kill_9(tmp_path: Path) -> None:
     with Gateway(data_dir=tmp_path / "data", workers=2, settings=SETTINGS) as gateway:
         load = Load(seed, BUCKETS, (gateway.access_key, gateway.secret_key))
         with asyncio.Runner() as runner:
-            load.port = gateway.port
+            load.target.port = gateway.port
             runner.run(load.create_buckets())
             victims = [
                 victim for _ in range(-(-ROUNDS // len(VICTIMS))) for victim in rng.sample(VICTIMS, len(VICTIMS))
@@ -62,7 +62,7 @@ async def _round(gateway: Gateway, load: Load, victim: str, rng: random.Random) 
     else:
         await asyncio.to_thread(gateway.wait_restarted, victim, pid)
         await load.stop()
-    load.port = gateway.port
+    load.target.port = gateway.port
     await load.verify()
     await load.note_activity()
     assert not load.ledger.faults, f"after kill -9 of {victim}: " + "\n".join(load.ledger.faults[:20])
