@@ -441,36 +441,54 @@ async def open_sealed(
     known which sealed bytes hold it; an object written again meanwhile is answered as it is then.
     """
     while True:
+        generation, broken = reading.info.generation, None
         try:
-            info = reading.info
-            assert info.encryption is not None
-            object_key, customer = object_key_of(call, info.encryption, prefix)
-            start, stop, found = _asked_window(info, options)
-            opened = Opened(reading, start, stop, object_key, encryption_lines(info.encryption, customer))
-            if reading.body is None:
+            opened = await _opened_once(call, source, reading, options, prefix)
+            if opened is not None:
                 return opened
-            if options.range is None:
-                await opened._begin(found)
-                return opened
-        except BaseException:
-            reading.close()
-            raise
-        reading.close()
-        sealed = ReadOptions(range=ByteRange(found.start, found.stop), version=info.version)
-        reading = await arrived(call.store.open(*source, sealed))
-        if reading.info.generation == info.generation:
-            try:
-                opened = Opened(reading, start, stop, object_key, opened.lines)
-                await opened._begin(found)
-                return opened
-            except BaseException:
-                reading.close()
-                raise
-        reading.close()
+        except Corrupt as error:
+            # Written over or deleted meanwhile, its cold copy goes or is another generation's: look again.
+            broken = error
         reading = await arrived(call.store.open(*source, options))
+        if broken is not None and reading.info.generation == generation:
+            reading.close()
+            raise broken
         if reading.info.encryption is None:
             reading.close()
             raise Busy("the object was written while it was opened", retry_s=1)
+
+
+async def _opened_once(
+    call: Call, source: tuple[str, str], reading: Reading, options: ReadOptions, prefix: bytes
+) -> Opened | None:
+    """The content of a reading, which is taken over; None when a range was asked for and the object has changed."""
+    try:
+        info = reading.info
+        assert info.encryption is not None
+        object_key, customer = object_key_of(call, info.encryption, prefix)
+        start, stop, found = _asked_window(info, options)
+        opened = Opened(reading, start, stop, object_key, encryption_lines(info.encryption, customer))
+        if reading.body is None:
+            return opened
+        if options.range is None:
+            await opened._begin(found)
+            return opened
+    except BaseException:
+        reading.close()
+        raise
+    reading.close()
+    sealed = ReadOptions(range=ByteRange(found.start, found.stop), version=info.version)
+    reading = await arrived(call.store.open(*source, sealed))
+    if reading.info.generation != info.generation:
+        reading.close()
+        return None
+    try:
+        opened = Opened(reading, start, stop, object_key, opened.lines)
+        await opened._begin(found)
+        return opened
+    except BaseException:
+        reading.close()
+        raise
 
 
 def _streams(info: ObjectInfo) -> Sequence[tuple[int, int]]:

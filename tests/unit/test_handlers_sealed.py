@@ -6,7 +6,8 @@ import asyncio
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import pytest
 
@@ -14,9 +15,10 @@ from s3api.call import ApiConfig
 from s3api.checksums import Digest
 from s3api.encryption import DefaultEncryption, default_encryption_document
 from s3api.sealing import PACKAGE_BYTES, SEALED_BYTES, KeyRing, sealed_bytes
+from tests.support.clock import ManualClock
 from tests.unit.handler_harness import Harness, Reply
 from tests.unit.test_handlers_batch import cut, put_body
-from tiering.contract import BucketChange, BucketInfo, Corrupt
+from tiering.contract import BucketChange, BucketInfo, Buffer, Corrupt, Reading, ReadOptions
 from tiering.memory import MemoryStore, _Stored
 
 KEY_A, KEY_B = bytes(range(32)), bytes(range(1, 33))
@@ -268,6 +270,57 @@ def test_a_long_body_ends_where_it_was_tampered_with(s3: Harness) -> None:
     tamper(s3, bytes(sealed))
     with pytest.raises(Corrupt):
         s3("GET", "/b/k")
+
+
+class Fading(MemoryStore):
+    """Whose first body that is read breaks off half way, after `meanwhile`: as that of a cold object whose copy goes."""
+
+    meanwhile: Callable[[Harness], object] | None = None
+    harness: Harness
+
+    def open(self, bucket: str, key: str, options: ReadOptions) -> Reading:
+        found = super().open(bucket, key, options)
+        if found.body is None or self.meanwhile is None:
+            return found
+        happens = self.meanwhile
+
+        async def body() -> AsyncIterator[Buffer]:
+            yield self._objects[bucket][key][0].data[found.start : (found.start + found.stop) // 2]
+            self.meanwhile = None
+            happens(self.harness)
+            raise Corrupt("the cold copy is missing from the backing store")
+
+        return Reading(found.info, found.start, found.stop, body(), "cold")
+
+
+@pytest.mark.parametrize(
+    ("meanwhile", "wanted", "ranged"),
+    [
+        (lambda s3: asyncio.run(s3.store.delete("b", "k")), (404, "NoSuchKey"), CONTENT[:0]),
+        (lambda s3: put(s3, "AES256", b"new"), (200, ""), b"new"),
+        (lambda s3: None, (500, "InternalError"), CONTENT[:0]),
+    ],
+)
+@pytest.mark.parametrize("headers", [{}, {"range": "bytes=0-9"}])
+def test_a_cold_copy_that_goes_while_it_is_read_is_looked_for_again(
+    meanwhile: Callable[[Harness], object], wanted: tuple[int, str], ranged: bytes, headers: dict[str, str]
+) -> None:
+    clock = ManualClock()
+    store = Fading(clock)
+    s3 = store.harness = Harness(ApiConfig(keys=RING), store)
+    asyncio.run(store.create_bucket(BucketInfo(name="b", created_ms=0, pool="")))
+    put(s3, "AES256")
+    store.meanwhile = lambda harness: in_a_thread(lambda: meanwhile(harness))
+    reply = s3("GET", "/b/k", headers)
+    assert (reply.status if reply.status != 206 else 200, reply.code) == wanted
+    assert reply.status >= 300 or reply.body == ranged
+
+
+def in_a_thread(work: Callable[[], object]) -> None:
+    """Runs what starts a loop of its own while this thread's runs."""
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
 
 
 # --- copies -----------------------------------------------------------------------------------------------------------
