@@ -28,6 +28,8 @@ from tests.long.mixed import SETTINGS, Mixed
 from tests.support.gateway import Gateway
 
 WORKERS: Final = 2
+PATIENCE_S: Final = 120.0
+"""For a start on a machine that does other things beside: a run shall not end with that."""
 VICTIMS: Final = ("worker-0", "worker-1", "keeper", "supervisor", "everything")
 
 
@@ -37,7 +39,7 @@ class Run:
     def __init__(self, seed: int, path: Path) -> None:
         self._random = random.Random(seed)
         self._path = path
-        self.gateway = Gateway(data_dir=path / "data", workers=WORKERS, settings=SETTINGS)
+        self.gateway = Gateway(data_dir=path / "data", workers=WORKERS, settings=SETTINGS, start_s=PATIENCE_S)
         self.mixed = Mixed(seed, (self.gateway.access_key, self.gateway.secret_key))
         self.kills: Counter[str] = Counter()
         self.rounds = self.read = self.stops = 0
@@ -68,7 +70,7 @@ class Run:
             if victim == "supervisor":
                 await asyncio.to_thread(_start_again, self.gateway)
             else:
-                await asyncio.to_thread(self.gateway.wait_restarted, victim, pid)
+                await asyncio.to_thread(self.gateway.wait_restarted, victim, pid, PATIENCE_S)
         self.mixed.target.port = self.gateway.port
 
     async def _stop_point(self) -> None:

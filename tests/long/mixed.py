@@ -213,10 +213,12 @@ class Mixed:
         tasks, self._tasks = self._tasks, []
         await asyncio.gather(*tasks)
 
-    def lose(self, why: ClientError) -> None:
-        """A request that got no reply, or only part of one."""
+    def lose(self, why: ClientError, cut: bool = False) -> None:
+        """A request that got no reply, or only part of one. `cut`: it read what may have been written over or ended meanwhile,
+        and a cold one is then cut short."""
         self.counts["lost 0"] += 1
-        self.losses.append((time.monotonic(), str(why)))
+        if not cut:
+            self.losses.append((time.monotonic(), str(why)))
 
     async def verify(self) -> int:
         """Reads everything back and compares, with the load ended; returns how many versions were read."""
@@ -558,7 +560,12 @@ class Client(Caller):
     async def _read(self, pair: Pair) -> None:
         """One GET while the load runs: of what was allowed when it was sent, or begun since."""
         slot, since, begun = self._random.randrange(2), pair.allowed, len(pair.begun)
-        status, content = await self.ask("GET", f"/{pair.bucket}/{pair.keys[slot]}")
+        try:
+            status, content = await self.ask("GET", f"/{pair.bucket}/{pair.keys[slot]}")
+        except ClientError as error:
+            self._mixed.lose(error, cut=len(pair.begun) > begun)
+            self.close()
+            return
         self._mixed.counts[f"get {status}"] += 1
         states = since | set(pair.begun[begun:]) | pair.allowed
         heads = {state[slot][0].pieces if state[slot] else None for state in states}

@@ -21,6 +21,7 @@ import time
 from collections import Counter
 from pathlib import Path
 from typing import Any, Final
+from urllib.request import urlopen
 
 from bench.client import ClientError
 from tests.crash.load import Caller
@@ -30,6 +31,7 @@ from tests.support.gateway import Gateway
 from tiering.index import Index
 
 WORKERS: Final = 2
+START_S: Final = 120.0
 PERIOD_S: Final = 60.0
 """Between two kills, two verifications, and two lines of progress."""
 SAMPLE_S: Final = 2.0
@@ -114,11 +116,17 @@ class Samples:
 
     def faults(self) -> list[str]:
         return [
-            f"{name} rose by {rose:.0f}, from {first:.0f}" for name, (first, rose, most) in self._lines() if rose > most
+            f"{name} rose by {rose:.0f}, its mean is {mean:.0f}"
+            for name, (mean, rose, most) in self._lines()
+            if rose > most
         ]
 
     def __str__(self) -> str:
-        return ", ".join(f"{name} {first:.0f} {rose:+.0f}" for name, (first, rose, _) in self._lines())
+        """Means and rises; what is in bytes in MiB."""
+        units = {name: _MIB if name.endswith(("RSS", "bytes")) else 1 for name in GROWTH}
+        return ", ".join(
+            f"{name} {mean / units[name]:.1f} {rose / units[name]:+.1f}" for name, (mean, rose, _) in self._lines()
+        )
 
     def _lines(self) -> list[tuple[str, tuple[float, float, float]]]:
         lines = []
@@ -127,7 +135,7 @@ class Samples:
             if judged:
                 mean = sum(value for _, value in judged) / len(judged)
                 rose = rise(judged)
-                lines.append((name, (mean - rose / 2, rose, max(GROWTH[name], mean / 4))))
+                lines.append((name, (mean, rose, max(GROWTH[name], mean / 4))))
         return lines
 
     def close(self) -> None:
@@ -149,13 +157,14 @@ class Churn(Caller):
             path = f"/{bucket}/{self._random.randrange(CHURNED)}"
             ttl = {"x-recall-ttl": str(self._random.randint(1, 4))} if bucket == "short" else {}
             size = self._random.choice((10, 3000, 40_000))
+            writes = self._random.random() < 0.5
             try:
-                if self._random.random() < 0.5:
+                if writes:
                     status, text = await self.ask("PUT", path, bytes(size), headers=ttl)
                 else:
                     status, text = await self.ask("GET", path)
             except ClientError as error:
-                self._mixed.lose(error)
+                self._mixed.lose(error, cut=not writes)
                 self.close()
                 await asyncio.sleep(0.05)
                 continue
@@ -172,7 +181,7 @@ class Soak:
         self._random = random.Random(seed)
         self.receiver = Receiver()
         more = {"lifecycle_day_s": "2s", "notify_webhooks": f"hook=http://127.0.0.1:{self.receiver.port}/events"}
-        self.gateway = Gateway(data_dir=path / "data", workers=WORKERS, settings={**SETTINGS, **more})
+        self.gateway = Gateway(data_dir=path / "data", workers=WORKERS, settings={**SETTINGS, **more}, start_s=START_S)
         self.mixed = Mixed(seed, (self.gateway.access_key, self.gateway.secret_key))
         self.kills: list[float] = []
         self.read = 0
@@ -219,7 +228,8 @@ class Soak:
             await asyncio.sleep(0.5)  # polling, with the deadline above
         else:
             self.mixed.faults.append(f"still there {END_S:.0f} s after the load: {waiting}")
-        text = (await reader.patient("/recall/metrics"))[1]
+        with await asyncio.to_thread(urlopen, f"{self.gateway.endpoint}/recall/metrics", timeout=30) as reply:
+            text = reply.read()
         for name, number in re.findall(rb"^recall_(demotions|evictions|recalls|expired|lifecycle_actions)_total\S* (\S+)$", text, re.M):  # fmt: skip
             self.tiers[name.decode()] += int(float(number))
         reader.close()

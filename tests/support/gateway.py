@@ -69,12 +69,14 @@ class Gateway:
         credentials: tuple[str, str] | None = (ACCESS_KEY, SECRET_KEY),
         listen: str = "127.0.0.1:0",
         main: str = "gateway",
+        start_s: float = START_S,
     ) -> None:
         self._scratch = None if data_dir else tempfile.mkdtemp(prefix="recall-test-")
         self.data_dir = data_dir or Path(self._scratch or "", "data")
         self.process: subprocess.Popen[bytes] | None = None
         self._credentials = credentials
         self._main = main
+        self._start_s = start_s
         self._environment = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
         self._environment["PYTHONUNBUFFERED"] = "1"
         # Flash is preallocated: with the default a run of the suite would take gigabytes of disk again and again.
@@ -113,12 +115,12 @@ class Gateway:
         self.launch()
         process = self.process
         assert process is not None
-        deadline_s = time.monotonic() + START_S
+        deadline_s = time.monotonic() + self._start_s
         while not (self.data_dir / "endpoint").exists():
             if process.poll() is not None:
                 raise GatewayFailed(f"ended at its start with status {process.returncode}", self)
             if time.monotonic() > deadline_s:
-                raise GatewayFailed(f"not ready within {START_S} s", self)
+                raise GatewayFailed(f"not ready within {self._start_s} s", self)
             time.sleep(POLL_S)
         return self
 
