@@ -388,7 +388,14 @@ class TieredStore:
                 okey, record = versions.named(pool, view, okey, options.source_version, self._clock.now_ms())
             conditions.judge_source(options.source_conditions, record)
             if pool is not target_pool or record.residency == Residency.COLD_ONLY:
-                return await self._copy_bytes(source, target, options)
+                try:
+                    return await self._copy_bytes(source, target, options)
+                except Corrupt:
+                    # Its copy goes once it is overwritten or deleted, as in `_open_waiting`: look again.
+                    now = pool.index.standing(okey, record.generation)
+                    if now is not None and now[1].residency == record.residency:
+                        raise
+                    continue
             copied = await self._copy_shared(okey, record, source, target, options)
             if copied is not None:
                 return copied

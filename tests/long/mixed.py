@@ -563,7 +563,7 @@ class Client(Caller):
         try:
             status, content = await self.ask("GET", f"/{pair.bucket}/{pair.keys[slot]}")
         except ClientError as error:
-            self._mixed.lose(error, cut=len(pair.begun) > begun)
+            self._mixed.lose(error, cut=len(since) > 1 or len(pair.begun) > begun)
             self.close()
             return
         self._mixed.counts[f"get {status}"] += 1

@@ -31,6 +31,7 @@ from tiering.contract import (
     BucketChange,
     BucketInfo,
     CompleteOptions,
+    CopyOptions,
     Corrupt,
     DiskFull,
     NoSuchKey,
@@ -575,3 +576,37 @@ def test_growing_beyond_the_disk_leaves_the_pool_openable(tmp_path: Path) -> Non
         pool.close()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+# -- copies ----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_cold_source_that_goes_while_it_is_copied_is_looked_for_again(again: bool, tmp_path: Path) -> None:
+    # Deleted while it landed: the landing had nothing to become, the copy went on in the backing store, and there was nothing.
+    async def body() -> None:
+        gets = []
+
+        async def hook(verb: str, key: str) -> None:
+            if verb == "get":
+                gets.append(key)
+                if len(gets) == 1:
+                    await e.store.delete("b", "source")
+                    if again:
+                        await steps.put(e.store, "source", pattern(60_000, 2))
+                else:
+                    await e.settle()
+
+        async with engine(tmp_path, Hooked(MemoryBacking(), hook)) as e:
+            await steps.put(e.store, "source", pattern(50_000, 1))
+            await make_cold(e, "source")
+            copying = e.store.copy(("b", "source"), ("b", "copy"), CopyOptions())
+            if again:
+                await copying
+                assert await steps.get(e.store, "copy") == pattern(60_000, 2)
+            else:
+                with pytest.raises(NoSuchKey):
+                    await copying
+            assert len(gets) == 2
+
+    run(body())
