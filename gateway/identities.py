@@ -147,7 +147,7 @@ def read(path: Path) -> Book:
         return Book()
     try:
         book = msgspec.json.decode(content, type=Book)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise IdentitiesError(f"{path} cannot be understood: {error}") from None
     faults = list(_faults(book))
     if faults:

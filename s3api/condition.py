@@ -75,47 +75,91 @@ def _wild(text: str, wildcards: bool) -> Iterator[_Item]:
             yield _ANY if piece == "*" else _ONE if piece == "?" else piece
 
 
-class _Glob:
-    """A pattern with wildcards, matched in linear time: its fixed runs are looked for from left to right.
+class _Run:
+    """A stretch of a pattern between two stars: literals, each at its place, and single wildcards between them."""
 
-    Not one regular expression with `.*`, whose time grows with the number of stars as an exponent.
+    __slots__ = ("_literals", "chars")
+
+    def __init__(self, literals: list[tuple[int, str]], chars: int) -> None:
+        self._literals = literals
+        self.chars = chars
+
+    def match(self, text: str, at: int) -> bool:
+        """Whether it stands in `text` at `at`, in the room it needs."""
+        return at + self.chars <= len(text) and all(
+            text.startswith(literal, at + place) for place, literal in self._literals
+        )
+
+    def search(self, text: str, at: int, stop: int) -> int:
+        """Where its first occurrence in `text[at:stop]` ends; -1 where there is none."""
+        if not self._literals:
+            return at + self.chars if at + self.chars <= stop else -1
+        if len(self._literals) == 1 and len(self._literals[0][1]) == self.chars:
+            found = text.find(self._literals[0][1], at, stop)
+            return found if found < 0 else found + self.chars
+        return self._search_all(text, at, stop)
+
+    def _search_all(self, text: str, at: int, stop: int) -> int:
+        """Every place at once, a bit for each sign: one place after the other costs text times run where both repeat."""
+        any_char = top = (1 << self.chars) - 1
+        fits: dict[str, int] = {}
+        for place, literal in self._literals:
+            any_char &= ~(((1 << len(literal)) - 1) << place)
+            for offset, char in enumerate(literal, start=place):
+                fits[char] = fits.get(char, 0) | 1 << offset
+        top ^= top >> 1
+        begun = 0  # bit n: the n + 1 first signs fit the text up to here
+        for index in range(at, stop):
+            begun = (begun << 1 | 1) & (fits.get(text[index], 0) | any_char)
+            if begun & top:
+                return index + 1
+        return -1
+
+
+class _Glob:
+    """A pattern with wildcards, matched in linear time: its runs are looked for from left to right.
+
+    Not a regular expression: one with `.*` takes time that grows with the number of stars as an exponent, and to compile
+    one for each run, at each request where the pattern has variables, costs more than the search.
     """
 
-    __slots__ = ("_head", "_middle", "_tail", "_tail_chars", "_whole")
+    __slots__ = ("_runs",)
 
     def __init__(self, items: Iterable[_Item]) -> None:
-        runs: list[list[str]] = [[]]
-        sizes = [0]
+        self._runs: list[_Run] = []
+        literals: list[tuple[int, str]] = []
+        chars = 0
         for item in items:
             if item is _ANY:
-                runs.append([])
-                sizes.append(0)
+                self._runs.append(_Run(literals, chars))
+                literals, chars = [], 0
             elif item is _ONE:
-                runs[-1].append(".")
-                sizes[-1] += 1
+                chars += 1
             else:
                 assert isinstance(item, str)
-                runs[-1].append(re.escape(item))
-                sizes[-1] += len(item)
-        made = [re.compile("".join(run), re.DOTALL) for run in runs]
-        self._whole = made[0] if len(made) == 1 else None
-        self._head, self._middle, self._tail = made[0], made[1:-1], made[-1]
-        self._tail_chars = sizes[-1]
+                if (
+                    literals and literals[-1][0] + len(literals[-1][1]) == chars
+                ):  # two in a row: a variable's value beside a literal
+                    place, before = literals.pop()
+                    literals.append((place, before + item))
+                elif item:
+                    literals.append((chars, item))
+                chars += len(item)
+        self._runs.append(_Run(literals, chars))
 
     def match(self, text: str) -> bool:
-        if self._whole is not None:
-            return self._whole.fullmatch(text) is not None
-        found = self._head.match(text)
-        if found is None:
+        head, tail = self._runs[0], self._runs[-1]
+        if not head.match(text, 0):
             return False
-        at, stop = found.end(), len(text) - self._tail_chars
-        if stop < at or self._tail.match(text, stop) is None:
+        if head is tail:
+            return len(text) == head.chars
+        at, stop = head.chars, len(text) - tail.chars
+        if stop < at or not tail.match(text, stop):
             return False
-        for run in self._middle:
-            found = run.search(text, at, stop)
-            if found is None:
+        for run in self._runs[1:-1]:
+            at = run.search(text, at, stop)
+            if at < 0:
                 return False
-            at = found.end()
         return True
 
 

@@ -19,6 +19,8 @@ from s3api.errors import S3Error
 
 RULES_MAX: Final = 100
 ID_CHARS_MAX: Final = 255
+HEADERS_MAX: Final = 128
+"""Most header names one may ask for: no request has more lines, and each is held against every pattern of a rule."""
 METHODS: Final = ("GET", "PUT", "HEAD", "POST", "DELETE")
 _AGE = re.compile(r"-?[0-9]{1,9}\Z", re.ASCII)
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z", re.ASCII)
@@ -114,7 +116,9 @@ def check_request(method: str, headers: tuple[str, ...]) -> None:
 
 
 def match(text: str, origin: str, method: str, headers: tuple[str, ...]) -> Rule | None:
-    """The first rule of a stored document that lets `origin` send `method` with `headers`."""
+    """The first rule of a stored document that lets `origin` send `method` with `headers`; none lets HEADERS_MAX be passed."""
+    if len(headers) > HEADERS_MAX:
+        return None
     for rule in rules(text):
         if (
             method in rule.methods

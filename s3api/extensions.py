@@ -41,6 +41,8 @@ TTL_META: Final = "recall-ttl"
 PIN_TAG: Final = "recall:pin"
 TTL_TAG: Final = "recall:ttl"
 
+TTL_CHARS_MAX: Final = 256
+"""Of a TTL's text. Blanks count, and are looked through from each of them on."""
 SECONDS_MAX: Final = 10**10
 """Longest lease or TTL, in seconds: 317 years, and far from the end of 64-bit milliseconds."""
 
@@ -109,6 +111,8 @@ def parse_ttl(value: str, name: str = TTL_HEADER) -> Ttl:
     A space may stand for the semicolon, which S3 does not allow in a tag's value.
     """
     number, sliding = value.strip(), False
+    if len(number) > TTL_CHARS_MAX:
+        raise invalid(name, value, f"it has more than {TTL_CHARS_MAX} characters")
     if match := _SLIDING.search(number):
         number, sliding = number[: match.start()], True
     ttl_ms = _milliseconds(name, value, number, "a number of seconds, or one with '; sliding' behind it")

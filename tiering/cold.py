@@ -152,8 +152,11 @@ def note_json(record: ObjectRecord) -> bytes:
 
 
 def apply_note(record: ObjectRecord, note: bytes) -> bool:
-    """Changes a record as its note says; False when it is about another generation. Raises msgspec.ValidationError."""
-    told = msgspec.json.decode(note, type=dict[str, Any])
+    """Changes a record as its note says; False when it is about another generation. Raises ValueError."""
+    try:
+        told = msgspec.json.decode(note, type=dict[str, Any])
+    except RecursionError:
+        raise ValueError("the note is nested too deeply") from None
     if told.get("generation") != record.generation:
         return False
     fields = {name: getattr(record, name) for name in ObjectInfo.__struct_fields__}

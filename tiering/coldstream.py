@@ -216,7 +216,7 @@ def parse_head(prefix: Buffer) -> ColdHead:
         raise ColdCorrupt("the object size is out of bounds")
     try:
         meta = msgspec.json.decode(payload[_HEAD.size :], type=dict[str, Any])
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ColdCorrupt("the metadata is not a JSON object") from error
     return ColdHead(meta, size, crc64, frame_bytes, total)
 

@@ -86,7 +86,7 @@ async def _bucket_record(cold: ColdSide, stat: BackingStat, found: Rebuilt) -> B
         if bucket.name != name:
             raise ValueError("it describes another bucket")
         return bucket
-    except (BackingCorrupt, NotFound, TypeError, ValueError) as error:  # msgspec's are ValueErrors
+    except (BackingCorrupt, NotFound, RecursionError, TypeError, ValueError) as error:  # msgspec's are ValueErrors
         found.unreadable.append(f"{stat.key}: {error or type(error).__name__}")
         return None
 

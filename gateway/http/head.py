@@ -109,7 +109,9 @@ class HeadParser:
             status = self._judge(head)
             if self._complete and self._remembers_nothing and not status:
                 self._alone = self._heads == 1
-                return 0
+                if self._alone:
+                    return 0
+                # What follows may be a second head of no version, after which llhttp takes nothing more.
         except httptools.HttpParserUpgrade:
             status = self._judge(head)  # an offer to change protocol may be ignored (RFC 9110 section 7.8)
         except httptools.HttpParserError:

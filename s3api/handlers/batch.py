@@ -36,6 +36,7 @@ from s3api.message import Response, StreamBody
 from s3api.target import check_key
 from tiering.contract import (
     FOREVER_MS,
+    OBJECT_BYTES_MAX,
     Buffer,
     Conditions,
     Encryption,
@@ -393,9 +394,12 @@ async def batch_put(call: Call) -> Response:
         raise S3Error("MaxMessageLengthExceeded", MaxMessageLengthBytes=TABLE_BYTES_MAX)
     entries = _decoded(bytes(await source.take(table_bytes)), PutTable).objects
     _check_keys([entry.key for entry in entries])
+    for entry in entries:
+        if not 0 <= entry.size <= OBJECT_BYTES_MAX:
+            raise S3Error("InvalidRequest", f"The size of an object must be between 0 and {OBJECT_BYTES_MAX}.")
     length = call.payload.length
     stated = frames.TABLE.size + table_bytes + sum(entry.size for entry in entries)
-    if any(entry.size < 0 for entry in entries) or (length is not None and length != stated):
+    if length is not None and length != stated:
         raise S3Error("InvalidRequest", f"The body must be {stated} bytes long, as its table says.")
     bucket_of(call)
     may = _judge(call, "s3:PutObject")

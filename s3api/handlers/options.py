@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from email.errors import HeaderParseError
+from email.errors import MessageError
 from email.header import decode_header, make_header
 from typing import Final
 from urllib.parse import unquote_plus
@@ -77,10 +77,11 @@ def _text(name: bytes, raw: bytes) -> str:
 def _metadata_text(name: bytes, raw: bytes) -> str:
     """As `_text`, with RFC 2047 encoded words decoded before they are stored, as S3 does."""
     text = _text(name, raw)
-    if "=?" in text and _ENCODED_WORD.search(text):
+    # The library looks for the end of a word from each beginning of one: what is too long anyway stays as it is.
+    if "=?" in text and len(text) <= 4 * METADATA_BYTES_MAX and _ENCODED_WORD.search(text):
         try:
             text = checked(name.decode("latin-1"), str(make_header(decode_header(text))))
-        except (HeaderParseError, LookupError, UnicodeError):
+        except (MessageError, LookupError, UnicodeError):
             pass  # no encoded word after all, or a charset nobody knows: it is stored as it was sent
     return text
 

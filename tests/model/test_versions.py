@@ -236,6 +236,7 @@ def test_versions_make_their_bucket_again_when_its_record_is_lost(run: Run) -> N
         b'{"name": "b", "created_ms": "1", "pool": "small"}',
         b'{"name": "b", "created_ms": 1, "pool": "small", "versioning": "On"}',
         b'{"name": "c", "created_ms": 1, "pool": "small"}',
+        b'{"name": ' + b"[" * 100_000,
     ],
 )
 def test_a_bucket_record_that_cannot_be_read_is_named_and_the_rest_comes_back(run: Run, record: bytes) -> None:

@@ -250,6 +250,14 @@ def test_another_version_is_refused_by_number() -> None:
         coldstream.parse_head(head)
 
 
+@pytest.mark.parametrize("text", [b'{"a":"\xff"}', b'{"a":' + b"[" * 100_000, b"[]", b"{ "])
+def test_metadata_that_is_no_json_is_corrupt(text: bytes) -> None:
+    payload = b"RECLcold" + struct.pack("<HHIQQI", 1, 0, 8, 0, 0, len(text)) + text
+    head = struct.pack("<II", 0x184D2A50, len(payload) + 8) + payload + struct.pack("<Q", crc64nvme(payload))
+    with pytest.raises(ColdCorrupt, match="not a JSON object"):
+        coldstream.parse_head(head)
+
+
 def bomb(content_size: int, frame: bytes) -> bytes:
     """A stream whose head announces `content_size` in frames of 8 MiB, followed by a frame of the attacker's."""
     return coldstream.build_head({}, content_size, 0, coldstream.FRAME_BYTES_MAX) + frame

@@ -48,6 +48,13 @@ def test_a_star_does_not_use_a_character_twice() -> None:
     assert cors.match(document(rule("ab*ba")), "aba", "GET", ()) is None
 
 
+def test_no_rule_lets_more_names_pass_than_a_request_has_lines() -> None:
+    text = document(rule("*", rest="<AllowedHeader>*</AllowedHeader>"))
+    names = tuple(f"x-{number}" for number in range(cors.HEADERS_MAX + 1))
+    assert cors.match(text, "o", "GET", names[:-1]) is not None
+    assert cors.match(text, "o", "GET", names) is None
+
+
 def test_the_first_rule_that_fits_counts() -> None:
     text = document(rule("a", "PUT"), rule("a", "GET", "<ID>one</ID>"), rule("*", "GET", "<ID>two</ID>"))
     found = cors.match(text, "a", "GET", ())

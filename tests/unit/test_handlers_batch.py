@@ -10,6 +10,7 @@ import pytest
 
 from s3api import frames
 from tests.unit.handler_harness import Harness, Reply
+from tiering.contract import OBJECT_BYTES_MAX
 
 MISSING = {"code": "NoSuchKey", "message": "The specified key does not exist.", "status": 404}
 
@@ -176,3 +177,16 @@ def test_other_verbs_and_buckets_are_refused(s3: Harness) -> None:
         body = json.dumps({"keys": ["a"]}).encode()
         assert s3("POST", f"/nowhere?recall={verb}", {}, body).code == "NoSuchBucket"
     assert s3("POST", "/nowhere?recall=put", {}, put_body(({"key": "x"}, b""))).code == "NoSuchBucket"
+
+
+@pytest.mark.parametrize("size", ["9" * 4300, "-1", str(OBJECT_BYTES_MAX + 1), "9" * 5000])
+def test_put_refuses_a_size_that_no_object_has(s3: Harness, size: str) -> None:
+    entry = f'{{"key":"x","size":{size}}}'
+    table = f'{{"objects":[{entry},{entry}]}}'.encode()
+    reply = s3("POST", "/bucket?recall=put", {}, struct.pack("<I", len(table)) + table)
+    assert (reply.status, reply.code) == (400, "InvalidRequest")
+
+
+def test_touch_refuses_a_ttl_of_blanks_at_once(s3: Harness) -> None:
+    reply = ask(s3, "touch", keys=["a"], ttl="1" + " " * 1_000_000 + "x")
+    assert (reply.status, reply.code) == (400, "InvalidArgument")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+from email.header import decode_header, make_header
 
 import pytest
 from awscrt.checksums import crc32, crc64nvme
@@ -289,6 +290,12 @@ def test_other_than_ascii_metadata_is_stored_as_text_and_sent_encoded(s3: Harnes
 def test_what_is_no_encoded_word_is_kept_as_sent(s3: Harness, sent: bytes) -> None:
     s3("PUT", "/bkt/k", {"x-amz-meta-colour": sent}, DATA)
     assert s3("HEAD", "/bkt/k").headers["x-amz-meta-colour"] == sent.decode()
+
+
+def test_an_encoded_word_of_a_charset_that_is_no_name_is_kept_as_sent(s3: Harness) -> None:
+    assert s3("PUT", "/bkt/k", {"x-amz-meta-colour": b"=?\xca?q??="}, DATA).status == 200
+    sent = s3("HEAD", "/bkt/k").headers["x-amz-meta-colour"]
+    assert str(make_header(decode_header(sent))) == "=?\u00ca?q??="
 
 
 @pytest.mark.parametrize("value", [b"a\r\nx-evil: 1", b"a\nb", b"a\0b", b"=?utf-8?q?a=0D=0Ax-evil:_1?=", b"a\x7f"])

@@ -204,3 +204,13 @@ def test_refused_commands_change_nothing(recall: Any, path: Path, arguments: tup
     status, _, err = recall(*arguments)
     assert status == 2 and err.startswith("recall: ")
     assert identities.read(path) == Book()
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b'{"users":[]}', b'{"users":{"\xff":{}}}', b'{"policies":{"p":{"a":' + b"[" * 100_000]
+)
+def test_a_file_that_is_no_book_is_refused(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    path.chmod(0o600)
+    with pytest.raises(IdentitiesError, match="cannot be understood"):
+        identities.read(path)

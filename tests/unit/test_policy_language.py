@@ -98,6 +98,28 @@ def test_pattern_of_many_stars_costs_no_more_than_its_length() -> None:
     assert time.process_time() - began < 5.0
 
 
+def test_pattern_of_many_single_wildcards_costs_no_more_than_its_length() -> None:
+    began = time.process_time()
+    assert not Pattern("*" + "a?" * 20_000 + "b*").match("a" * 120_000, {}.get)
+    assert Pattern("*" + "a?" * 20_000 + "b*").match("a" * 120_000 + "b", {}.get)
+    assert time.process_time() - began < 5.0
+
+
+@pytest.mark.parametrize(
+    ("pattern", "fits"),
+    [
+        ("?${k}?", True),
+        ("*${k}${k}*", False),
+        ("*b${k}d", False),
+        ("a${k}d*", True),
+        ("*?${k}*", True),
+        ("*a${k}?*", True),
+    ],
+)
+def test_pattern_joins_a_variable_to_what_stands_beside_it(pattern: str, fits: bool) -> None:
+    assert Pattern(pattern, variables=True).match("abcd", {"k": ["bc"]}.get) is fits
+
+
 @pytest.mark.parametrize(
     ("principal", "who", "verdict"),
     [

@@ -173,3 +173,10 @@ def test_parse_alone_is_true_only_for_one_whole_bodyless_head() -> None:
     for data in (get + get, put + b"\r\n\r\n", put, b"GET /a HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n" + get):
         assert not parser.parse_alone(data), data
         assert parser.parse_alone(get)
+
+
+def test_a_second_head_without_version_does_not_harm_the_first() -> None:
+    parser = HeadParser(8)
+    head = b"GET /a?b HTTP/1.1\r\nHost: h\r\n\r\n"
+    assert not parser.parse_alone(head + b"GET ///x\r\n\r\n")  # as long as the first target, so it passes for its line
+    assert (parser.parse(head), parser.path, parser.query) == (0, b"/a", b"b")
