@@ -13,7 +13,7 @@ PACKAGES := gateway s3api tiering
 SOURCES := $(PACKAGES) clients tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-rgw crash soak lint bench-smoke docs clean
+.PHONY: help serve test test-rgw crash soak fuzz lint bench-smoke docs clean
 
 help:
 	@echo 'make serve        install what is needed and run the gateway (ARGS: options of recall serve)'
@@ -21,6 +21,7 @@ help:
 	@echo 'make test-rgw     run the tier tests against a Ceph RGW at RECALL_TEST_S3_ENDPOINT'
 	@echo 'make crash        kill -9 under load, again and again (ARGS: --minutes N --seed S)'
 	@echo 'make soak         everything at once for a long time (ARGS: --minutes N --seed S)'
+	@echo 'make fuzz         fuzz every parser of outside bytes for a minute each (ARGS: --minutes N, --target NAME, --seed N)'
 	@echo 'make lint         ruff and mypy'
 	@echo 'make bench-smoke  a short run of the benchmarks, to see that they work'
 	@echo 'make docs         write the generated tables of docs/ again'
@@ -41,6 +42,11 @@ crash: $(TEST)
 
 soak: $(TEST)
 	$(BIN)/python -m tests.long.soak $(ARGS)
+
+# Led by coverage where atheris has a wheel for this interpreter and machine, else blind.
+fuzz: $(TEST)
+	$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary atheris -e '.[fuzz]' || true
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 lint: $(TEST)
 	$(BIN)/ruff format --check $(SOURCES)

@@ -26,6 +26,11 @@ streams = st.lists(st.sampled_from(PIECES) | st.binary(max_size=12), max_size=14
 @given(streams, st.lists(st.integers(1, 200), max_size=4), st.booleans())
 @example(b"GET / HTTP/1.1\r\nHost: h\r\n\r\nPUT", [], True)
 def test_any_bytes_are_answered_in_form(stream: bytes, cuts: list[int], end: bool) -> None:
+    answered_in_form(stream, cuts, end)
+
+
+def answered_in_form(stream: bytes, cuts: list[int], end: bool) -> None:
+    """What must hold of the answers to `stream`, delivered in the pieces that `cuts` make; `end`: then the peer closes."""
     problems: list[object] = []
     edges = [0, *sorted(cut for cut in cuts if cut < len(stream)), len(stream)]
     with Wire() as wire:
