@@ -155,12 +155,20 @@ class Order(msgspec.Struct, array_like=True):
 
 
 class Damage(msgspec.Struct, frozen=True, array_like=True):
-    """An object, or a part of an upload, whose bytes a scrub found damaged and could not mend. `key`: its index key."""
+    """An object, or a part of an upload, whose bytes a scrub found damaged and could not mend. `key`: its index key.
+
+    `read`: its bytes had to be read for that, so a pass that reads none cannot take it back.
+    """
 
     what: str
     key: bytes
     generation: int
     part: bool = False
+    read: bool = True
+
+    def same(self, other: Damage) -> bool:
+        """Whether both are about the same bytes."""
+        return (self.key, self.generation, self.part) == (other.key, other.generation, other.part)
 
 
 class ScrubRecord(msgspec.Struct, array_like=True):

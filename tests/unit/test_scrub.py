@@ -528,6 +528,31 @@ async def test_cold_only_damage_is_named_and_the_object_kept(path: Path) -> None
 
 
 @looped
+async def test_only_reading_takes_back_what_only_reading_shows(path: Path) -> None:
+    async with rig(path) as r:
+        for key in ("flipped", "gone"):
+            await r.put(key, 50_000)
+            await r.evict(key)
+        flip(r.copy_path("flipped"), 20_000)
+        await r.cold_pass()
+        assert r.damages() == ["b/flipped"]
+        r.copy_path("gone").rename(path / "gone")
+        r.renew(NAMES)
+        await r.cold_pass()
+        assert sorted(r.damages()) == ["b/flipped", "b/gone"]
+        (path / "gone").rename(r.copy_path("gone"))
+        await r.cold_pass()
+        assert r.damages() == ["b/flipped"]
+        flip(r.copy_path("flipped"), 20_000)
+        await r.cold_pass()
+        assert r.damages() == ["b/flipped"]
+        r.renew(FULL)
+        await r.cold_pass()
+        assert not r.damages()
+        assert r.told == [("cold", "b/flipped", "unrepairable"), ("cold", "b/gone", "unrepairable")]
+
+
+@looped
 async def test_copy_of_nothing_is_always_made_again(path: Path) -> None:
     async with rig(path) as r:
         await r.put("k", 0)

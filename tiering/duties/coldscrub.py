@@ -26,7 +26,7 @@ from tiering.duties.demote import Demoter
 from tiering.duties.scrub import SEEK_BYTES, STEP_BYTES, Pace, ScrubRates, Tell, Walk, damage_of, log_damage
 from tiering.flash import crc64
 from tiering.index import Batch
-from tiering.layout import ColdPiece, ObjectRecord, PartRecord
+from tiering.layout import ColdPiece, Damage, ObjectRecord, PartRecord
 from tiering.pool import Pool
 from tiering.ports import BackingCorrupt, BackingUnavailable, Meter, NotFound
 from tiering.residency import move
@@ -92,7 +92,7 @@ class ColdScrubDuty:
         if at:
             await self.walk.reached(at, now_ms)
         else:
-            await self.walk.end(now_ms)
+            await self.walk.end(now_ms, reads=self._reads)
         if not self._reads:
             return 1 if record is None else len(_names(record))
         return max(SEEK_BYTES, 0 if record is None else record.size)
@@ -126,7 +126,7 @@ class ColdScrubDuty:
         found = self._pool.index.standing(okey, record.generation)
         if found is None or found[1].cold != record.cold:
             return  # it has moved on
-        damage = damage_of(self._buckets, self._pool, *found)
+        damage = self._damage(*found)
         fate = await self._copy_again(*found)
         if fate:
             self.walk.damaged(damage, fate)
@@ -159,7 +159,7 @@ class ColdScrubDuty:
     async def _owe(self, okey: bytes, record: ObjectRecord, what: str, **owed: bool) -> None:
         """Has the keeper write a manifest or a note again."""
         if await self._pool.committer.submit(lambda batch: _owed(batch, okey, record, owed)):
-            damage = damage_of(self._buckets, self._pool, okey, record)
+            damage = self._damage(okey, record)
             self.walk.damaged(msgspec.structs.replace(damage, what=f"{damage.what}, {what}"), "repaired")
 
     async def _listed(self, record: ObjectRecord) -> bool:
@@ -197,7 +197,10 @@ class ColdScrubDuty:
         with self._pool.index.view() as view:
             now = view.part(pkey)
         if now is not None and (now.generation, now.cold) == (part.generation, part.cold):
-            self.walk.damaged(damage_of(self._buckets, self._pool, pkey, part), "unrepairable")
+            self.walk.damaged(self._damage(pkey, part), "unrepairable")
+
+    def _damage(self, key: bytes, record: ObjectRecord | PartRecord) -> Damage:
+        return msgspec.structs.replace(damage_of(self._buckets, self._pool, key, record), read=self._reads)
 
     # -- copies --------------------------------------------------------------------------------------------------
 

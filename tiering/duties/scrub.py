@@ -24,7 +24,7 @@ import msgspec
 from tiering import events, layout, mutations
 from tiering.buckets import Buckets
 from tiering.cold import ColdSide
-from tiering.contract import Busy, ColdUnavailable, Corrupt, Residency
+from tiering.contract import Busy, ColdUnavailable, Corrupt, Residency, SizeMismatch
 from tiering.flash import crc64
 from tiering.index import Batch, View
 from tiering.layout import Damage, Extent, ObjectRecord, PartRecord, ScrubRecord
@@ -118,9 +118,14 @@ class Walk:
         if not self._saved_ms <= now_ms < self._saved_ms + SAVE_MS:
             await self._save(now_ms)
 
-    async def end(self, now_ms: int) -> None:
+    async def end(self, now_ms: int, *, reads: bool = True) -> None:
+        """The pass is complete. `reads` False: it has read no bytes, so what only reading shows is taken over."""
         state = self.state
-        state.under_way, state.completed_ms, state.before, state.damages = False, now_ms, state.damages, []
+        with self._pool.index.view() as view:
+            kept = [each for each in state.before if not reads and each.read and _stands(view, each)]
+        kept = [each for each in kept if not any(each.same(found) for found in state.damages)]
+        state.before, state.damages = [*state.damages, *kept][:DAMAGES_MAX], []
+        state.under_way, state.completed_ms = False, now_ms
         await self._save(now_ms)
 
     async def _save(self, now_ms: int) -> None:
@@ -135,8 +140,8 @@ class Walk:
         """Counts and tells it; what cannot be mended only when it was not known, and then it is remembered."""
         state, name = self.state, self._pool.config.name
         if fate == "unrepairable":
-            known = damage in state.before
-            if damage in state.damages:
+            known = any(map(damage.same, state.before))
+            if any(map(damage.same, state.damages)):
                 return
             if len(state.damages) < DAMAGES_MAX:
                 state.damages.append(damage)
@@ -157,11 +162,11 @@ def stored(view: View, side: str) -> ScrubRecord:
 
 def standing_damages(view: View, sides: Sequence[str] = events.SIDES) -> list[Damage]:
     """What the last passes could not mend and is still what it was then."""
-    found: dict[Damage, None] = {}
+    found: dict[tuple[bytes, int], Damage] = {}
     for side in sides:
         state = stored(view, side)
-        found |= dict.fromkeys((*state.before, *state.damages))
-    return [damage for damage in found if _stands(view, damage)]
+        found |= {(each.key, each.generation): each for each in (*state.before, *state.damages)}
+    return [damage for damage in found.values() if _stands(view, damage)]
 
 
 def _stands(view: View, damage: Damage) -> bool:
@@ -324,7 +329,7 @@ class ScrubDuty:
                         await waiting
         except ColdUnavailable as error:
             raise BackingUnavailable(str(error)) from error
-        except Corrupt:
+        except (Corrupt, SizeMismatch):
             return False
         return found == record.crc64
 
