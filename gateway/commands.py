@@ -10,6 +10,7 @@ import argparse
 import importlib.metadata
 import json
 import os
+import shlex
 import shutil
 import sys
 import time
@@ -271,7 +272,7 @@ def banner(settings: Settings, root: Credentials, pair: Pair | None = None) -> s
         f"    export AWS_ACCESS_KEY_ID='{root.access_key}' AWS_SECRET_ACCESS_KEY='{secret}'",
         f"    export AWS_REGION={settings.region} AWS_DEFAULT_REGION={settings.region} AWS_ENDPOINT_URL={endpoint}",
         *(
-            [f"    export AWS_CA_BUNDLE={Path(settings.tls_cert).absolute()}"]
+            [f"    export AWS_CA_BUNDLE={shlex.quote(str(Path(settings.tls_cert).absolute()))}"]
             if pair and tls.signs_itself(pair)
             else ()
         ),

@@ -44,6 +44,8 @@ EPOCH_S: Final = 0.02
 """How often a read epoch starts: freed regions wait about this long before they can be written again. A turn costs 5 µs."""
 IDENTITY_TURNS: Final = 20
 """After how many turns the file of identities is looked at: well within a second."""
+DRAIN_SHARE: Final = 0.8
+"""Of `drain_s`, for requests under way; the rest is for closing before the supervisor loses patience."""
 SWITCH_S: Final = 0.0005
 """How long the committer's thread may keep the loop's from running; Python's default would be seen as latency."""
 
@@ -130,7 +132,7 @@ async def _serve(briefing: Briefing, slot: int, ready: Ready) -> None:
     await stop.wait()
     for listener in listeners:
         listener.stop_accepting()
-    await connections.drain(settings.drain_s)
+    await connections.drain(settings.drain_s * DRAIN_SHARE)
     connections.stop()
     await access_log.flush()
     for task in turning:

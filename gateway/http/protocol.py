@@ -774,7 +774,8 @@ async def listen(
     connections: Connections | None = None,
 ) -> Listener:
     """Serves `app` on host and port (0 takes a free one) or on `sock`. Listeners of one worker share `connections`."""
-    shared = connections or Connections(limits, asyncio.get_running_loop())
+    # Not `or`: without a connection they are false.
+    shared = connections if connections is not None else Connections(limits, asyncio.get_running_loop())
     return await serve(
         lambda: HttpProtocol(app, limits, shared),
         shared,

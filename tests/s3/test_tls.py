@@ -316,6 +316,33 @@ def test_drain_does_not_wait_for_resting_connections(files: Certificates, tmp_pa
         resting.close()
 
 
+@pytest.mark.parametrize("secured", [True, False], ids=["tls", "plain"])
+def test_drain_finishes_what_is_under_way(files: Certificates, tmp_path: Path, secured: bool) -> None:
+    settings = {**(files.settings if secured else {}), "pools.standard.capacity_bytes": "256MiB"}
+    data = DATA * 5
+    with Gateway(data_dir=tmp_path / "data", settings=settings) as gateway:
+        client = s3_client(gateway, files)
+        client.create_bucket(Bucket=BUCKET)
+        client.put_object(Bucket=BUCKET, Key="long", Body=data)
+        body = client.get_object(Bucket=BUCKET, Key="long")["Body"]  # the kernel's buffers do not hold that much
+        assert gateway.process is not None
+        gateway.kill("supervisor", signal.SIGTERM)
+        wait_for(lambda: not (gateway.data_dir / "endpoint").exists(), "it is told to stop")
+        assert body.read() == data
+        assert gateway.wait() == 0
+
+
+def test_open_connections_are_counted(secure: Gateway, files: Certificates) -> None:
+    def gauge() -> float:
+        samples = json.loads(secure.command("stats", "--json").stdout)
+        return next(each["value"] for each in samples if each["name"] == "recall_connections")
+
+    with connected(secure, files) as first, connected(secure, files) as second:
+        assert first.request("GET", f"/{BUCKET}", query=(("location", ""),)).status == 200
+        assert second.request("GET", f"/{BUCKET}", query=(("location", ""),)).status == 200
+        wait_for(lambda: gauge() >= 2, "both are in the gauge")
+
+
 # --- starts
 
 

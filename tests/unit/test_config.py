@@ -283,3 +283,19 @@ def test_webhooks_have_names_and_urls() -> None:
     for wrong in ("http://a", "a b=http://c", "a=ftp://c", "a=http://user@c", "a="):
         (fault,) = faults_of({"RECALL_NOTIFY_WEBHOOKS": wrong})
         assert fault.startswith("RECALL_NOTIFY_WEBHOOKS"), wrong
+
+
+def test_certificate_and_key_come_together() -> None:
+    assert load({}, overrides=[("tls_cert", "c.pem"), ("tls_key", "k.pem")]).tls_cert == "c.pem"
+    for name, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
+        with pytest.raises(SettingsError) as caught:
+            load({}, overrides=[(name, "file")])
+        assert caught.value.faults == (f"{name}: is set but {other} is not: give both or neither",)
+
+
+def test_version_of_tls_may_be_a_number(tmp_path: Path) -> None:
+    file = tmp_path / "recall.toml"
+    file.write_text("tls_min_version = 1.3\n")
+    assert load({}, file=str(file)).tls_min_version == "1.3"
+    with pytest.raises(SettingsError, match=r"must be one of 1\.2, 1\.3"):
+        load({}, overrides=[("tls_min_version", "1.1")])

@@ -17,7 +17,7 @@ import pytest
 import uvloop
 
 from gateway.http import spans as spans_module
-from gateway.http.connections import SMALL_SPANS_BYTES, Listener
+from gateway.http.connections import SMALL_SPANS_BYTES, Connections, Listener
 from gateway.http.limits import Limits
 from gateway.http.protocol import listen
 from gateway.http.tls import new_context
@@ -413,6 +413,16 @@ def test_two_listeners_share_a_port(run: Runner) -> None:
         await closed(first)
         assert parse_replies(await exchange(second.port, CLOSE), [])[0][0] == 200
         await closed(second)
+
+    run(work())
+
+
+def test_listeners_of_a_worker_share_their_connections(run: Runner) -> None:
+    async def work() -> None:
+        shared = Connections(Limits(), asyncio.get_running_loop())
+        listener = await listen(App(), "127.0.0.1", 0, shared.limits, connections=shared)
+        assert listener.connections is shared  # though there are none, so that it is false
+        await closed(listener)
 
     run(work())
 
