@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.policy import Fifo, Lru, Regions, replay
-from tiering.policy import DENSITY_SAMPLES, GHOST_LAPS, HEAT_MAX, TwoQueues, cooled, warmed
+from tiering.policy import DENSITY_SAMPLES, GHOST_LAPS, HEAT_MAX, KEPT_LAPS_MAX, TwoQueues, cooled, warmed
 from tiering.ports import QueueHead, Resident, Verdict
 
 REGION = 100
@@ -132,6 +132,8 @@ def test_fresh_next_is_the_younger_fresh_one_when_those_are_read_much_less() -> 
         one.keep([resident(heat=1)] * 10, REGION, 10, False)
         one.keep([resident()] * 10, REGION, 10, True)
     assert one.fresh_next(QueueHead(1, 50), QueueHead(50, 50))
+    assert one.fresh_next(QueueHead(1, 50), QueueHead(KEPT_LAPS_MAX * 100, 50))
+    assert not one.fresh_next(QueueHead(1, 50), QueueHead(KEPT_LAPS_MAX * 100 + 1, 50)), "not for ever"
 
 
 def test_fresh_next_is_the_older_one_when_both_are_read_alike() -> None:
