@@ -195,6 +195,7 @@ def _child(name: str, work: Path, seconds: int, seed: int) -> None:
         chance = random.Random(seed)
         while time.monotonic() < until:
             one(corpus.mutated(chance, inputs, target.words))
+        (work / "count").write_text(str(count))
         return
 
     import atheris

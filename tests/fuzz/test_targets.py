@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from tests.fuzz import corpus
+from tests.fuzz import corpus, trial
 from tests.fuzz.targets import TARGETS
 
 MUTATIONS = 300
@@ -39,3 +39,27 @@ def test_corpus_reads_what_it_wrote(data: bytes, tmp_path: object, monkeypatch: 
     monkeypatch.setattr(corpus, "FOLDER", tmp_path)
     corpus.save("x", [data, b"longer than the others" * 50])
     assert corpus.load("x")[0] == data or not data
+
+
+def _hates_x(data: bytes) -> None:
+    if b"x" in data:
+        raise KeyError(data)
+
+
+def test_the_shortest_input_that_shows_a_fault_is_found() -> None:
+    assert isinstance(trial.fault_of(_hates_x, b"a" * 50 + b"x" + b"b" * 99), KeyError)
+    assert trial.shortest(_hates_x, b"a" * 50 + b"x" + b"b" * 99, 10.0) == b"x"
+    assert trial.fault_of(_hates_x, b"a") is None
+
+
+def test_an_input_that_takes_too_long_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trial, "INPUT_CPU_S", 0.05)
+
+    def never(data: bytes) -> None:
+        while True:
+            try:
+                pass
+            except Exception:
+                pass
+
+    assert isinstance(trial.fault_of(never, b""), trial.TooSlow)
