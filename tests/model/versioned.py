@@ -227,6 +227,8 @@ class Versioned(World):
     def together(self, key: str, data: bytes, at: int, tier: Literal["hot", "cold", "both"], turns: list[int]) -> None:
         """A new version, the end of an old one, a move and a read of others, all at once: each does what it does alone."""
         gone, moved, read = self.nth(key, at), self.nth(key, at + 1), self.nth(key, at + 2)
+        if gone is not None and not gone.version and self.state == "Suspended":
+            gone = None  # both mean the null version: whether the new one goes depends on who is first
         self.backing.script.clear()
         options = ReadOptions(version=read.version) if read is not None else ReadOptions()
         answers = self.do(self._together(key, data, gone, moved, options, tier, turns))
