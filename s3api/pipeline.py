@@ -252,9 +252,12 @@ class Pipeline:
         verified = None  # of version 2: its content is unsigned
         if presigned_v2 or headers.get(b"authorization", b"").startswith(sigv2.SCHEME):
             identity = self._verify_v2(request, query, now_ms // 1000)
-        else:
+        elif query or b"x-amz-security-token" in headers:
             verified, identity = self._verify(request, query, now_ms // 1000)
             request.headers = headers
+        else:  # as `_verify` without a session, and without a step between: most requests come here
+            verified = self._sigv4.verify(request.method, request.path, b"", headers, now_ms // 1000)
+            identity = ANONYMOUS if verified is None else self._known(verified.access_key)
         call = self._call(request, trace, operation, target.bucket, target.key, query, identity, _UNREAD, now_ms)
         judging = self._authorise(call, operation, trace)
         if judging is not None:

@@ -247,7 +247,7 @@ def _reply(
             call.check_object(info)
         if info.storage_class and not options.head:
             judge_readable(info, call.now_ms)
-        bucket = bucket_of(call)
+        bucket = call.bucket_info or bucket_of(call)
         rule = expiry_of(call, info) if bucket.documents else None
         lines = object_lines(info, reading.tier, call.now_ms, overrides, rule)
         if bucket.versioning:
