@@ -10,6 +10,7 @@ import argparse
 import importlib.metadata
 import json
 import os
+import resource
 import shlex
 import shutil
 import sys
@@ -22,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway import config, credentials, keys, log, tls, usercommands
 from gateway.admin import token
-from gateway.client import Client, ClientError
+from gateway.client import Client, ClientError, check_health
 from gateway.config import POOL_SETTINGS, SETTINGS, Settings, SettingsError
 from gateway.credentials import Credentials, CredentialsError
 from gateway.datadir import DataDir, StartError
@@ -55,6 +56,8 @@ def parser() -> argparse.ArgumentParser:
     )
     stats = _add(commands, _stats, "stats", "what the running gateway has counted", [common])
     stats.add_argument("--json", action="store_true", help="every metric, as JSON")
+    health = _add(commands, _health, "health", "whether the running gateway serves; exit status 1 if not", [common])
+    health.add_argument("--writes", action="store_true", help="ask whether it takes writes too")
     _add(commands, _metrics_token, "metrics-token", "a bearer token for a Prometheus scraper", [common])
 
     pin = _change(commands, common, "pin", "keep objects hot", lambda options: {b"x-recall-pin": _lease(options)})
@@ -223,9 +226,22 @@ def _settings(options: argparse.Namespace, *, backing: bool = True) -> Settings:
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
+def _keep_to_ourselves() -> None:
+    """For commands that hold secrets and make files: neither a core file nor anything made from here on is for others.
+
+    Children inherit both. A limit of one byte, not none: the kernel does not apply it to a collector of cores on the other
+    end of a pipe, but takes this one value for "no core at all" (core(5), do_coredump).
+    """
+    os.umask(0o077)
+    may = resource.getrlimit(resource.RLIMIT_CORE)[1]
+    limit = 0 if may == 0 else 1  # of a hard limit of none, nothing can be raised
+    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
+
+
 def _serve(options: argparse.Namespace) -> int:
     from gateway.supervisor import Supervisor
 
+    _keep_to_ourselves()
     settings = _settings(options)
     log.start("supervisor", settings.log_level)
     data_dir = DataDir(settings)
@@ -302,6 +318,7 @@ def _scrub(options: argparse.Namespace) -> int:
     settings = _settings(options)
     if not (Path(settings.data_dir) / "pools").is_dir():
         raise StartError(f"there is nothing to scrub: {settings.data_dir} is no data directory that has been used")
+    _keep_to_ourselves()
     log.start("scrub", settings.log_level)
     data_dir = DataDir(settings)
     try:
@@ -321,6 +338,7 @@ def _rebuild(options: argparse.Namespace) -> int:
     settings = _settings(options)
     if not Path(settings.data_dir).is_dir():
         raise StartError(f"there is no data directory {settings.data_dir}; to rebuild into a new one, make it first")
+    _keep_to_ourselves()
     log.start("rebuild", settings.log_level)
     data_dir = DataDir(settings)
     try:
@@ -362,6 +380,12 @@ def _ttl(options: argparse.Namespace) -> bytes:
     if options.remove:
         return b"0"
     return f"{options.life:.3f}{'; sliding' if options.sliding else ''}".encode()
+
+
+def _health(options: argparse.Namespace) -> int:
+    """For probes that know neither the port nor whether it speaks TLS, as the image's."""
+    check_health(Path(_settings(options, backing=False).data_dir), options.writes)
+    return EXIT_DONE
 
 
 def _metrics_token(options: argparse.Namespace) -> int:

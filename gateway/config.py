@@ -53,9 +53,18 @@ _ENVIRONMENT_KNOWN: Final = frozenset(
     }
 )
 """Names that are no settings: the settings file, and secrets, which must never be in a Settings."""
+BACKING_SECRETS: Final = (
+    "RECALL_BACKING_ACCESS_KEY",
+    "RECALL_BACKING_SECRET_KEY",
+    "AWS_ACCESS_KEY_ID",
+    "AWS_SECRET_ACCESS_KEY",
+)
+"""Where the backing bucket's credentials are looked for: `tiering.backing.CREDENTIALS`, which costs half a second to import."""
 NOTIFY_TOKEN_PREFIX: Final = "RECALL_NOTIFY_TOKEN_"
 """With the name of a webhook behind it: the secret it is sent."""
 _ENVIRONMENT_KNOWN_PREFIXES: Final = ("RECALL_TEST_", NOTIFY_TOKEN_PREFIX)
+_USERINFO: Final = re.compile(r"//[^/@\s\"]*@")
+"""Where a URL has a password, which the message that refuses it must not repeat."""
 _LIMITS: Final = Limits()
 
 
@@ -429,7 +438,7 @@ def _parse(given: Sequence[Given], faults: list[str]) -> dict[str, Any]:
             values[path] = known.row.parse(raw)
         except ValueError as error:
             shown = where if where == known.environment else f"{where}: {path}"
-            faults.append(f"{shown}: {json.dumps(raw, default=str)}: {error}")
+            faults.append(f"{shown}: {_USERINFO.sub('//…@', json.dumps(raw, default=str))}: {error}")
     return values
 
 

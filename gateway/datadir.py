@@ -10,9 +10,11 @@ Spec: docs/OPERATIONS.md, "The data directory".
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import select
 import shutil
+import stat
 import time
 from pathlib import Path
 from typing import Final
@@ -23,6 +25,9 @@ EXIT_FAILED: Final = 1
 EXIT_IN_USE: Final = 3
 LOCK_WAIT_S: Final = 5.0
 """How long a start waits for the children of a killed supervisor to be gone."""
+
+
+_log = logging.getLogger("recall.datadir")
 
 
 class StartError(Exception):
@@ -42,6 +47,7 @@ class DataDir:
         self.run_dir = settings.run_dir
         try:
             self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._shut()
             self.lock_fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StartError(f"data directory {self.path} cannot be used: {error.strerror}") from None
@@ -54,6 +60,15 @@ class DataDir:
         except StartError:
             os.close(self.lock_fd)
             raise
+
+    def _shut(self) -> None:
+        """One that was there before may be open to others, who could read the names of objects in it."""
+        mode = stat.S_IMODE(self.path.stat().st_mode)
+        if mode & 0o077:
+            try:
+                self.path.chmod(mode & 0o700)
+            except PermissionError:  # somebody else's, who lets us write there
+                _log.warning("others may look into %s: its mode is %o", self.path, mode)
 
     def _lock(self) -> None:
         deadline_s = time.monotonic() + LOCK_WAIT_S

@@ -23,12 +23,11 @@ import uvloop
 
 from gateway import engine
 from gateway.config import NOTIFY_TOKEN_PREFIX, Settings
-from gateway.credentials import Credentials
 from gateway.identities import ROOT_CANONICAL_ID
 from gateway.lifecycle import LifecycleDuty
 from gateway.metrics import Metrics
 from gateway.notify import DeliveryDuty, PoolJournal, RouteDuty, Webhook
-from gateway.runner import Ready
+from gateway.runner import Briefing, Ready
 from gateway.spool import Spool
 from gateway.worker import EPOCH_S, OPERATION_NAMES, SWITCH_S
 from tiering.buckets import Buckets
@@ -62,13 +61,13 @@ PROBE_KEY: Final = "recall-probe"
 _log = logging.getLogger("recall.keeper")
 
 
-def run(settings: Settings, credentials: Credentials, ready: Ready, first: bool) -> None:
-    """Runs the duties until SIGTERM; `first`: no other process is inside. Raises what keeps it from starting."""
+def run(briefing: Briefing, ready: Ready) -> None:
+    """Runs the duties until SIGTERM. Raises what keeps it from starting."""
     sys.setswitchinterval(SWITCH_S)
-    uvloop.run(_keep(settings, ready, first))
+    uvloop.run(_keep(briefing.settings, briefing.environ, ready, briefing.first))
 
 
-async def _keep(settings: Settings, ready: Ready, first: bool) -> None:
+async def _keep(settings: Settings, environ: Mapping[str, str], ready: Ready, first: bool) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
@@ -80,7 +79,7 @@ async def _keep(settings: Settings, ready: Ready, first: bool) -> None:
         for pool in pools.values():
             recover(pool)
     metrics = Metrics(settings.run_dir, "keeper", OPERATION_NAMES, tuple(settings.pools))
-    cold = engine.open_cold(settings, os.environ, engine.backing_record(metrics))
+    cold = engine.open_cold(settings, environ, engine.backing_record(metrics))
     buckets = Buckets(pools, Path(settings.data_dir))
     if broken:
         await _take_back(pools, buckets, cold, broken)
@@ -99,7 +98,7 @@ async def _keep(settings: Settings, ready: Ready, first: bool) -> None:
             engine.action_count(metrics),
         )
     )
-    spools, webhooks = _receivers(settings)
+    spools, webhooks = _receivers(settings, environ)
     duties += _notify_duties(settings, pools, store, metrics, spools, webhooks, wake)
     tasks = [loop.create_task(_repeat(duty, wake)) for duty in duties]
     tasks.append(loop.create_task(_turn_epochs(pools)))
@@ -167,7 +166,7 @@ def make_duties(
     return duties
 
 
-def _receivers(settings: Settings) -> tuple[dict[str, Spool], dict[str, Webhook]]:
+def _receivers(settings: Settings, environ: Mapping[str, str]) -> tuple[dict[str, Spool], dict[str, Webhook]]:
     """The queue and the sender of each webhook. What waits for one that is no longer in the settings is kept, and said."""
     folder = Path(settings.data_dir, "notify")
     known = settings.notify_webhooks
@@ -177,7 +176,7 @@ def _receivers(settings: Settings) -> tuple[dict[str, Spool], dict[str, Webhook]
     spools = {name: Spool(folder / name, settings.notify_queue_bytes) for name in known}
     webhooks = {}
     for name, url in known.items():
-        token = os.environ.get(NOTIFY_TOKEN_PREFIX + name.upper().replace("-", "_"), "")
+        token = environ.get(NOTIFY_TOKEN_PREFIX + name.upper().replace("-", "_"), "")
         webhooks[name] = Webhook(name, url, token, settings.notify_timeout_s)
     return spools, webhooks
 

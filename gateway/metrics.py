@@ -73,7 +73,7 @@ TABLE: Final[tuple[MetricRow, ...]] = (
     MetricRow("recall_scrubbed_bytes_total", "counter", "Bytes compared with their checksums by the scrubs.", ("pool", "side")),
     MetricRow("recall_scrub_damage_total", "counter", "What the scrubs found damaged, and what became of it.", ("pool", "side", "damage")),
     MetricRow("recall_lifecycle_actions_total", "counter", "What lifecycle rules did to objects, versions and uploads.", ("action",)),
-    MetricRow("recall_notifications_total", "counter", "Event messages to webhooks: delivered, failed and to be tried again, dropped because a queue was full.", ("fate",)),
+    MetricRow("recall_notifications_total", "counter", "Event messages to webhooks: delivered, failed and to be tried again, dropped because a queue was full, refused by the webhook for good.", ("fate",)),
     MetricRow("recall_notifications_waiting_bytes", "gauge", "Event messages that wait for their webhook."),
     MetricRow("recall_backing_calls_total", "counter", "Calls to the backing store, each try counted.", ("call", "outcome")),
     MetricRow("recall_backing_seconds_total", "counter", "Time those calls took.", ("call",), 1e-6),
@@ -95,7 +95,7 @@ TABLE: Final[tuple[MetricRow, ...]] = (
 _FIXED_LABELS: Final[Mapping[str, Sequence[str]]] = {
     "status": STATUS_CLASSES,
     "result": ("hot", "cold", "miss"),
-    "fate": ("delivered", "failed", "dropped"),
+    "fate": ("delivered", "failed", "dropped", "refused"),
     "side": SIDES,
     "damage": FATES,
     "action": (

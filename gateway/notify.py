@@ -1,9 +1,10 @@
 """Telling webhooks of events: from the pools' journals into a durable queue for each webhook, and from there by HTTP.
 
 Promise: each event is sent at least once, in order, to each webhook that its bucket's configuration names when the event
-is looked at; a webhook that is away, slow or refusing is tried again for ever, with back-off, and holds up no other.
+is looked at; a webhook that is away, slow or failing is tried again for ever, with back-off, and holds up no other.
 Nothing is lost when a process is killed or the machine loses power: an event leaves the journal when it is in the queues,
-and a queue when the webhook has answered 2xx. A queue is bounded: events for a full one are dropped, and counted.
+and a queue when the webhook has answered 2xx, or has refused it REFUSALS_MAX times. A queue is bounded: events for a full one
+are dropped. What is dropped is counted.
 
 Owns nothing but the time of the next try. Does not know the index or HTTP: both are handed in (`PoolJournal`, `Webhook`).
 Kind: duty; the keeper's loop. Spec: docs/EXTENSIONS.md, "Notifications".
@@ -15,7 +16,7 @@ import logging
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final, Protocol
+from typing import Final, Literal, Protocol
 
 import aiohttp
 
@@ -30,9 +31,16 @@ ROUTE_MAX: Final = 256
 TRY_FIRST_S: Final = 0.5
 TRY_MAX_S: Final = 60.0
 """The first pause after a failure, and the longest; each is as long again as the one before, and up to half of it less."""
+REFUSALS_MAX: Final = 8
+"""Refusals in a row after which an event is given up, so that what waits behind it goes on. With the pauses between them that
+is a minute: a receiver whose token or path is wrong loses one event a minute, not its queue."""
+_AWAY_4XX: Final = frozenset({408, 425, 429})
+"""These speak of the moment, not of the event."""
 
+Answer = Literal["taken", "refused", "away"]
+"""What a webhook made of a message: 2xx; another answer that speaks of the message; no answer, or one that speaks of itself."""
 Count = Callable[[str, int], None]
-"""Told of messages by their fate: delivered, failed (to be tried again), dropped."""
+"""Told of messages by their fate: delivered, failed (to be tried again), dropped, refused (given up)."""
 
 _log = logging.getLogger("recall.notify")
 
@@ -134,18 +142,19 @@ class RouteDuty:
 
 
 class DeliveryDuty:
-    """Sends the queue of one webhook, one message at a time. `send` answers whether it was taken; it does not raise."""
+    """Sends the queue of one webhook, one message at a time. `send` does not raise."""
 
     def __init__(
         self,
         target: str,
         spool: Spool,
-        send: Callable[[bytes], Awaitable[bool]],
+        send: Callable[[bytes], Awaitable[Answer]],
         count: Count = _uncounted,
         monotonic: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         self.name = f"notify-{target}"
+        self._target = target
         self._spool = spool
         self._send = send
         self._count = count
@@ -153,6 +162,7 @@ class DeliveryDuty:
         self._jitter = jitter
         self._pause_s = TRY_FIRST_S
         self._next_try_s = 0.0
+        self._refusals = 0  # of the message that is next
 
     async def step(self) -> int:
         if self._monotonic() < self._next_try_s:
@@ -160,10 +170,15 @@ class DeliveryDuty:
         message = self._spool.peek()
         if message is None:
             return 0
-        if await self._send(message):
+        answer = await self._send(message)
+        self._refusals = self._refusals + 1 if answer == "refused" else 0
+        if answer == "taken" or self._refusals == REFUSALS_MAX:
             self._spool.advance()
-            self._count("delivered", 1)
             self._pause_s = TRY_FIRST_S
+            self._count("delivered" if answer == "taken" else "refused", 1)
+            if self._refusals:
+                self._refusals = 0
+                _log.error("webhook %s refuses an event, which is given up", self._target)
             return 1
         self._count("failed", 1)
         self._next_try_s = self._monotonic() + self._pause_s * (1 - self._jitter() / 2)
@@ -183,19 +198,19 @@ class Webhook:
         self._timeout = aiohttp.ClientTimeout(total=timeout_s)
         self._session: aiohttp.ClientSession | None = None
 
-    async def send(self, message: bytes) -> bool:
-        """Whether the webhook answered 2xx in time."""
+    async def send(self, message: bytes) -> Answer:
+        """Posts it once. An answer that does not come in time is none."""
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=self._timeout, headers=self._headers)
         try:
             async with self._session.post(self._url, data=message, allow_redirects=False) as reply:
-                taken = 200 <= reply.status < 300
-                if not taken:
-                    self._complain(f"it answers {reply.status}")
-                return taken
+                if 200 <= reply.status < 300:
+                    return "taken"
+                self._complain(f"it answers {reply.status}")
+                return "refused" if 400 <= reply.status < 500 and reply.status not in _AWAY_4XX else "away"
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self._complain(str(error) or type(error).__name__)
-            return False
+            return "away"
 
     def _complain(self, why: str) -> None:
         _log.warning("webhook %s does not take events: %s", self._name, why, extra={"once": f"webhook-{self._name}"})

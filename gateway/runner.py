@@ -15,7 +15,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -37,7 +37,7 @@ class Briefing(msgspec.Struct, frozen=True):
     """What a child is told. Holds the secrets: it exists in memory and in an anonymous file only.
 
     `first`: no worker has been started yet since the lock was taken, so a keeper may recover as if it were alone; one that
-    is started again later is not.
+    is started again later is not. `secrets`: variables that the child's environment, which others can read, does not have.
     """
 
     settings: Settings
@@ -45,6 +45,12 @@ class Briefing(msgspec.Struct, frozen=True):
     first: bool = True
     keys: KeyRing = NO_KEYS
     tls: Pair | None = None
+    secrets: Mapping[str, str] = {}
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """The environment as the supervisor has it, but for what is told here in other ways."""
+        return {**os.environ, **self.secrets}
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -58,7 +64,7 @@ class Roles(msgspec.Struct, frozen=True):
     """What the two kinds of child do. Each blocks until SIGTERM and returns when it has drained."""
 
     worker: Callable[[Briefing, int, Ready], None]
-    keeper: Callable[[Settings, Credentials, Ready, bool], None]  # the last: Briefing.first
+    keeper: Callable[[Briefing, Ready], None]
 
 
 def main(arguments: Sequence[str] | None = None, roles: Roles | None = None) -> int:
@@ -89,7 +95,7 @@ def main(arguments: Sequence[str] | None = None, roles: Roles | None = None) -> 
         if options.role == "worker":
             actual.worker(briefing, options.slot, report.ready)
         else:
-            actual.keeper(briefing.settings, briefing.credentials, report.ready, briefing.first)
+            actual.keeper(briefing, report.ready)
     except Exception as error:
         # The supervisor says it when it decides what a child that cannot start means; the trace is for us.
         _log.exception("failed")

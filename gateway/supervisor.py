@@ -20,13 +20,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
 from gateway import keys, tls
-from gateway.config import Settings, with_capacities
+from gateway.config import BACKING_SECRETS, NOTIFY_TOKEN_PREFIX, Settings, with_capacities
 from gateway.credentials import SECRET_VARIABLES, Credentials
 from gateway.datadir import DataDir, StartError
 from gateway.runner import Briefing, Report
@@ -261,7 +261,8 @@ class Supervisor:
 
     def _spawn(self, child: _Child) -> None:
         child.tls = self._pair if child in self._workers else None  # the keeper serves nobody
-        told = Briefing(self._settings, self._credentials, child.starts == 0, self._ring, child.tls)
+        environment, secret = _parted(os.environ)
+        told = Briefing(self._settings, self._credentials, child.starts == 0, self._ring, child.tls, secret)
         briefing = msgspec.json.encode(told)
         briefing_fd = os.memfd_create("recall-briefing")  # a pipe could fill up and block us
         report_fd, ready_fd = os.pipe()
@@ -274,8 +275,6 @@ class Supervisor:
             command = [sys.executable, "-m", self._module, *child.arguments, "--parent", str(os.getpid())]
             for name, descriptor in descriptors.items():
                 command += [f"--{name}", str(descriptor)]
-            hidden = (*SECRET_VARIABLES, *keys.SECRET_VARIABLES)
-            environment = {name: text for name, text in os.environ.items() if name not in hidden}
             signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until the child ignores it
             try:
                 child.process = subprocess.Popen(
@@ -344,6 +343,18 @@ class Supervisor:
                 return False
             self._watch.wait(left_s, self._on_report, self._on_late_exit)
         return True
+
+
+def _parted(environ: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The environment of a child, and the secrets it is told otherwise. Root credentials and master keys are in neither: they
+    have places of their own in the briefing."""
+    environment, secret = dict(environ), {}
+    for name in environ:
+        if name in (*SECRET_VARIABLES, *keys.SECRET_VARIABLES):
+            del environment[name]
+        elif name in BACKING_SECRETS or name.startswith(NOTIFY_TOKEN_PREFIX):
+            secret[name] = environment.pop(name)
+    return environment, secret
 
 
 class _Watch:

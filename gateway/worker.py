@@ -11,7 +11,6 @@ import asyncio
 import gc
 import itertools
 import logging
-import os
 import signal
 import sys
 from pathlib import Path
@@ -68,7 +67,7 @@ async def _serve(briefing: Briefing, slot: int, ready: Ready) -> None:
     bell = engine.KeeperBell(settings.data_dir)
     pools = engine.open_pools(settings, slot + 1, clock, bell.ring)
     metrics = Metrics(settings.run_dir, f"worker-{slot}", OPERATION_NAMES, tuple(settings.pools))
-    cold = engine.open_cold(settings, os.environ, engine.backing_record(metrics))
+    cold = engine.open_cold(settings, briefing.environ, engine.backing_record(metrics))
     store = TieredStore(pools, Path(settings.data_dir), cold, Orders(bell.ring), clock, slot + 1, engine.meter(metrics))
     config = ApiConfig(
         region=settings.region,

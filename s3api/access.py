@@ -217,6 +217,14 @@ class Rights:
         """Whether where a bucket is made may decide whether it is."""
         return any("locationconstraint" in text.lower() for text in (who.session_policy, *who.policies))
 
+    def shuts_out_strangers(self, action: str, bucket: BucketInfo) -> bool:
+        """Whether who has no name may surely do `action` to no key of the bucket, whatever stands there."""
+        if "policy" in bucket.documents:
+            return False
+        if ownership_of(bucket) == ENFORCED or public_access_of(bucket).ignore_acls:
+            return True
+        return action not in _OBJECT_LETTERS and not acl.is_public(bucket.documents.get("acl", ""))
+
     def allows(self, call: Call, action: str, bucket: str, key: str = "", info: ObjectInfo | None = None) -> bool:
         """See `Access`."""
         return self.judge(call, action, call.store.bucket(bucket), key, info)

@@ -477,7 +477,12 @@ class Pipeline:
         action = operation.action
         if operation.version_action and "versionId" in call.query:
             action = operation.version_action
-        if operation.by_key or access.is_plain(who, action, bucket):
+        if operation.by_key:
+            # Before the document is read: who may surely do nothing has nothing to say either.
+            if not who.access_key and access.shuts_out_strangers(action, bucket):
+                raise S3Error("AccessDenied")
+            return None
+        if access.is_plain(who, action, bucket):
             return None
         trace.call = call
         if operation.name == "PutObjectTagging" and access.by_request_tags(who, bucket):

@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 
 from gateway.config import Settings
-from gateway.credentials import Credentials
 from gateway.runner import Briefing, Ready, Roles, main
 
 _MODE = os.environ.get("RECALL_TEST_FAKE", "")
@@ -70,13 +69,14 @@ def worker(briefing: Briefing, slot: int, ready: Ready) -> None:
             return
 
 
-def keeper(settings: Settings, _credentials: Credentials, ready: Ready, first: bool) -> None:
+def keeper(briefing: Briefing, ready: Ready) -> None:
     """Waits for SIGTERM."""
+    settings = briefing.settings
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     if _MODE == "keeper-refuses":
         raise ValueError("the fake keeper refuses")
     if _MODE != "keeper-mute":
-        _event(settings, "keeper ready, first" if first else "keeper ready, again")
+        _event(settings, "keeper ready, first" if briefing.first else "keeper ready, again")
         ready(None)
     signal.sigwait({signal.SIGTERM})
     _event(settings, "keeper told to stop")

@@ -12,6 +12,7 @@ from gateway import config, value
 from gateway.config import POOL_SETTINGS, SETTINGS, PoolSettings, Settings, SettingsError, load, with_capacities
 from gateway.value import Address, BucketListener
 from s3api.call import KeyRule
+from tiering.backing import CREDENTIALS
 from tiering.pool import REGION_BYTES_MIN, REGIONS_MIN
 
 
@@ -299,3 +300,13 @@ def test_version_of_tls_may_be_a_number(tmp_path: Path) -> None:
     assert load({}, file=str(file)).tls_min_version == "1.3"
     with pytest.raises(SettingsError, match=r"must be one of 1\.2, 1\.3"):
         load({}, overrides=[("tls_min_version", "1.1")])
+
+
+def test_variables_kept_from_children_are_those_the_backing_reads() -> None:
+    assert {name for pair in CREDENTIALS for name in pair} == set(config.BACKING_SECRETS)
+
+
+def test_refused_url_is_shown_without_its_password() -> None:
+    for setting in ("RECALL_NOTIFY_WEBHOOKS", "RECALL_BACKING"):
+        faults = faults_of({setting: "hook=http://user:s3cret@host/"})
+        assert faults and not any("s3cret" in fault for fault in faults)

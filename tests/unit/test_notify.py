@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from gateway.notify import DeliveryDuty, RouteDuty
+from gateway.notify import REFUSALS_MAX, Answer, DeliveryDuty, RouteDuty
 from gateway.spool import Spool
 from s3api import notification
 from tests.support.clock import ManualClock
@@ -49,7 +49,7 @@ class World:
         self.spools = {name: Spool(path / name, bytes_max) for name in ("one", "two")}
         self.counts: Counter[str] = Counter()
         self.sent: list[str] = []
-        self.answers: list[bool] = []
+        self.answers: list[Answer] = []
         self.now_s = 0.0
         self.route = RouteDuty([self.rows], self.store, self.spools, "us-east-1", "root", "host", count=self.count)
         self.deliveries = [
@@ -65,12 +65,12 @@ class World:
         text = notification.store(notification.parse(DOCUMENT, ("one", "two")))
         await self.store.change_bucket("b", BucketChange({"notification": text}))
 
-    async def send(self, message: bytes) -> bool:
-        taken = self.answers.pop(0) if self.answers else True
-        if taken:
+    async def send(self, message: bytes) -> Answer:
+        answer: Answer = self.answers.pop(0) if self.answers else "taken"
+        if answer == "taken":
             record = json.loads(message)["Records"][0]
             self.sent.append(f"{record['eventName']} {record['s3']['object']['key']}")
-        return taken
+        return answer
 
     async def deliver(self) -> None:
         while any([await duty.step() for duty in self.deliveries]):
@@ -113,7 +113,7 @@ def test_bucket_that_was_made_again_is_told_nothing_of_the_one_before(tmp_path: 
     asyncio.run(run())
 
 
-def test_webhook_that_refuses_is_tried_again_with_longer_pauses_and_holds_up_no_other(tmp_path: Path) -> None:
+def test_webhook_that_is_away_is_tried_again_with_longer_pauses_and_holds_up_no_other(tmp_path: Path) -> None:
     async def run() -> None:
         world = World(tmp_path)
         await world.bucket()
@@ -121,7 +121,7 @@ def test_webhook_that_refuses_is_tried_again_with_longer_pauses_and_holds_up_no_
         world.rows.add("ObjectCreated:Put", "l")
         await world.route.step()
         (one, two) = world.deliveries
-        world.answers = [False] * 20
+        world.answers = ["away"] * 20
         tries = []
         for _ in range(400):
             if world.answers:
@@ -139,6 +139,25 @@ def test_webhook_that_refuses_is_tried_again_with_longer_pauses_and_holds_up_no_
         world.now_s += 60
         await world.deliver()
         assert world.sent == ["ObjectRemoved:Delete k", "ObjectCreated:Put k", "ObjectCreated:Put l"]
+
+    asyncio.run(run())
+
+
+def test_event_that_is_refused_again_and_again_is_given_up_and_the_next_one_goes(tmp_path: Path) -> None:
+    async def run() -> None:
+        world = World(tmp_path)
+        await world.bucket()
+        for key in ("poison", "k", "l"):
+            world.rows.add("ObjectCreated:Put", key)
+        await world.route.step()
+        one = world.deliveries[0]
+        # What speaks of the receiver, not of the event, starts the count again.
+        world.answers = ["refused"] * (REFUSALS_MAX - 1) + ["away"] + ["refused"] * REFUSALS_MAX
+        for _ in range(1000):
+            await one.step()
+            world.now_s += 1.0
+        assert world.sent == ["ObjectCreated:Put k", "ObjectCreated:Put l"]
+        assert world.counts == {"failed": 2 * REFUSALS_MAX - 1, "refused": 1, "delivered": 2}
 
     asyncio.run(run())
 

@@ -367,6 +367,30 @@ def test_batch_gives_the_object_that_was_judged_and_no_other(monkeypatch: pytest
     assert b"secret" not in reply.body and reply.body[:2] == (403).to_bytes(2, "little")
 
 
+@pytest.mark.parametrize(
+    ("query", "documents", "refused"),
+    [
+        ("recall=delete", {}, True),
+        ("recall=put", {}, True),
+        ("recall=pin", {"acl": "F R*"}, False),  # a list may let everyone write, so that each key is judged
+        ("delete", {}, True),
+        ("delete", {"policy": text(policy(principal="*"))}, False),
+        ("recall=get", {}, False),  # an object's own list may let everyone read it
+        ("recall=get", {"ownershipControls": "BucketOwnerEnforced"}, True),
+        ("recall=get", {"publicAccessBlock": "IgnorePublicAcls"}, True),
+    ],
+)
+def test_nobodys_batch_is_refused_before_its_body_is_read_where_nobody_can_have_a_right(
+    query: str, documents: dict[str, str], refused: bool
+) -> None:
+    edge = Edge(**documents)
+    request = edge.request("", "POST", f"/b?{query}", {}, b"not a document")
+    reply = asyncio.run(edge.send(request))
+    assert (reply.code == "AccessDenied") is refused
+    if refused:
+        assert request.body.reads == 0  # type: ignore[attr-defined]  # the harness's body counts
+
+
 # --- presigned URLs ---------------------------------------------------------------------------------------------------
 
 

@@ -164,10 +164,12 @@ def test_a_child_that_does_not_drain_is_killed(data_dir: Path) -> None:
 
 def test_secrets_are_neither_in_arguments_nor_in_the_environment_of_children() -> None:
     key = base64.b64encode(bytes(range(32))).decode()
-    with fake(env={"RECALL_KMS_SECRET_KEY": f"mine:{key}"}) as gateway:
+    told = {"RECALL_BACKING_SECRET_KEY": "backing-secret", "RECALL_NOTIFY_TOKEN_HOOK": "hook-token"}
+    told["RECALL_BACKING_ACCESS_KEY"] = told["AWS_SECRET_ACCESS_KEY"] = told["AWS_ACCESS_KEY_ID"] = "aws-backing"
+    with fake(env={"RECALL_KMS_SECRET_KEY": f"mine:{key}", **told}) as gateway:
         for name in ("keeper", "worker-0"):
             pid = gateway.pids()[name]
-            for secret in (gateway.secret_key, key):
+            for secret in (gateway.secret_key, key, *told.values()):
                 for where in ("cmdline", "environ"):
                     assert secret.encode() not in Path(f"/proc/{pid}/{where}").read_bytes(), (name, where)
                 assert secret not in gateway.log

@@ -37,7 +37,7 @@ from tiering.backing.wrappers import (
 )
 from tiering.ports import Backing
 
-_CREDENTIALS: Final = (
+CREDENTIALS: Final = (
     ("RECALL_BACKING_ACCESS_KEY", "RECALL_BACKING_SECRET_KEY"),
     ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
 )
@@ -134,7 +134,7 @@ def _address(netloc: str, path: str, query: Mapping[str, str], env: Mapping[str,
         raise ValueError("backing URL: endpoint= must be http://host:port or https://host:port")
     if endpoint.username or endpoint.path not in ("", "/") or endpoint.query:
         raise ValueError("backing URL: endpoint= is only scheme, host and port")
-    for access_name, secret_name in _CREDENTIALS:
+    for access_name, secret_name in CREDENTIALS:
         access, secret = env.get(access_name, ""), env.get(secret_name, "")
         if bool(access) != bool(secret):
             raise ValueError(f"of {access_name} and {secret_name} only one is set")
