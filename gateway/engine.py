@@ -6,7 +6,9 @@ Spec: docs/ARCHITECTURE.md, "Processes".
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import logging
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -45,6 +47,9 @@ _EVENT_METRICS: Final[Mapping[str, tuple[str, ...]]] = {
         for fate in events.FATES
     },
 }
+
+
+_log = logging.getLogger("recall.engine")
 
 
 class SystemClock:
@@ -151,9 +156,26 @@ def pool_gauges(pools: Mapping[str, Pool]) -> Iterable[tuple[str, str, float]]:
             yield f"recall_pool_{side}_scrubbed_seconds", name, at_ms / 1000
 
 
+MEND_S: Final = 0.5
+"""How often a process looks whether it should give way to a new one."""
+
+
+async def until_over(pools: Mapping[str, Pool]) -> None:
+    """Waits until this process should end because a device lost a write of it, and a new one would do better."""
+    while True:
+        await asyncio.sleep(MEND_S)
+        for pool in pools.values():
+            if pool.failed and await asyncio.to_thread(pool.is_over):
+                _log.error("pool %s: the device lost a write; a new process takes over", pool.config.name)
+                return
+
+
 def health(pools: Mapping[str, Pool]) -> Health:
-    """Writes are refused, and the probe for them fails, once a pool has too much that waits for the backing store."""
+    """Writes are refused, and the probe for them fails, once a pool has too much that waits for the backing store, and
+    while its device has lost a write."""
     for pool in pools.values():
+        if pool.failed:
+            return Health(readable=not pool.index.failed, writable=False)
         with pool.index.view() as view:
             dirty_bytes = view.counters().dirty_bytes
         if pool.config.demote != "never" and dirty_bytes >= pool.dirty_bytes_max:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import logging
 import os
 import signal
@@ -32,7 +33,7 @@ from gateway.spool import Spool
 from gateway.worker import EPOCH_S, OPERATION_NAMES, SWITCH_S
 from tiering.buckets import Buckets
 from tiering.cold import ColdSide
-from tiering.contract import Busy
+from tiering.contract import Busy, DeviceFailed, DiskFull
 from tiering.duties.coldscrub import ColdScrubDuty
 from tiering.duties.demote import ChillDuty, DemoteDuty, Demoter, OrderDuty, UpkeepDuty
 from tiering.duties.evict import EvictDuty
@@ -104,8 +105,11 @@ async def _keep(settings: Settings, environ: Mapping[str, str], ready: Ready, fi
     tasks.append(loop.create_task(_turn_epochs(pools)))
     tasks += [loop.create_task(_sync(pool)) for pool in pools.values() if not pool.index.synced]
     tasks.append(loop.create_task(_probe(cold, settings.backing)))
+    over = loop.create_task(engine.until_over(pools))
+    over.add_done_callback(lambda _: stop.set())
     ready(None)
     await stop.wait()
+    over.cancel()
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -118,7 +122,8 @@ async def _keep(settings: Settings, environ: Mapping[str, str], ready: Ready, fi
     await cold.backing.close()
     buckets.close()
     for pool in pools.values():
-        pool.index.sync()
+        with contextlib.suppress(DiskFull, DeviceFailed):
+            pool.index.sync()
         pool.close()
     bell.close()
 
@@ -217,7 +222,7 @@ async def _repeat(duty: Duty, wake: asyncio.Event) -> None:
         try:
             done = await duty.step()
             failed_wait_s = FAILED_WAIT_FIRST_S
-        except (BackingUnavailable, Busy):  # the backing's guard says it once a minute
+        except (BackingUnavailable, Busy, DiskFull, DeviceFailed):  # the guard and the device say it once a minute
             await asyncio.sleep(failed_wait_s)
             failed_wait_s = min(failed_wait_s * 2, FAILED_WAIT_MAX_S)
             continue
@@ -253,6 +258,8 @@ async def _turn_epochs(pools: Mapping[str, Pool]) -> None:
         try:
             for pool in pools.values():
                 pool.epochs.rotate()
+        except DeviceFailed:
+            pass  # said, and soon the end of this process
         except Exception:
             _log.exception("an epoch did not turn", extra={"once": "epochs"})
 
@@ -262,6 +269,8 @@ async def _sync(pool: Pool) -> None:
         await asyncio.sleep(SYNC_S)
         try:
             await asyncio.to_thread(pool.index.sync)
+        except (DiskFull, DeviceFailed):
+            pass  # said
         except Exception:
             _log.exception("pool %s was not synced", pool.config.name, extra={"once": "sync"})
 

@@ -26,6 +26,7 @@ from prometheus_client import exposition
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from tiering.device import allocate
 from tiering.events import FATES, SIDES
 
 CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
@@ -230,6 +231,7 @@ def _open(path: Path, layout: Layout) -> mmap.mmap:
             os.ftruncate(descriptor, 0)
             os.ftruncate(descriptor, _file_bytes(layout))
             os.pwrite(descriptor, layout.magic, 0)
+        allocate(descriptor, _file_bytes(layout), str(path))  # else a full disk would be a signal at the next count
         return mmap.mmap(descriptor, _file_bytes(layout))
     finally:
         os.close(descriptor)

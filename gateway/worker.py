@@ -36,6 +36,7 @@ from s3api.handlers import HANDLERS
 from s3api.operations import BY_NAME
 from s3api.pipeline import PREFLIGHT, Pipeline
 from s3api.session import Sessions
+from tiering.contract import DeviceFailed
 from tiering.orders import Orders
 from tiering.store import TieredStore
 
@@ -128,7 +129,10 @@ async def _serve(briefing: Briefing, slot: int, ready: Ready) -> None:
     gc.collect()
     gc.freeze()
     ready(listeners[0].port)
+    over = loop.create_task(engine.until_over(pools))
+    over.add_done_callback(lambda _: stop.set())
     await stop.wait()
+    over.cancel()
     for listener in listeners:
         listener.stop_accepting()
     await connections.drain(settings.drain_s * DRAIN_SHARE)
@@ -159,6 +163,8 @@ async def _turn(store: TieredStore, connections: Connections, metrics: Metrics, 
                 pool.flush_touches()
             if next(turns) % IDENTITY_TURNS == 0:
                 known.refresh()
+        except DeviceFailed:
+            pass  # said, and soon the end of this process
         except Exception:
             _log.exception("an epoch did not turn", extra={"once": "epochs"})
         metrics.cells[open_connections] = len(connections)

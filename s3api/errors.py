@@ -146,6 +146,7 @@ _ROWS: Final = (
     ErrorSpec("DiskFull", 507, "The disk under this pool is full. Nothing was stored."),
     # try again
     ErrorSpec("SlowDown", 503, "Please reduce your request rate.", retry_s=1),
+    ErrorSpec("ServiceUnavailable", 503, "The device under this pool refuses writes. Nothing was stored or changed. Please try again.", retry_s=5),
     ErrorSpec("InternalError", 500, "We encountered an internal error. Please try again.", retry_s=1),
 )  # fmt: skip
 
@@ -178,6 +179,7 @@ STORE_ERRORS: Final[dict[type[contract.StoreError], str]] = {
     contract.TierFull: "TierFullOfPins",
     contract.PinLimit: "PinLimitExceeded",
     contract.DiskFull: "DiskFull",
+    contract.DeviceFailed: "ServiceUnavailable",
     contract.Busy: "SlowDown",
     contract.ColdUnavailable: "SlowDown",
     contract.Corrupt: "InternalError",

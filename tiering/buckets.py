@@ -17,7 +17,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from tiering import conditions, layout, mutations
+from tiering import conditions, device, layout, mutations
 from tiering.contract import BucketChange, BucketExists, BucketInfo, NoSuchBucket, UnknownPool
 from tiering.layout import BucketRecord
 from tiering.pool import Pool
@@ -31,12 +31,7 @@ class Buckets:
     def __init__(self, pools: Mapping[str, Pool], directory: Path) -> None:
         self._pools = pools
         self._lock_path = directory / "buckets.lock"
-        fd = os.open(directory / "buckets.version", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.ftruncate(fd, mmap.PAGESIZE)
-            self._map = mmap.mmap(fd, mmap.PAGESIZE)
-        finally:
-            os.close(fd)
+        self._map = device.mapped(directory / "buckets.version", mmap.PAGESIZE)
         self._version = memoryview(self._map).cast("Q")
         self._seen = -1
         self._known: dict[str, tuple[Pool, BucketRecord]] = {}

@@ -22,7 +22,7 @@ from typing import Any, Final, TypeVar
 
 from tiering.contract import StoreError
 from tiering.flash import Flash
-from tiering.index import Batch, Index, storage_error
+from tiering.index import Batch, Index
 
 _T = TypeVar("_T")
 Mutation = Callable[[Batch], _T]
@@ -185,7 +185,7 @@ class Committer:
         try:
             self._apply(batch, tickets)
         except BaseException as error:
-            self._retry_alone(tickets, storage_error(error))
+            self._retry_alone(tickets, self._index.storage_error(error))
 
     def _apply(self, batch: Batch, tickets: list[_Ticket]) -> None:
         """Runs the mutations and ends the batch. Raises a surprise, or what the commit raised: nothing was changed."""

@@ -751,6 +751,10 @@ class PinLimit(StoreError):
 class DiskFull(StoreError): ...
 
 
+class DeviceFailed(StoreError):
+    """The device under a pool refuses writes, or did not keep one: nothing was stored. Facts: retry_s."""
+
+
 class Busy(StoreError):
     """No room in time, or too much waits to be demoted: try again. Facts: retry_s."""
 

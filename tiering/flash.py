@@ -20,7 +20,8 @@ from typing import Final
 
 from awscrt import checksums
 
-from tiering.contract import Buffer, DiskFull
+from tiering import device
+from tiering.contract import Buffer, Corrupt, DeviceFailed
 from tiering.layout import Extent
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -63,9 +64,7 @@ class Flash:
                 os.fsync(self.fd)
         except OSError as error:
             os.close(self.fd)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-                raise DiskFull(f"no room for {self._size} bytes of flash at {path}") from error
-            raise
+            raise device.refusal(error, f"{self._size} bytes of flash at {path}") from error
         # A descriptor of its own for looks that no reader asked for: what the kernel reads ahead there nobody wants.
         self._aside_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         os.posix_fadvise(self._aside_fd, 0, 0, os.POSIX_FADV_RANDOM)
@@ -77,7 +76,9 @@ class Flash:
         self._pages_view = memoryview(self._pages).cast("B")
         self._resident: dict[tuple[int, int, int, int], float] = {}
         self._unsynced = False
-        self._failed = False
+        self._what = f"{path.parent.name}/{path.name}"
+        self.failed = False
+        """A sync has failed: what was written through this object and not synced before may be gone. Stays so."""
 
     def close(self) -> None:
         _libc.munmap(self._address, self._size)
@@ -85,7 +86,7 @@ class Flash:
         os.close(self.fd)
 
     def write(self, region: int, offset: int, data: Buffer) -> None:
-        """Puts all of `data` at a place inside a region. Raises DiskFull."""
+        """Puts all of `data` at a place inside a region. Raises DiskFull, DeviceFailed."""
         at = region * self.region_bytes + offset
         assert offset >= 0 and offset + len(data) <= self.region_bytes, (region, offset, len(data))
         try:
@@ -93,32 +94,36 @@ class Flash:
             while written < len(data):
                 written += os.pwrite(self.fd, memoryview(data)[written:], at + written)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DiskFull("the flash file has no room") from error
-            raise
+            raise device.refusal(error, self._what) from error
         # After the write: set before, a sync on the committer's thread could clear it between the two.
         self._unsynced = True
 
     def sync(self) -> None:
-        """Forces all that was written through this object before the call to the device."""
-        if self._failed:
-            raise OSError(errno.EIO, "an earlier write did not reach the device")
+        """Forces all that was written through this object before the call to the device. Raises DeviceFailed, and for ever
+        once it has."""
+        if self.failed:
+            raise DeviceFailed(f"{self._what}: an earlier write did not reach the device", retry_s=device.RETRY_S)
         if self._unsynced:
             self._unsynced = False
             try:
                 os.fdatasync(self.fd)
-            except BaseException:
+            except OSError as error:
                 # The kernel drops what it could not write and reports it once: a second try would succeed for nothing.
-                self._failed = True
-                raise
+                self.failed = True
+                raise device.failed(self._what, error.strerror or "") from error
 
     def read(self, extent: Extent, start: int = 0, stop: int | None = None) -> bytes:
-        """Bytes `start:stop` of an extent, through the page cache."""
+        """Bytes `start:stop` of an extent, through the page cache. Raises Corrupt when the device cannot read them."""
         stop = extent.length if stop is None else stop
         at = extent.region * self.region_bytes + extent.offset + start
-        data = os.pread(self.fd, stop - start, at)
+        try:
+            data = os.pread(self.fd, stop - start, at)
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            raise Corrupt(f"{self._what}: the device cannot read the bytes") from error
         if len(data) != stop - start:
-            raise OSError(errno.EIO, "flash file is shorter than an extent")
+            raise Corrupt(f"{self._what} is shorter than an extent")
         return data
 
     def read_now(self, extent: Extent) -> bytes | None:
@@ -154,10 +159,16 @@ class Flash:
         return True
 
     def passes(self, extent: Extent) -> bool:
-        """Reads the whole extent and compares its checksum. Waits for the device: call it in a thread."""
+        """Reads the whole extent and compares its checksum. Waits for the device: call it in a thread.
+
+        What the device cannot read does not pass.
+        """
         found = 0
         for at in range(0, extent.length, READ_CHUNK):
-            found = crc64(self.read(extent, at, min(extent.length, at + READ_CHUNK)), found)
+            try:
+                found = crc64(self.read(extent, at, min(extent.length, at + READ_CHUNK)), found)
+            except Corrupt:
+                return False
         return found == extent.crc64
 
     def passes_aside(self, extent: Extent) -> bool:

@@ -11,13 +11,12 @@ Spec: docs/FORMAT.md, "heat".
 
 from __future__ import annotations
 
-import mmap
-import os
 import struct
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from tiering import device
 from tiering.policy import HEAT_MAX
 
 HEAT_SLOTS: Final = 1 << 24
@@ -52,21 +51,14 @@ class Heat:
     """The mapped table. `same_boot`: it was last used since the operating system started."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.ftruncate(fd, _SIZE)
-            self._map = mmap.mmap(fd, _SIZE)
-        finally:
-            os.close(fd)
+        self._map = device.mapped(path, _SIZE)
         stamp = _MAGIC + boot_id()
         self.same_boot = self._map[: len(stamp)] == stamp
 
     def adopt(self) -> None:
         """After a restart of the operating system: forgets every checked mark. Call before readers start."""
         if not self.same_boot:
-            os.truncate(self._path, 0)  # and out again: zeros that take no room, under the mapping as well
-            os.truncate(self._path, _SIZE)
+            self._map[_HEADER:] = bytes(_SIZE - _HEADER)  # in place: a file cut off would have to find its blocks again
             stamp = _MAGIC + boot_id()
             self._map[: len(stamp)] = stamp
             self.same_boot = True

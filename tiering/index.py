@@ -10,6 +10,7 @@ Spec: docs/FORMAT.md; LMDB 1.0.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import threading
@@ -19,8 +20,8 @@ from typing import Any, Final
 
 import lmdb
 
-from tiering import layout
-from tiering.contract import DiskFull, Residency
+from tiering import device, layout
+from tiering.contract import Residency
 from tiering.layout import (
     BucketRecord,
     Counters,
@@ -37,13 +38,17 @@ MAP_BYTES_DEFAULT: Final = 1 << 40
 """Address space, not disk: the file grows as records are written."""
 
 
+_LOCK_BYTES: Final = READERS_MAX * 64 + 128
+"""The table of readers, as LMDB lays it out. It would make the file longer if this were too little."""
+
 VIEW_TRIES: Final = 16
 """Commits would have to fall between two calls this many times in a row for a snapshot to be taken unchecked."""
 
 
 COUNTERS_KEY: Final = b"counters"
 _decode_object = layout.OBJECT.decode
-_RACES: Final = (lmdb.BadTxnError, lmdb.PageNotFoundError, lmdb.CorruptedError)
+_RACES: Final = (lmdb.BadTxnError, lmdb.PageNotFoundError, lmdb.CorruptedError, lmdb.PanicError)
+"""What `view` is asked about: it takes another snapshot, or says that there will be none."""
 
 
 class IndexCorrupt(Exception):
@@ -56,8 +61,13 @@ class Index:
     def __init__(self, path: Path, *, synced: bool, map_bytes: int = MAP_BYTES_DEFAULT, readonly: bool = False) -> None:
         self.path = path
         self.synced = synced
+        self.failed = False
+        """LMDB has lost an update of its first pages: it serves nothing more in this process. Stays so."""
+        self._what = f"{path.parent.name}/{path.name}"
         if not readonly:
             path.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # LMDB writes it through a mapping. Before LMDB opens it: closing it later would give up LMDB's own locks.
+            device.mapped(path / "lock.mdb", _LOCK_BYTES).close()
         try:
             self._env = lmdb.open(
                 str(path),
@@ -97,7 +107,10 @@ class Index:
         the snapshot's own, the copy was whole; else another one is taken. See docs/decisions/0002.
         """
         begin, info = self._env.begin, self._env.info
-        txn = begin(buffers=True)
+        try:
+            txn = begin(buffers=True)
+        except lmdb.PanicError as error:
+            raise self.storage_error(error) from error
         for _ in range(VIEW_TRIES):
             if info()["last_txnid"] == txn.id():
                 break
@@ -107,7 +120,10 @@ class Index:
 
     def get_object(self, okey: bytes) -> ObjectRecord | None:
         """The record as of now, in a transaction of its own: the hot path's one look-up."""
-        txn = self._begin(None, None, False, True)
+        try:
+            txn = self._begin(None, None, False, True)
+        except lmdb.PanicError as error:
+            raise self.storage_error(error) from error
         try:
             data = txn.get(okey, None, self.objects_db)
             return None if data is None else _decode_object(data)
@@ -136,7 +152,10 @@ class Index:
 
     def counters(self) -> Counters:
         """The sums as of now, like `get_object`."""
-        txn = self._begin(None, None, False, True)
+        try:
+            txn = self._begin(None, None, False, True)
+        except lmdb.PanicError as error:
+            raise self.storage_error(error) from error
         try:
             data = txn.get(COUNTERS_KEY, None, self._meta_db)
             return Counters() if data is None else layout.COUNTERS.decode(data)
@@ -173,8 +192,10 @@ class Index:
     def _begin_batch(self) -> Batch:
         try:
             return Batch(self, self._env.begin(write=True, buffers=True))
-        except BaseException:
+        except BaseException as error:
             fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
+            if isinstance(error, lmdb.Error):
+                raise self.storage_error(error) from error
             raise
 
     def batch_ended(self) -> None:
@@ -183,8 +204,11 @@ class Index:
         self._writing.release()
 
     def sync(self) -> None:
-        """Forces everything committed so far to the device."""
-        self._env.sync(True)
+        """Forces everything committed so far to the device. Raises DeviceFailed."""
+        try:
+            self._env.sync(True)
+        except lmdb.Error as error:
+            raise self.storage_error(error) from error
 
     def oldest_reader(self) -> int | None:
         """The transaction id of the oldest live snapshot in any process; None without readers. Sweeps dead processes."""
@@ -197,18 +221,26 @@ class Index:
                 oldest = txn_id if oldest is None else min(oldest, txn_id)
         return oldest
 
-
-def storage_error(error: BaseException) -> BaseException:
-    """DiskFull for what LMDB says when a page cannot be written for want of room; any other error unchanged."""
-    if isinstance(error, lmdb.MapFullError | lmdb.DiskError):
-        return DiskFull("the index has no room")
-    if isinstance(error, lmdb.Error) and any(sign in str(error) for sign in _NO_ROOM):
-        return DiskFull("the index has no room")
-    return error
+    def storage_error(self, error: BaseException) -> BaseException:
+        """DiskFull or DeviceFailed for what LMDB says when the device does not take its pages; any other unchanged."""
+        if isinstance(error, lmdb.PanicError):
+            self.failed = True
+            return device.failed(self._what, "an update of the index's first pages was lost")
+        if isinstance(error, lmdb.MapFullError | lmdb.DiskError):
+            return device.no_room(self._what)
+        if isinstance(error, lmdb.Error):
+            text = str(error)
+            if any(sign in text for sign in _NO_ROOM):
+                return device.no_room(self._what)
+            for number in _REFUSALS:
+                if os.strerror(number) in text:
+                    return device.failed(self._what, os.strerror(number))
+        return error
 
 
 _NO_ROOM: Final = ("No space left", "Disk quota", "File too large", "MDB_SHORT_WRITE")
 """LMDB reports most of these as the plain text of errno."""
+_REFUSALS: Final = (errno.EIO, errno.EROFS, errno.ENXIO, errno.ENODEV, errno.EPERM, errno.EACCES)
 
 
 class View:
@@ -322,7 +354,7 @@ class Batch(View):
         self._regions: dict[int, RegionRecord] = {}
 
     def commit(self) -> None:
-        """Makes it all visible at once. Raises DiskFull."""
+        """Makes it all visible at once. Raises DiskFull, DeviceFailed."""
         try:
             for number, record in self._regions.items():
                 self.put("regions", layout.region_key(number), layout.REGION.encode(record))
@@ -332,7 +364,7 @@ class Batch(View):
         except BaseException as error:
             self._txn.abort()
             if isinstance(error, lmdb.Error):
-                raise storage_error(error) from error
+                raise self._index.storage_error(error) from error
             raise
         finally:
             self._index.batch_ended()

@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from tiering import layout
+from tiering import device, layout
 from tiering.committer import Committer
 from tiering.contract import Busy, Clock, ObjectInfo, PinLimit, TierFull
 from tiering.epochs import Epochs
@@ -105,6 +105,21 @@ class Pool:
         self.index.close()
         self.flash.close()
         self.heat.close()
+
+    # -- the device ----------------------------------------------------------------------------------------------
+
+    @property
+    def failed(self) -> bool:
+        """Whether the device has lost a write of this process, which therefore acknowledges no other; see `is_over`."""
+        return self.flash.failed or self.index.failed
+
+    def is_over(self) -> bool:
+        """Whether a new process would do better in this pool than this one. May wait for the device.
+
+        Without its index a process serves nothing. One that only lost bytes on flash serves reads, so it stays until the
+        device keeps writes again.
+        """
+        return self.index.failed or (self.flash.failed and device.keeps_writes(self.config.path))
 
     # -- deadlines -----------------------------------------------------------------------------------------------
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import mmap
 import os
 import secrets
 import struct
@@ -21,7 +20,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Final
 
-from tiering import events, layout, mutations
+from tiering import device, events, layout, mutations
 from tiering.cold import ColdSide
 from tiering.coldstream import FRAME_BYTES
 from tiering.contract import Buffer, Busy, ColdUnavailable, Corrupt, Reading, Residency, StoreError
@@ -50,12 +49,7 @@ class Board:
     """The mapped progress board of a pool: one slot a landing, written by its owner, read by everybody."""
 
     def __init__(self, path: Path) -> None:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            os.ftruncate(fd, _BOARD_SLOTS * _SLOT.size)
-            self._map = mmap.mmap(fd, _BOARD_SLOTS * _SLOT.size)
-        finally:
-            os.close(fd)
+        self._map = device.mapped(path, _BOARD_SLOTS * _SLOT.size)
 
     def post(self, slot: int, landing: int, landed: int, state: int) -> None:
         _SLOT.pack_into(self._map, slot * _SLOT.size, landing, landed, os.getpid(), state)
@@ -254,7 +248,10 @@ class Recalls:
         whole = stop - start == record.size
         at, found = start, 0
         while at < stop:
-            piece = self._landed(landing, okey, record, at, stop, whole)
+            try:
+                piece = self._landed(landing, okey, record, at, stop, whole)
+            except Corrupt:
+                break  # the device cannot read what it was given: the rest comes from the backing store
             if piece is None and landing.over:
                 break
             if piece is None:

@@ -10,13 +10,14 @@ Kind: owner; one thread (the loop's). Spec: docs/ARCHITECTURE.md, "Regions".
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from tiering import layout
 from tiering.committer import Committer
-from tiering.contract import Busy
+from tiering.contract import Busy, DeviceFailed, DiskFull
 from tiering.flash import Flash
 from tiering.index import Batch
 
@@ -62,6 +63,7 @@ class Space:
         self._open: _OpenRegion | None = None
         self._full: dict[int, _OpenRegion] = {}
         self._claim: asyncio.Task[None] | None = None
+        self._unsealed: list[int] = []  # for which the device had no room
 
     def reserve(self, length: int) -> Piece | None:
         """Room for up to `length` bytes (at least one) in the open region; None when a new region is needed first."""
@@ -108,6 +110,9 @@ class Space:
             if asyncio.get_running_loop().time() >= deadline:
                 raise Busy("no region became free in time", retry_s=max(1, round(self._wait_s)))
             await asyncio.sleep(_POLL_S)
+        unsealed, self._unsealed = self._unsealed, []
+        for each in unsealed:
+            self._seal(each)
         self._retire()
         self._open = _OpenRegion(number)
         self._wake_keeper()  # one free region less: it may be time to free more
@@ -127,7 +132,11 @@ class Space:
             self._seal(region.number)
 
     def _seal(self, number: int) -> None:
-        self._committer.submit(lambda batch: batch.seal_region(number)).add_done_callback(_log_failure)
+        def done(future: asyncio.Future[None]) -> None:
+            if not future.cancelled() and future.exception() is not None:
+                self._unsealed.append(number)  # with the next one; an open region is of no use to anybody
+
+        self._committer.submit(lambda batch: batch.seal_region(number)).add_done_callback(done)
 
     def ring(self) -> None:
         """Asks the keeper to make room."""
@@ -145,16 +154,12 @@ class Space:
             self._seal(region.number)
 
     def close(self) -> None:
-        """Seals what is open; bytes still reserved are given up."""
-        numbers = list(self._full)
+        """Seals what is open; bytes still reserved are given up. What cannot be sealed now is sealed at the next start."""
+        numbers = [*self._full, *self._unsealed]
         if self._open is not None:
             numbers.append(self._open.number)
         self._open = None
         self._full.clear()
-        for number in numbers:
-            self._committer.run(functools.partial(Batch.seal_region, region=number))
-
-
-def _log_failure(future: asyncio.Future[None]) -> None:
-    if not future.cancelled():
-        future.exception()  # logged by the committer; the region is sealed at the next start
+        with contextlib.suppress(DiskFull, DeviceFailed):
+            for number in numbers:
+                self._committer.run(functools.partial(Batch.seal_region, region=number))

@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Iterable
 from typing import Final
 
 from tiering import events, journal, layout, mutations
-from tiering.contract import Residency
+from tiering.contract import Corrupt, Residency
 from tiering.duties.demote import Demoter, raise_first
 from tiering.flash import crc64
 from tiering.index import Batch, View
@@ -226,8 +226,8 @@ class EvictDuty:
                 if extent.region != region:
                     extents.append(extent)
                     continue
-                data = await asyncio.to_thread(pool.flash.read, extent)
-                if crc64(data) != extent.crc64:
+                data = await asyncio.to_thread(_readable, pool, extent)
+                if data is None:
                     _log.error(
                         "pool %s: bytes of generation %d fail their checksum", pool.config.name, record.generation
                     )
@@ -263,6 +263,15 @@ class EvictDuty:
         ):
             key, generation = occupant.key, record.generation
             await pool.committer.submit(lambda batch: mutations.lost(batch, key, generation))
+
+
+def _readable(pool: Pool, extent: Extent) -> bytes | None:
+    """The bytes of an extent; None when the device cannot read them or they fail their checksum."""
+    try:
+        data = pool.flash.read(extent)
+    except Corrupt:
+        return None
+    return data if crc64(data) == extent.crc64 else None
 
 
 def _queue(view: View, count: int | None) -> dict[int, int]:
