@@ -1,4 +1,4 @@
-"""`python -m bench.compare`: server CPU per request and rate of the gateway beside nginx and Redis, in one run.
+"""`python -m bench.compare`: server CPU per request and rate of the gateway beside other servers, in one run.
 
 Owns nothing but its arguments. Does not know how a cell is measured (`bench.measure`) or a peer is set up (`bench.peers`).
 Kind: shell. Spec: bench/README.md.
@@ -14,100 +14,163 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
-from bench import loader, memory
-from bench.measure import Figure, cells, measure, parse_size, size_text, summarise, table
-from bench.peers import GatewayPeer, Peer, installed
-from bench.server import Gateway
+from bench import aims, loader, memory
+from bench.measure import Figure, Measure, cells, estimate_s, figures_of, table
+from bench.operation import OPERATIONS
+from bench.peers import found, known, scaled
+from bench.peers.gateway import GatewayPeer
+from bench.peers.peer import Peer, PeerFailed
+from bench.peers.s3 import S3Peer
+from bench.quantity import parse_size, size_text
 
-SIZES = "4k,256k,2m,16m"
-SMOKE_SIZES = "4k,2m"
-PEERS = ("nginx", "redis")
-OPERATIONS = GatewayPeer.operations
+SIZES = "4k,64k,2m,16m"
+CONNECTIONS = "1,8,64"
+WORKERS = "1,2"
 RESULTS = Path(__file__).parent / "results"
-BIG_CONNECTIONS = 4
-"""At most so many connections from 2 MiB on: more of them only fill socket buffers."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to measure, and how."""
+
+    operations: Sequence[str]
+    sizes: Sequence[int]
+    connections: Sequence[int]
+    workers: Sequence[int]
+    peers: Sequence[str]
+    backing: str
+    seconds: float
+    rounds: int
+    capacity_bytes: int
+    data_dir: Path | None
+    smoke: bool
 
 
 def arguments(program: str, summary: str) -> argparse.ArgumentParser:
     """The arguments that `bench.load` has too."""
     parser = argparse.ArgumentParser(prog=f"python -m {program}", description=summary)
+    parser.add_argument("--operations", help=f"of {', '.join(OPERATIONS)} (default: all)")
     parser.add_argument("--sizes", help=f"object sizes (default {SIZES})")
-    parser.add_argument("--operations", default=",".join(OPERATIONS), help="default: all")
-    parser.add_argument("--connections", type=int, default=8, help=f"(from 2 MiB on at most {BIG_CONNECTIONS})")
-    parser.add_argument("--seconds", type=float, default=1.5, help="of each cell in each round")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--capacity", default="4g", help="flash of each of the gateway's pools")
+    parser.add_argument("--connections", help=f"(default {CONNECTIONS})")
+    parser.add_argument("--workers", help=f"worker processes (default {WORKERS})")
+    parser.add_argument("--seconds", type=float, default=0.3, help="of each cell in each round")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--capacity", default="2g", help="flash of each of the gateway's pools")
     parser.add_argument("--data-dir", type=Path, help="the gateway's data (default: a temporary folder)")
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures there")
     parser.add_argument("--save", action="store_true", help=f"also write them to {RESULTS.name}/, named by date")
-    parser.add_argument("--smoke", action="store_true", help="a few seconds in all: does everything still run?")
+    parser.add_argument("--estimate", action="store_true", help="only say how long it would take")
+    parser.add_argument("--smoke", action="store_true", help="a quarter of a minute: does everything still run?")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = arguments("bench.compare", (__doc__ or "").splitlines()[0])
-    parser.add_argument("--peers", default=",".join(PEERS), help="of nginx,redis; or none")
+    try:
+        peers = known()
+    except ValueError as error:
+        parser.error(str(error))
+    parser.add_argument("--peers", default=",".join(peers), help=f"of {', '.join(peers)}; or none")
+    parser.add_argument("--backing", default="", help="the S3 peer whose bucket is the gateway's backing store")
     args = parser.parse_args(argv)
-    peers = () if args.peers == "none" else tuple(args.peers.split(","))
-    if unknown := set(peers) - set(PEERS):
-        parser.error(f"no such peer: {', '.join(sorted(unknown))}")
-    return run(args, peers)
+    return run(parser, args, [] if args.peers == "none" else args.peers.split(","), args.backing)
 
 
-def gateway_settings(capacity_bytes: int) -> dict[str, str]:
-    """The gateway as it is measured: no demotion in `kv`, late demotion in `standard`, so that writes are what is seen."""
-    return {
-        "RECALL_POOLS_KV_CAPACITY_BYTES": str(capacity_bytes),
-        "RECALL_POOLS_KV_DEMOTE": "never",
-        "RECALL_POOLS_STANDARD_CAPACITY_BYTES": str(capacity_bytes),
-        "RECALL_POOLS_STANDARD_DEMOTE": "pressure",
-    }
-
-
-def run(args: argparse.Namespace, peer_names: Sequence[str]) -> int:
-    """Measures, prints, writes; 1 when any request was answered wrongly."""
-    args.sizes = args.sizes or (SMOKE_SIZES if args.smoke else SIZES)
-    if args.smoke:
-        args.seconds, args.rounds, args.capacity = 0.1, 1, "512m"
-    sizes = [parse_size(text) for text in args.sizes.split(",")]
+def run(parser: argparse.ArgumentParser, args: argparse.Namespace, peers: Sequence[str], backing: str = "") -> int:
+    """Measures, prints, writes; 1 when the gateway answered any request wrongly (what a peer did is in the table)."""
+    wanted = _wanted(parser, args, peers, backing)
     program = loader.build()
-    if not args.smoke:
-        _progress("touching memory")
-        memory.touch(3 * parse_size(args.capacity))  # two pools' files and what the peers keep
+    begun_s = time.monotonic()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="recall-bench-")))
-        beside, absent = installed(peer_names, folder)
-        gateway = Gateway(gateway_settings(parse_size(args.capacity)), data_dir=args.data_dir)
-        peers: list[Peer] = [GatewayPeer(gateway), *beside]
-        for peer in peers:
+        beside, absent = found(wanted.peers, wanted.workers, folder)
+        buckets = {peer.name: peer for peer in beside if isinstance(peer, S3Peer)}
+        if wanted.backing and wanted.backing not in buckets:
+            parser.error(f"{wanted.backing} is no S3 peer that is there")
+        ours = [
+            GatewayPeer(
+                scaled("recall", count),
+                wanted.capacity_bytes,
+                count,
+                wanted.data_dir / str(count) if wanted.data_dir else None,
+                buckets.get(wanted.backing),
+            )
+            for count in wanted.workers
+        ]
+        peers_all: list[Peer] = [*ours, *beside]
+        todo = cells(peers_all, wanted.operations, wanted.sizes, wanted.connections)
+        _say(f"{len(todo)} cells, about {estimate_s(todo, wanted.seconds, wanted.rounds) / 60 + 0.5:.0f} minutes")
+        for name, why in absent.items():
+            _say(f"{name}: not there ({why})")
+        if args.estimate:
+            return 0
+        if not wanted.smoke:
+            _progress("touching memory")
+            memory.touch(2 * len(ours) * wanted.capacity_bytes)  # the pools' files and what the peers keep
+        for peer in [*beside, *ours]:  # a backing store before the gateway
+            _progress(f"filling {peer.name}")
             stack.callback(peer.stop)
-            peer.start(sizes)
-        todo = cells(peers, args.operations.split(","), sizes)
-        samples = measure(
-            peers,
-            todo,
-            program=program,
-            folder=folder,
-            connections=lambda size: min(args.connections, BIG_CONNECTIONS) if size >= 2 << 20 else args.connections,
-            seconds=args.seconds,
-            rounds=args.rounds,
+            try:
+                peer.start(wanted.sizes, wanted.operations)
+            except PeerFailed as error:
+                if peer in ours:
+                    raise
+                absent[peer.name] = str(error)
+        samples = Measure(program, folder).rounds(
+            peers_all,
+            [cell for cell in todo if cell.peer not in absent],
+            seconds=wanted.seconds,
+            rounds=wanted.rounds,
             progress=_progress,
         )
     _progress("")
-    figures = [summarise(cell, samples[cell]) for cell in todo]
-    print(table(figures, GatewayPeer.name))
-    for name in absent:
-        print(f"{name}: absent (not installed)")
-    document = _document(args, figures, absent)
-    for path in _outputs(args):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        print(f"written: {path}")
-    return 1 if any(figure.bad for figure in figures) else 0
+    mine = [peer.name for peer in ours]
+    figures = figures_of(samples, mine)
+    print(table(figures))
+    for name, why in absent.items():
+        print(f"{name}: not there ({why})")
+    if held := aims.report(figures, wanted.backing):
+        print("\n" + held)
+    _write(args, _document(wanted, figures, absent, time.monotonic() - begun_s))
+    return 1 if any(figure.bad for figure in figures if figure.cell.peer in mine) else 0
+
+
+def _wanted(parser: argparse.ArgumentParser, args: argparse.Namespace, peers: Sequence[str], backing: str) -> Wanted:
+    if args.smoke:
+        args.seconds, args.rounds, args.capacity = 0.05, 1, "512m"
+    operations = args.operations.split(",") if args.operations else list(OPERATIONS)
+    for what, asked, there in (("operation", operations, OPERATIONS), ("peer", peers, known())):
+        if unknown := set(asked) - set(there):
+            parser.error(f"no such {what}: {', '.join(sorted(unknown))}")
+    try:
+        return Wanted(
+            operations=operations,
+            sizes=[parse_size(text) for text in (args.sizes or ("4k,2m" if args.smoke else SIZES)).split(",")],
+            connections=_numbers(args.connections or ("8" if args.smoke else CONNECTIONS)),
+            workers=_numbers(args.workers or ("1" if args.smoke else WORKERS)),
+            peers=peers,
+            backing=backing,
+            seconds=args.seconds,
+            rounds=args.rounds,
+            capacity_bytes=parse_size(args.capacity),
+            data_dir=args.data_dir,
+            smoke=args.smoke,
+        )
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def _numbers(text: str) -> list[int]:
+    return [int(each) for each in text.split(",")]
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _progress(text: str) -> None:
@@ -115,20 +178,48 @@ def _progress(text: str) -> None:
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 
 
-def _outputs(args: argparse.Namespace) -> list[Path]:
-    saved = [RESULTS / f"compare-{time.strftime('%Y%m%d-%H%M%S')}.json"] if args.save else []
-    return ([args.json] if args.json else []) + saved
+def _write(args: argparse.Namespace, document: Mapping[str, object]) -> None:
+    write(document, [args.json] if args.json else [], "compare" if args.save else "")
 
 
-def _document(args: argparse.Namespace, figures: Sequence[Figure], absent: Sequence[str]) -> dict[str, object]:
+def write(document: Mapping[str, object], paths: Sequence[Path], save_as: str) -> None:
+    """Writes a result to `paths` and, under a name, to the kept results."""
+    saved = [RESULTS / f"{save_as}-{time.strftime('%Y%m%d-%H%M%S')}.json"] if save_as else []
+    for path in [*paths, *saved]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+        print(f"written: {path}")
+
+
+def circumstances() -> dict[str, object]:
+    """When, where and of which commit a result is."""
     return {
         "date": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "commit": _said("git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"),
         "machine": {"cores": os.cpu_count(), "cpu": _cpu_model(), "kernel": platform.release()},
         "python": platform.python_version(),
-        "versions": {"nginx": _version("nginx", "-v"), "redis": _version("redis-server", "--version")},
-        "settings": {name: str(value) for name, value in vars(args).items()},
-        "sizes": [size_text(parse_size(text)) for text in args.sizes.split(",")],
-        "absent": list(absent),
+        "load_average": os.getloadavg(),
+    }
+
+
+def _document(
+    wanted: Wanted, figures: Sequence[Figure], absent: Mapping[str, str], seconds: float
+) -> dict[str, object]:
+    versions = {
+        "nginx": _said("/usr/sbin/nginx", "-v"),
+        "redis": _said("redis-server", "--version"),
+        "memcached": _said("memcached", "-V"),
+    }
+    return {
+        **circumstances(),
+        "took_s": round(seconds),
+        "versions": versions,
+        "settings": {
+            name: value if isinstance(value, int | float | str | list) else str(value)
+            for name, value in vars(wanted).items()
+        },
+        "sizes": [size_text(size) for size in wanted.sizes],
+        "absent": dict(absent),
         "figures": [figure.as_json() for figure in figures],
     }
 
@@ -140,9 +231,9 @@ def _cpu_model() -> str:
     return platform.machine()
 
 
-def _version(program: str, option: str) -> str:
+def _said(*command: str) -> str:
     try:
-        done = subprocess.run([program, option], capture_output=True, text=True, timeout=10, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False, cwd=RESULTS.parent)
     except OSError:
         return ""
     return (done.stdout + done.stderr).strip()

@@ -12,7 +12,8 @@ from bench.compare import arguments, run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run(arguments("bench.load", (__doc__ or "").splitlines()[0]).parse_args(argv), ())
+    parser = arguments("bench.load", (__doc__ or "").splitlines()[0])
+    return run(parser, parser.parse_args(argv), ())
 
 
 if __name__ == "__main__":

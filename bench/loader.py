@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SOURCE = Path(__file__).parent / "native" / "loadgen.c"
+ONCE_S = 60.0
+"""What a run that sends each request once may take."""
 _GRACE_S = 60.0  # above the run itself: the loader drains and gives up by itself well before
 
 
@@ -27,19 +29,32 @@ class LoaderMissing(Exception):
 
 @dataclass(frozen=True)
 class Plan:
-    """What to send and what to expect. Each head is followed by `body`. `expect_bytes` -1: any length."""
+    """What to send and what to expect. Each head is followed by `body`. `expect_bytes` -1: any length.
 
-    heads: Sequence[bytes]
+    `expect_status` below 10 is a class: 2 is any of 200 to 299. `reply`: the peer speaks no HTTP, and every right reply
+    begins with those bytes and is `reply_bytes` long. `once`: each request once, then the run ends. `before`: what is
+    sent first, each request once, and not measured. `driver`: the peer is no server but a library, and this command
+    takes the loader's place; it is given `--connections` and `--seconds` and prints what the loader prints.
+    """
+
+    heads: Sequence[bytes] = ()
     body: bytes = b""
-    resp: bool = False
+    reply: bytes = b""
+    reply_bytes: int = 0
     head_only: bool = False
     expect_status: int = 200
     expect_bytes: int = -1
+    once: bool = False
+    before: Plan | None = None
+    driver: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
 class Load:
-    """What the loader saw. Latencies are of successful requests, from first byte sent to last byte read."""
+    """What the loader saw. Latencies are of successful requests, from first byte sent to last byte read.
+
+    `first_byte_us` is the median until the reply begins.
+    """
 
     seconds: float
     ok: int
@@ -47,9 +62,11 @@ class Load:
     first_bad: str
     body_bytes: int
     connects: int
+    first_byte_us: float
     p50_us: float
     p90_us: float
     p99_us: float
+    p999_us: float
     max_us: float
 
     @property
@@ -79,21 +96,30 @@ def encode_requests(heads: Sequence[bytes]) -> bytes:
     return struct.pack(f"<{1 + len(heads)}I", len(heads), *map(len, heads)) + b"".join(heads)
 
 
-def run(program: Path, port: int, plan: Plan, connections: int, seconds: float, folder: Path) -> Load:
-    """Loads 127.0.0.1:`port` for `seconds`; its files stand in `folder` meanwhile."""
-    requests, body = folder / f"{id(plan):x}.requests", folder / f"{id(plan):x}.body"
+def run(program: Path, address: tuple[str, int], plan: Plan, connections: int, seconds: float, folder: Path) -> Load:
+    """Loads an IPv4 address and port for `seconds`; its files stand in `folder` meanwhile."""
+    if plan.once:
+        seconds = ONCE_S
+    arguments = ["--connections", str(connections), "--seconds", str(seconds)]
+    with tempfile.TemporaryDirectory(dir=folder) as files:
+        arguments = [*(plan.driver or _native(program, address, plan, Path(files))), *arguments]
+        done = subprocess.run(arguments, capture_output=True, timeout=seconds + _GRACE_S, check=not plan.driver)
+    if done.returncode:  # a peer's own program: its failure is a figure of that peer
+        said = done.stderr.decode("utf-8", "replace").strip().splitlines()
+        return Load(seconds, 0, 1, said[-1] if said else f"exit {done.returncode}", 0, 0, *[0.0] * 6)
+    return Load(**json.loads(done.stdout.splitlines()[-1]))
+
+
+def _native(program: Path, address: tuple[str, int], plan: Plan, files: Path) -> list[str]:
+    requests, body = files / "requests", files / "body"
     requests.write_bytes(encode_requests(plan.heads))
-    arguments = [str(program), "--port", str(port), "--connections", str(connections), "--seconds", str(seconds)]
-    arguments += ["--requests", str(requests), "--expect-status", str(plan.expect_status)]
-    arguments += ["--expect-bytes", str(plan.expect_bytes)]
+    arguments = [str(program), "--host", address[0], "--port", str(address[1]), "--requests", str(requests)]
+    arguments += ["--expect-status", str(plan.expect_status), "--expect-bytes", str(plan.expect_bytes)]
     if plan.body:
         body.write_bytes(plan.body)
         arguments += ["--body", str(body)]
-    arguments += ["--resp"] if plan.resp else []
+    if plan.reply:
+        arguments += ["--reply-prefix", plan.reply.decode("ascii"), "--reply-bytes", str(plan.reply_bytes)]
     arguments += ["--head"] if plan.head_only else []
-    try:
-        done = subprocess.run(arguments, capture_output=True, text=True, timeout=seconds + _GRACE_S, check=True)
-    finally:
-        requests.unlink(missing_ok=True)
-        body.unlink(missing_ok=True)
-    return Load(**json.loads(done.stdout))
+    arguments += ["--once"] if plan.once else []
+    return arguments

@@ -1,7 +1,8 @@
-"""Rounds of measurements over cells (peer, operation, size), and what is said of them.
+"""Rounds of measurements over cells (peer, operation, size, connections), and what is said of them.
 
 Promise: the cells of one round run one after another, a peer beside a peer, and the rounds are interleaved, so that a
-machine that gets slower for a while slows everybody. A figure is the median of its rounds; the spread is their range.
+machine that gets slower for a while slows everybody. A figure is the median of its rounds; the spread is their range. A
+ratio is made in each round, of cells that ran close together.
 
 Owns nothing. Does not know how a peer is started. Kind: shell (runs the loader); the summary is pure.
 Spec: bench/README.md, "What a figure means".
@@ -9,21 +10,25 @@ Spec: bench/README.md, "What a figure means".
 
 from __future__ import annotations
 
-import statistics
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from bench import loader
-from bench.cpu import cpu_by_role
-from bench.loader import Load
-from bench.peers import Peer
+from bench.loader import Load, Plan
+from bench.operation import OPERATIONS
+from bench.peers.peer import Peer, batch_keys
+from bench.process import cpu_by_role
+from bench.quantity import Spread, size_text
 
-SIZELESS = ("404",)
-"""Operations that do not depend on a size: measured once."""
-WARM_UP_S = 0.3
+WARM_UP_S = 0.2
 """Before a cell's first round. Writes warm up for a whole round's time: until every key has been written once, a server
 pays for memory and disk blocks that it has for good afterwards."""
+PLAN_GOOD_S = 600
+"""Signatures are good for 15 minutes; a plan is made again before."""
+ROUND_EXTRA_S = 0.12
+"""What a round of a cell takes beside its seconds: starting the loader, signing, and what a DELETE or COLD prepares."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Cell:
     peer: str
     operation: str
     size: int
+    connections: int
 
 
 @dataclass(frozen=True)
@@ -49,17 +55,18 @@ class Sample:
 
 @dataclass(frozen=True)
 class Figure:
-    """A cell over all rounds: medians, and the range of the worker's CPU."""
+    """A cell over all rounds. `cpu_ratio` and `rate_ratio`: ours over this one's; None for our own."""
 
     cell: Cell
-    cpu_us: float
-    cpu_us_min: float
-    cpu_us_max: float
+    cpu_us: Spread
     other_cpu_us: Mapping[str, float]
-    rate: float
+    rate: Spread
     megabytes_per_s: float
-    p50_us: float
-    p99_us: float
+    first_byte_us: Spread
+    p50_us: Spread
+    p99_us: Spread
+    cpu_ratio: Spread | None
+    rate_ratio: Spread | None
     bad: int
     first_bad: str
     rounds: int
@@ -68,108 +75,188 @@ class Figure:
         return {**asdict(self.cell), **{name: value for name, value in asdict(self).items() if name != "cell"}}
 
 
-def cells(peers: Iterable[Peer], operations: Sequence[str], sizes: Sequence[int]) -> list[Cell]:
+def cells(
+    peers: Iterable[Peer], operations: Sequence[str], sizes: Sequence[int], connections: Sequence[int]
+) -> list[Cell]:
     """Every cell, peers innermost: what is compared is measured close together."""
     peers = list(peers)
     return [
-        Cell(peer.name, operation, size)
+        Cell(peer.name, operation, size, count)
         for operation in operations
-        for size in ((0,) if operation in SIZELESS else sizes)
+        for size in (sizes if OPERATIONS[operation].sized else (0,))
+        for count in connections
         for peer in peers
-        if operation in peer.operations
+        if operation in peer.operations and count <= peer.connections_max
     ]
 
 
-def measure(
-    peers: Sequence[Peer],
-    todo: Sequence[Cell],
-    *,
-    program: Path,
-    folder: Path,
-    connections: Callable[[int], int],
-    seconds: float,
-    rounds: int,
-    progress: Callable[[str], None],
-) -> dict[Cell, list[Sample]]:
-    """Runs all rounds. `connections`: how many, for a size."""
-    by_name = {peer.name: peer for peer in peers}
-    samples: dict[Cell, list[Sample]] = {cell: [] for cell in todo}
-    for number in range(rounds):
-        for cell in todo:
-            progress(f"round {number + 1}/{rounds}: {cell.peer} {cell.operation} {size_text(cell.size)}")
-            peer = by_name[cell.peer]
+def estimate_s(todo: Sequence[Cell], seconds: float, rounds: int) -> float:
+    """About how long `measure` will take: a guess, since slow peers finish late what is under way at the end."""
+    warm_up = {True: seconds, False: min(WARM_UP_S, seconds)}
+    return sum(
+        rounds * (seconds + ROUND_EXTRA_S + cell.connections * cell.size / 1e9)
+        + warm_up[OPERATIONS[cell.operation].writes]
+        for cell in todo
+    )
+
+
+class Measure:
+    """Takes samples of peers with the native loader."""
+
+    def __init__(self, program: Path, folder: Path) -> None:
+        self._program = program
+        self._folder = folder
+        self._plans: dict[tuple[str, str, int], tuple[float, Plan]] = {}
+
+    def rounds(
+        self,
+        peers: Sequence[Peer],
+        todo: Sequence[Cell],
+        *,
+        seconds: float,
+        rounds: int,
+        progress: Callable[[str], None],
+    ) -> dict[Cell, list[Sample]]:
+        """All cells, all rounds."""
+        by_name = {peer.name: peer for peer in peers}
+        samples: dict[Cell, list[Sample]] = {cell: [] for cell in todo}
+        for number in range(rounds):
+            for cell in todo:
+                progress(f"round {number + 1}/{rounds}: {cell_text(cell)}")
+                peer = by_name[cell.peer]
+                plan = self._plan(peer, cell)
+                if number == 0 and not plan.once:
+                    writes = OPERATIONS[cell.operation].writes
+                    self.load(peer, plan, cell.connections, seconds if writes else min(WARM_UP_S, seconds))
+                samples[cell].append(self.sample(peer, plan, cell.connections, seconds))
+        return samples
+
+    def sample(self, peer: Peer, plan: Plan, connections: int, seconds: float) -> Sample:
+        """One round of one plan."""
+        bad_before = 0
+        first_bad = ""
+        if plan.before is not None:
+            before = self.load(peer, replace(plan.before, once=True), 8, seconds)
+            bad_before, first_bad = before.bad, f"before it, {before.first_bad}"
+        roles = peer.processes()
+        begin = cpu_by_role(roles)
+        load = self.load(peer, plan, connections, seconds)
+        end = cpu_by_role(roles)
+        if bad_before:
+            load = replace(load, bad=load.bad + bad_before, first_bad=first_bad)
+        return Sample(load, {role: end[role] - begin[role] for role in roles})
+
+    def load(self, peer: Peer, plan: Plan, connections: int, seconds: float) -> Load:
+        return loader.run(self._program, peer.address, plan, connections, seconds, self._folder)
+
+    def _plan(self, peer: Peer, cell: Cell) -> Plan:
+        key = (cell.peer, cell.operation, cell.size)
+        made_s, plan = self._plans.get(key, (0.0, None))
+        if plan is None or time.monotonic() > made_s + PLAN_GOOD_S:
             plan = peer.plan(cell.operation, cell.size)
-            count = connections(cell.size)
-            if number == 0:
-                warm_up_s = seconds if cell.operation.startswith("PUT") else min(WARM_UP_S, seconds)
-                loader.run(program, peer.port, plan, count, warm_up_s, folder)
-            roles = peer.processes()
-            before = cpu_by_role(roles)
-            load = loader.run(program, peer.port, plan, count, seconds, folder)
-            after = cpu_by_role(roles)
-            samples[cell].append(Sample(load, {role: after[role] - before[role] for role in roles}))
-    return samples
+            self._plans[key] = (time.monotonic(), plan)
+        return plan
 
 
-def summarise(cell: Cell, samples: Sequence[Sample]) -> Figure:
-    """Medians over the rounds."""
-    worker = [sample.cpu_us("worker") for sample in samples]
-    others = sorted({role for sample in samples for role in sample.cpu_s} - {"worker"})
-    median = statistics.median
+def base_of(peer: str, ours: Iterable[str]) -> str:
+    """Which of our gateways a peer is compared with: the one of as many workers, else the one of one."""
+    wanted = " ".join(("recall", *peer.split(" ")[1:]))
+    return wanted if wanted in set(ours) else "recall"
+
+
+def summarise(cell: Cell, samples: Sequence[Sample], base: Sequence[Sample] = ()) -> Figure:
+    """Medians and ranges over the rounds. `base`: the same rounds of our own cell; without any there are no ratios."""
+    roles = {role for sample in samples for role in sample.cpu_s}
+    spread = Spread.of
+    pairs = list(zip(base, samples, strict=False))
+    cpu_ratios = [ours.cpu_us("worker") / cpu for ours, its in pairs if (cpu := its.cpu_us("worker"))]
+    rate_ratios = [ours.load.rate / its.load.rate for ours, its in pairs if its.load.rate]
+    items = batch_keys(cell.size) if cell.operation == "BATCH" else 1
+    rate = spread([sample.load.rate for sample in samples])
     return Figure(
         cell=cell,
-        cpu_us=median(worker),
-        cpu_us_min=min(worker),
-        cpu_us_max=max(worker),
-        other_cpu_us={role: median(sample.cpu_us(role) for sample in samples) for role in others},
-        rate=median(sample.load.rate for sample in samples),
-        megabytes_per_s=median(sample.load.rate * cell.size / 1e6 for sample in samples),
-        p50_us=median(sample.load.p50_us for sample in samples),
-        p99_us=median(sample.load.p99_us for sample in samples),
+        cpu_us=spread([sample.cpu_us("worker") for sample in samples]),
+        other_cpu_us={
+            role: Spread.of([sample.cpu_us(role) for sample in samples]).median for role in sorted(roles - {"worker"})
+        },
+        rate=rate,
+        megabytes_per_s=rate.median * cell.size * items / 1e6 if cell.operation not in ("HEAD", "DELETE") else 0.0,
+        first_byte_us=spread([sample.load.first_byte_us for sample in samples]),
+        p50_us=spread([sample.load.p50_us for sample in samples]),
+        p99_us=spread([sample.load.p99_us for sample in samples]),
+        cpu_ratio=spread(cpu_ratios) if cpu_ratios else None,
+        rate_ratio=spread(rate_ratios) if rate_ratios else None,
         bad=sum(sample.load.bad for sample in samples),
         first_bad=next((sample.load.first_bad for sample in samples if sample.load.bad), ""),
         rounds=len(samples),
     )
 
 
-def size_text(size: int) -> str:
-    """4096 → `4 KiB`; 0 → `-`."""
-    for unit, name in ((1 << 20, "MiB"), (1 << 10, "KiB")):
-        if size >= unit and size % unit == 0:
-            return f"{size // unit} {name}"
-    return f"{size} B" if size else "-"
+def figures_of(samples: Mapping[Cell, Sequence[Sample]], ours: Sequence[str]) -> list[Figure]:
+    """A figure for each cell, the ratios to ours of the same operation, size and connections."""
+    figures = []
+    for cell, taken in samples.items():
+        base = () if cell.peer in ours else samples.get(replace(cell, peer=base_of(cell.peer, ours)), ())
+        figures.append(summarise(cell, taken, base))
+    return figures
 
 
-def parse_size(text: str) -> int:
-    """`4k`, `256KiB`, `2m`, `16MiB` or bytes. Raises ValueError."""
-    text = text.strip().lower().removesuffix("ib").removesuffix("b")
-    unit = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}.get(text[-1:], 1)
-    return int(text if unit == 1 else text[:-1]) * unit
+def cell_text(cell: Cell) -> str:
+    return f"{cell.peer} {cell.operation} {size_text(cell.size)} x{cell.connections}"
 
 
-def table(figures: Sequence[Figure], base: str) -> str:
-    """The figures as text, one line a cell; `ratio` is the base peer's CPU over this one's for the same cell."""
-    bases = {(figure.cell.operation, figure.cell.size): figure.cpu_us for figure in figures if figure.cell.peer == base}
-    lines = [
-        f"{'operation':<13}{'size':>8}  {'peer':<8}{'CPU µs':>9}{'(range)':>17}{'other µs':>10}{'req/s':>9}{'MB/s':>8}"
-        f"{'p50 µs':>9}{'p99 µs':>9}{'ours/it':>9}{'bad':>6}"
-    ]
-    previous: tuple[str, int] | None = None
+_COLUMNS = (
+    ("operation", -13),
+    ("size", 7),
+    ("conns", 6),
+    ("  peer", -15),
+    ("CPU µs", 9),
+    ("(range)", 18),
+    ("other", 7),
+    ("req/s", 8),
+    ("MB/s", 7),
+    ("1st byte", 9),
+    ("p50 µs", 9),
+    ("p99 µs", 9),
+    ("CPU ours/it", 21),
+    ("rate ours/it", 21),
+    ("bad", 5),
+)
+
+
+def table(figures: Sequence[Figure]) -> str:
+    """The figures as text, one line a cell."""
+    lines = [_line([name for name, _ in _COLUMNS])]
+    previous: tuple[str, int, int] | None = None
     for figure in figures:
         cell = figure.cell
-        name = (cell.operation, cell.size)
-        label = f"{cell.operation:<13}{size_text(cell.size):>8}" if name != previous else " " * 21
+        name = (cell.operation, cell.size, cell.connections)
+        label = ["", "", ""] if name == previous else [cell.operation, size_text(cell.size), str(cell.connections)]
         previous = name
-        ratio = f"{bases[name] / figure.cpu_us:.2f}" if cell.peer != base and name in bases and figure.cpu_us else ""
-        spread = f"{figure.cpu_us_min:.1f}-{figure.cpu_us_max:.1f}"
+        known = figure.cpu_us.most > 0
         lines.append(
-            f"{label}  {cell.peer:<8}{figure.cpu_us:>9.1f}{spread:>17}{sum(figure.other_cpu_us.values()):>10.1f}"
-            f"{figure.rate:>9.0f}{figure.megabytes_per_s:>8.0f}{figure.p50_us:>9.0f}{figure.p99_us:>9.0f}{ratio:>9}"
-            f"{figure.bad or '':>6}"
+            _line(
+                [
+                    *label,
+                    "  " + cell.peer,
+                    f"{figure.cpu_us.median:.1f}" if known else "-",
+                    f"{figure.cpu_us.least:.1f}-{figure.cpu_us.most:.1f}" if known else "-",
+                    f"{sum(figure.other_cpu_us.values()):.1f}",
+                    f"{figure.rate.median:.0f}",
+                    f"{figure.megabytes_per_s:.0f}" if figure.megabytes_per_s else "",
+                    f"{figure.first_byte_us.median:.0f}",
+                    f"{figure.p50_us.median:.0f}",
+                    f"{figure.p99_us.median:.0f}",
+                    figure.cpu_ratio.text(2) if figure.cpu_ratio else "",
+                    figure.rate_ratio.text(2) if figure.rate_ratio else "",
+                    str(figure.bad or ""),
+                ]
+            )
         )
-    lines += [
-        f"bad: {figure.cell.peer} {figure.cell.operation} {size_text(figure.cell.size)}: {figure.first_bad}"
-        for figure in figures
-        if figure.bad
-    ]
+    lines += [f"bad: {cell_text(figure.cell)}: {figure.first_bad}" for figure in figures if figure.bad]
     return "\n".join(lines)
+
+
+def _line(values: Sequence[str]) -> str:
+    pairs = zip(values, _COLUMNS, strict=True)
+    return "".join(f"{text:<{-width}}" if width < 0 else f"{text:>{width}}" for text, (_, width) in pairs).rstrip()

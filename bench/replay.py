@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import math
 import os
 import sys
 import time
@@ -27,7 +26,7 @@ import uvloop
 
 from bench.block import BlockMaker, block_key
 from bench.client import ClientError, Connection, Reply
-from bench.measure import parse_size
+from bench.quantity import parse_size, percentiles
 from bench.server import Gateway, split_endpoint
 from bench.signing import Signer
 from bench.trace import Trace, read_trace
@@ -69,15 +68,6 @@ class Tally:
     put_us: list[float] = field(default_factory=list)
     verify_us: list[float] = field(default_factory=list)
     errors: Counter[str] = field(default_factory=Counter)
-
-
-def percentiles(values: Sequence[float]) -> dict[str, float]:
-    """p50, p90, p99 and max by nearest rank; empty for no values."""
-    if not values:
-        return {}
-    ordered = sorted(values)
-    ranks = {"p50": 0.50, "p90": 0.90, "p99": 0.99, "max": 1.0}
-    return {name: ordered[math.ceil(share * len(ordered)) - 1] for name, share in ranks.items()}
 
 
 class Replay:

@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
-from bench.cpu import children, command_line
+from bench.process import children, command_line
 
 START_S = 60.0
 STOP_S = 30.0

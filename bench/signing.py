@@ -23,17 +23,22 @@ class Signer:
         self._clock_s = clock_s
 
     def head(
-        self, method: str, path: str, length: int | None = None, headers: tuple[tuple[str, str], ...] = ()
+        self,
+        method: str,
+        path: str,
+        length: int | None = None,
+        headers: tuple[tuple[str, str], ...] = (),
+        query: str = "",
     ) -> bytes:
         """One head with its blank line. `path` is unescaped, with its leading slash; `length` states Content-Length.
 
-        Extra `headers` have lower-case names and are signed.
+        Extra `headers` have lower-case names and are signed. `query` is escaped already.
         """
         target = quote(path, safe="/-_.~").encode()
         signed = sign_headers(
             method,
             target,
-            b"",
+            query.encode(),
             {b"host": self._host, **{name.encode(): value.encode() for name, value in headers}},
             access_key=self._access_key,
             secret_key=self._secret_key,
@@ -42,4 +47,5 @@ class Signer:
         if length is not None:
             signed[b"content-length"] = b"%d" % length
         lines = b"".join(b"%b: %b\r\n" % pair for pair in signed.items())
+        target += b"?" + query.encode() if query else b""
         return b"%b %b HTTP/1.1\r\n%b\r\n" % (method.encode(), target, lines)

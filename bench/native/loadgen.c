@@ -2,9 +2,10 @@
  *
  * Each connection sends the next prepared request, waits for its whole reply, checks status and body length, and sends
  * again. Nothing is formatted, signed or copied while it runs, and reply bodies are discarded inside the kernel
- * (MSG_TRUNC), so that on a small machine the loader is not what is measured. It speaks HTTP/1.1 with Content-Length
- * and Redis's RESP, so that every peer is loaded by the same code. At the deadline no request is started and those
- * under way are finished, so that requests and server CPU cover the same work.
+ * (MSG_TRUNC), so that on a small machine the loader is not what is measured. It speaks HTTP/1.1 with Content-Length,
+ * and for any other protocol it is told how a right reply begins and how long it is, so that every peer is loaded by
+ * the same code. At the deadline, or with --once when each request was sent, none is started and those under way are
+ * finished, so that requests and server CPU cover the same work.
  *
  * The requests file: uint32 count, count x uint32 head length (little endian), then the heads. The body file, if any,
  * follows every head. The result is one line of JSON on stdout; exit 0 unless the arguments or files are unusable.
@@ -49,16 +50,19 @@ struct connection {
     int status;
     int64_t body_bytes; /* as stated by the reply */
     int64_t body_left;
-    int64_t framing_left; /* RESP: the CRLF behind a bulk string, part of body_left */
-    uint64_t started_ns;
+    int answered; /* the first byte of the reply is there */
+    uint64_t started_ns, first_ns;
     char head[HEAD_BYTES_MAX];
 };
 
 static struct sockaddr_in address;
 static int epoll_fd;
-static int is_resp;
 static int is_head;
-static int expect_status = 200;
+static int is_once;
+static const char *reply_prefix; /* not HTTP: how every right reply begins */
+static size_t prefix_bytes;
+static int64_t reply_bytes; /* and its length */
+static int expect_status = 200; /* 2: any of 200 to 299 */
 static int64_t expect_bytes = -1; /* -1: any */
 static size_t request_count;
 static const char **requests;
@@ -68,7 +72,7 @@ static size_t body_bytes;
 
 static uint64_t ok_count, bad_count, body_total, connect_count;
 static char first_bad[160];
-static uint64_t latency[64 * SUB_BUCKETS];
+static uint64_t latency[64 * SUB_BUCKETS], first_byte[64 * SUB_BUCKETS];
 static uint64_t latency_max_ns;
 static uint64_t stop_ns;
 static size_t next_request;
@@ -103,11 +107,11 @@ static uint64_t bucket_floor(size_t bucket)
     return (1ull << top) + ((uint64_t)(bucket % SUB_BUCKETS) << (top - 6));
 }
 
-static double percentile_us(double share)
+static double percentile_us(const uint64_t *counts, double share)
 {
     uint64_t wanted = (uint64_t)(share * (double)ok_count), seen = 0;
     for (size_t i = 0; i < sizeof latency / sizeof *latency; i++) {
-        seen += latency[i];
+        seen += counts[i];
         if (seen > wanted)
             return (double)bucket_floor(i) / 1000.0;
     }
@@ -194,11 +198,11 @@ static int send_more(struct connection *c)
 static void start_request(struct connection *c, uint64_t now)
 {
     /* Finish what was begun and begin nothing after the deadline. */
-    if (now >= stop_ns || bad_count >= FAILURES_MAX || c->fd < 0)
+    if (now >= stop_ns || bad_count >= FAILURES_MAX || c->fd < 0 || (is_once && next_request >= request_count))
         return;
     c->request = next_request++ % request_count;
     c->sent = c->head_used = 0;
-    c->head_done = 0;
+    c->head_done = c->answered = 0;
     c->busy = 1;
     c->started_ns = now;
     if (send_more(c) < 0) {
@@ -235,37 +239,35 @@ static ssize_t parse_http(struct connection *c)
         c->body_bytes = 0;
     if (c->body_bytes < 0)
         return -1;
-    c->framing_left = 0;
     c->body_left = is_head ? 0 : c->body_bytes;
     return (ssize_t)length;
 }
 
-static ssize_t parse_resp(struct connection *c)
+/* Another protocol's reply: right if it begins as told; then it is as long as told. */
+static ssize_t parse_known(struct connection *c)
 {
-    char *end = memmem(c->head, c->head_used, "\r\n", 2);
-    if (!end)
-        return c->head_used == HEAD_BYTES_MAX ? -1 : 0;
+    size_t compared = c->head_used < prefix_bytes ? c->head_used : prefix_bytes;
+    if (memcmp(c->head, reply_prefix, compared))
+        return -1;
+    if (compared < prefix_bytes)
+        return 0;
     c->closes = 0;
-    c->body_bytes = c->body_left = c->framing_left = 0;
-    c->status = c->head[0] == '-' ? 500 : 200;
-    if (c->head[0] == '$') {
-        c->body_bytes = strtoll(c->head + 1, NULL, 10);
-        if (c->body_bytes < 0) {
-            c->status = 404; /* nil */
-            c->body_bytes = 0;
-        } else {
-            c->framing_left = 2;
-            c->body_left = c->body_bytes + 2;
-        }
-    }
-    return (ssize_t)(end - c->head) + 2;
+    c->status = expect_status;
+    c->body_bytes = expect_bytes;
+    c->body_left = reply_bytes - (int64_t)prefix_bytes;
+    return (ssize_t)prefix_bytes;
+}
+
+static int is_expected(int status)
+{
+    return expect_status < 10 ? status / 100 == expect_status : status == expect_status;
 }
 
 static void reply_done(struct connection *c)
 {
     uint64_t now = now_ns(), took = now - c->started_ns;
     c->busy = 0;
-    if (c->status != expect_status)
+    if (!is_expected(c->status))
         bad("status", c->head, c->head_used);
     else if (expect_bytes >= 0 && c->body_bytes != expect_bytes)
         bad("length", c->head, c->head_used);
@@ -273,8 +275,9 @@ static void reply_done(struct connection *c)
         bad("reply before the end of the request", c->head, c->head_used);
     else {
         ok_count++;
-        body_total += is_head ? 0 : (uint64_t)c->body_bytes;
+        body_total += is_head || c->body_bytes < 0 ? 0 : (uint64_t)c->body_bytes;
         latency[bucket_of(took)]++;
+        first_byte[bucket_of(c->first_ns - c->started_ns)]++;
         if (took > latency_max_ns)
             latency_max_ns = took;
     }
@@ -298,11 +301,15 @@ static int receive_more(struct connection *c)
             return 0;
         if (n <= 0 || !c->busy)
             return -1;
+        if (!c->answered) {
+            c->answered = 1;
+            c->first_ns = now_ns();
+        }
         if (c->head_done) {
             c->body_left -= n;
         } else {
             c->head_used += (size_t)n;
-            ssize_t length = is_resp ? parse_resp(c) : parse_http(c);
+            ssize_t length = reply_prefix ? parse_known(c) : parse_http(c);
             if (length < 0)
                 return -1;
             if (length == 0)
@@ -370,9 +377,10 @@ int main(int argc, char **argv)
     static const struct option options[] = {
         {"port", required_argument, 0, 'p'},       {"connections", required_argument, 0, 'c'},
         {"seconds", required_argument, 0, 's'},    {"requests", required_argument, 0, 'r'},
-        {"body", required_argument, 0, 'b'},       {"resp", no_argument, 0, 'R'},
+        {"body", required_argument, 0, 'b'},       {"reply-prefix", required_argument, 0, 'P'},
         {"head", no_argument, 0, 'H'},             {"expect-status", required_argument, 0, 'S'},
         {"expect-bytes", required_argument, 0, 'L'}, {"host", required_argument, 0, 'h'},
+        {"reply-bytes", required_argument, 0, 'B'}, {"once", no_argument, 0, 'o'},
         {0},
     };
     int connections = 1, port = 0, option;
@@ -385,7 +393,9 @@ int main(int argc, char **argv)
         case 's': seconds = atof(optarg); break;
         case 'r': requests_path = optarg; break;
         case 'b': body = map_file(optarg, &body_bytes); break;
-        case 'R': is_resp = 1; break;
+        case 'P': reply_prefix = optarg; prefix_bytes = strlen(optarg); break;
+        case 'B': reply_bytes = atoll(optarg); break;
+        case 'o': is_once = 1; break;
         case 'H': is_head = 1; break;
         case 'S': expect_status = atoi(optarg); break;
         case 'L': expect_bytes = atoll(optarg); break;
@@ -394,6 +404,8 @@ int main(int argc, char **argv)
         }
     }
     errno = 0;
+    if (reply_prefix && reply_bytes < (int64_t)prefix_bytes)
+        fatal("reply-bytes");
     if (!requests_path || port <= 0 || port > 65535 || connections < 1 || connections > CONNECTIONS_MAX || seconds <= 0)
         fatal("arguments");
     address.sin_family = AF_INET;
@@ -444,9 +456,11 @@ int main(int argc, char **argv)
         if (all[i].busy)
             bad("no reply", "", 0);
     printf("{\"seconds\": %.6f, \"ok\": %llu, \"bad\": %llu, \"first_bad\": \"%s\", \"body_bytes\": %llu, "
-           "\"connects\": %llu, \"p50_us\": %.1f, \"p90_us\": %.1f, \"p99_us\": %.1f, \"max_us\": %.1f}\n",
+           "\"connects\": %llu, \"first_byte_us\": %.1f, \"p50_us\": %.1f, \"p90_us\": %.1f, \"p99_us\": %.1f, "
+           "\"p999_us\": %.1f, \"max_us\": %.1f}\n",
            (double)(now - begin) / 1e9, (unsigned long long)ok_count, (unsigned long long)bad_count, first_bad,
-           (unsigned long long)body_total, (unsigned long long)connect_count, percentile_us(0.5), percentile_us(0.9),
-           percentile_us(0.99), (double)latency_max_ns / 1000.0);
+           (unsigned long long)body_total, (unsigned long long)connect_count, percentile_us(first_byte, 0.5),
+           percentile_us(latency, 0.5), percentile_us(latency, 0.9), percentile_us(latency, 0.99),
+           percentile_us(latency, 0.999), (double)latency_max_ns / 1000.0);
     return 0;
 }

@@ -11,7 +11,7 @@ import pytest
 
 from bench.block import BlockMaker, block_key
 from bench.client import ClientError, Connection
-from bench.replay import capacity_bytes, gateway_settings, percentiles, region_bytes, replay, tier_moves
+from bench.replay import capacity_bytes, gateway_settings, region_bytes, replay, tier_moves
 from bench.signing import Signer
 from bench.trace import Trace, parse_trace
 from gateway import config
@@ -114,12 +114,6 @@ def test_gateway_settings_are_accepted_by_the_gateway(capacity: int, cold_reads:
     settings = config.load(gateway_settings(capacity, region_bytes(64 * KIB, capacity), cold_reads))
     assert settings.pools["kv"].demote == ("pressure" if cold_reads else "never")
     assert settings.pools["kv"].capacity_bytes == capacity
-
-
-def test_percentiles_are_of_the_nearest_rank() -> None:
-    assert percentiles([]) == {}
-    assert percentiles([5.0]) == {"p50": 5.0, "p90": 5.0, "p99": 5.0, "max": 5.0}
-    assert percentiles([float(n) for n in range(100, 0, -1)]) == {"p50": 50, "p90": 90, "p99": 99, "max": 100}
 
 
 def test_tier_moves_sum_over_labels_and_leave_the_rest() -> None:
