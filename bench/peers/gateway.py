@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.loader import Plan
-from bench.peers.peer import LOOKUP_BYTES, LOOKUP_KEYS, batch_keys, content, once_keys
+from bench.peers.peer import LOOKUP_BYTES, LOOKUP_KEYS, batch_keys, once_keys
 from bench.peers.s3 import Running, S3Peer, bucket
 from bench.server import Gateway
 
@@ -70,12 +70,10 @@ class GatewayPeer(S3Peer):
     def start(self, sizes: Sequence[int], operations: Collection[str]) -> None:
         super().start(sizes, operations)
         if "LOOKUP" in operations:
-            for key in _keys("look", LOOKUP_KEYS):
-                self.ask("PUT", f"/{bucket('kv')}/{key}", content(LOOKUP_BYTES))
+            self.fill("kv", "look", LOOKUP_KEYS, LOOKUP_BYTES)
         if "COLD" in operations:
             for size in sizes:
-                for key in _keys(f"cold-{size}", once_keys(size)):
-                    self.ask("PUT", f"/{bucket('standard')}/{key}", content(size))
+                self.fill("standard", f"cold-{size}", once_keys(size), size)
 
     def plan(self, operation: str, size: int) -> Plan:
         match operation:

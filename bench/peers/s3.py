@@ -10,6 +10,7 @@ import http.client
 import socket
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -32,6 +33,8 @@ from bench.signing import Signer
 
 ENDPOINTS: Final = "RECALL_BENCH_S3"
 """The environment variable with S3 servers that run already: `NAME=http://KEY:SECRET@HOST:PORT#PROCESS,… …`."""
+FILLING: Final = 8
+"""Requests at once while a peer is filled."""
 KEY, SECRET = "bench", "bench-secret-key"
 
 
@@ -124,10 +127,15 @@ class S3Peer:
         for pool in ("kv", "standard"):
             self.ask("PUT", f"/{bucket(pool)}", b"", (("x-recall-pool", pool),) if self.pooled else (), fine=(200, 409))
         for size in sizes:
-            for number in range(read_keys(size)):
-                self.ask("PUT", f"/{bucket('kv')}/read-{size}-{number}", content(size))
+            self.fill("kv", f"read-{size}", read_keys(size), size)
             if self.ask("GET", f"/{bucket('kv')}/read-{size}-0") != content(size):
                 raise PeerFailed(f"{self.name}: an object of {size} bytes reads back wrong")
+
+    def fill(self, pool: str, begin: str, count: int, size: int) -> None:
+        """Stores `count` objects whose keys begin alike, several at once."""
+        paths = [f"/{bucket(pool)}/{begin}-{number}" for number in range(count)]
+        with ThreadPoolExecutor(FILLING) as threads:
+            list(threads.map(lambda path: self.ask("PUT", path, content(size)), paths))
 
     def ask(
         self,

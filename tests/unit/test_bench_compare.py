@@ -319,9 +319,11 @@ def test_a_peer_answers_every_operation_rightly(tmp_path: Path, name: str) -> No
         pytest.skip(f"no {name}")
     [peer] = there
     try:
-        peer.start([4096], peer.operations)
+        # What waits for the drive is left to `--smoke`.
+        operations = [each for each in peer.operations if each not in ("PUT standard", "COLD")]
+        peer.start([4096], operations)
         measure = Measure(loader.build(), tmp_path)
-        for operation in peer.operations:
+        for operation in operations:
             plan = peer.plan(operation, 4096 if OPERATIONS[operation].sized else 0)
             sample = measure.sample(peer, plan, 2, 0.02)
             assert sample.load.ok > 0
