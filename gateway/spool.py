@@ -12,6 +12,7 @@ message, which nobody was promised, is cut off at the opening.
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 import zlib
@@ -76,8 +77,11 @@ class Spool:
         last = next(reversed(self._lengths))
         if self._lengths[last] >= SEGMENT_BYTES:
             last += 1
+            opened = self._open_to_append(
+                last
+            )  # before the old one goes: a number that is closed will be another file's
             os.close(self._writing)
-            self._writing = self._open_to_append(last)
+            self._writing = opened
             self._lengths[last] = 0
         data = memoryview(b"".join(taken))
         at = 0
@@ -122,22 +126,27 @@ class Spool:
 
     def _end_segment(self) -> None:
         """Goes on to the next segment, which there is."""
-        done = self._at
-        del self._lengths[done]
-        self._at, self._offset = next(iter(self._lengths)), 0
-        os.pwrite(self._cursor, _CURSOR.pack(self._at, 0), 0)
+        done, following = itertools.islice(self._lengths, 2)
+        opened = os.open(self._name(following), os.O_RDONLY | os.O_CLOEXEC)  # first, as in `append`
         os.close(self._reading)
-        self._reading = os.open(self._name(self._at), os.O_RDONLY | os.O_CLOEXEC)
+        self._reading = opened
+        del self._lengths[done]
+        self._at, self._offset = following, 0
+        os.pwrite(self._cursor, _CURSOR.pack(self._at, 0), 0)
         self._name(done).unlink()
 
     def _open_to_append(self, number: int) -> int:
         """A segment, made if need be, that will be found after a power loss."""
         fd = os.open(self._name(number), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        folder = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            folder = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+        except OSError:
+            os.close(fd)
+            raise
         return fd
 
     def _name(self, number: int) -> Path:

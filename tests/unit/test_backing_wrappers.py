@@ -146,6 +146,38 @@ def test_a_stream_that_never_moves_ends() -> None:
     asyncio.run(main())
 
 
+def test_a_stream_that_hardly_moves_ends() -> None:
+    async def main() -> None:
+        faulty = Faulty(await filled(), [Fault("cut", "get", at=50)] * 10)
+        got = bytearray()
+        with pytest.raises(BackingUnavailable):
+            await drain(retrying(faulty, Waits()).get("k"), got)
+        assert got == DATA[:150]
+        assert len(faulty.calls) == 3
+
+    asyncio.run(main())
+
+
+class Trickle(MemoryBacking):
+    """Gives a byte at a time, each after a moment."""
+
+    async def get(self, key: str, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+        while True:
+            await asyncio.sleep(0.001)
+            yield b"x"
+
+
+def test_a_stream_that_trickles_ends_and_is_not_taken_up_again() -> None:
+    async def main() -> None:
+        limited = TimeLimited(Trickle(), TimeLimits(call_s=0.05, get_bytes_s=10_000))
+        faulty = Faulty(limited)
+        with pytest.raises(BackingUnavailable, match="bytes a second"):
+            await read(retrying(faulty, Waits()))
+        assert len(faulty.calls) == 1
+
+    asyncio.run(main())
+
+
 def test_a_cut_listing_goes_on_after_the_key_it_reached() -> None:
     async def main() -> None:
         faulty = Faulty(

@@ -72,7 +72,12 @@ def open_store(url: str, env: Mapping[str, str], options: BackingOptions | None 
             raise ValueError("backing URL: file:// needs an absolute directory, as file:///directory")
         return DirectoryBacking(unquote(parts.path), create=create)
     if parts.scheme == "s3":
-        return MinioBacking(_address(parts.netloc, parts.path, query, env), options.minio, create=create)
+        # A thread of the SDK cannot be interrupted: it must not wait for a silent server longer than its caller does.
+        call_s = options.limits.call_s
+        limits = msgspec.structs.replace(
+            options.minio, connect_s=min(options.minio.connect_s, call_s), read_s=min(options.minio.read_s, call_s)
+        )
+        return MinioBacking(_address(parts.netloc, parts.path, query, env), limits, create=create)
     raise ValueError(f"backing URL: scheme {parts.scheme!r} is not one of file, s3, memory")
 
 

@@ -44,6 +44,13 @@ Outcome = Literal["ok", "not_found", "unavailable", "corrupt", "abandoned", "err
 
 R = TypeVar("R")
 
+PROGRESS_BYTES: Final = 32 << 10
+"""A stream that is cut again and again may be taken up once more for every so many bytes it has moved."""
+
+
+class _TooSlow(BackingUnavailable):
+    """A stream that moves, but not fast enough: taking it up again would be as slow."""
+
 
 class RetryPolicy(msgspec.Struct, frozen=True):
     """`attempts` in all; before the n-th retry a wait between 0 and min(cap_s, base_s · 2ⁿ⁻¹), evenly drawn."""
@@ -57,7 +64,7 @@ class Retrying:
     """Repeats a call that ended in BackingUnavailable; nothing else is repeated.
 
     A stream goes on at the byte it reached, a listing after the key it reached, and progress starts the count of
-    attempts again. A stream resumed after an overwrite mixes two objects: the reader's checksum finds that.
+    attempts again; but of a stream that moves next to nothing between its cuts enough is enough. A stream resumed after an overwrite mixes two objects: the reader's checksum finds that.
     """
 
     def __init__(
@@ -77,7 +84,7 @@ class Retrying:
         return await self._repeat(lambda: self._inner.put(key, source))
 
     async def get(self, key: str, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
-        at, failed = start, 0
+        at, failed, cuts = start, 0, 0
         while True:
             try:
                 async with closing(self._inner.get(key, at, stop)) as chunks:
@@ -85,11 +92,13 @@ class Retrying:
                         at, failed = at + len(chunk), 0
                         yield chunk
                 return
+            except _TooSlow:
+                raise
             except BackingUnavailable:
                 if start < at == stop:
                     return  # cut after its last byte
-                failed += 1
-                if failed >= self._policy.attempts:
+                failed, cuts = failed + 1, cuts + 1
+                if failed >= self._policy.attempts or cuts >= self._policy.attempts + (at - start) // PROGRESS_BYTES:
                     raise
                 await self._wait(failed)
 
@@ -132,14 +141,18 @@ class Retrying:
 
 
 class TimeLimits(msgspec.Struct, frozen=True):
-    """`call_s`: a control call, or the wait for the next piece of a stream. A put may also take size / `put_bytes_s`."""
+    """`call_s`: a control call, or the wait for the next piece of a stream. A put may also take size / `put_bytes_s`.
+
+    `get_bytes_s`: what a stream must move at least, its first `call_s` aside. Only waiting for the store counts.
+    """
 
     call_s: float = 30.0
     put_bytes_s: int = 1 << 20
+    get_bytes_s: int = 16 << 10
 
 
 class TimeLimited:
-    """Ends a call that takes too long as BackingUnavailable. A stream may go on for ever as long as it moves."""
+    """Ends a call that takes too long as BackingUnavailable, and a stream that trickles."""
 
     def __init__(self, inner: Backing, limits: TimeLimits | None = None) -> None:
         self._inner = inner
@@ -150,8 +163,18 @@ class TimeLimited:
         return await self._within(self._inner.put(key, source), limit_s)
 
     async def get(self, key: str, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
+        limits, now_s = self._limits, asyncio.get_running_loop().time
+        left_s = limits.call_s
         async with closing(self._inner.get(key, start, stop)) as chunks:
-            while (chunk := await self._within(anext(chunks, None), self._limits.call_s)) is not None:
+            while True:
+                asked_s = now_s()
+                chunk = await self._within(anext(chunks, None), limits.call_s)
+                if chunk is None:
+                    return
+                # Never more to spend than at the start: a fast beginning does not pay for a trickle.
+                left_s = min(limits.call_s, left_s - (now_s() - asked_s) + len(chunk) / limits.get_bytes_s)
+                if left_s < 0:
+                    raise _TooSlow(f"the backing store sends less than {limits.get_bytes_s} bytes a second")
                 yield chunk
 
     async def delete(self, key: str) -> None:
