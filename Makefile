@@ -13,13 +13,14 @@ PACKAGES := gateway s3api tiering
 SOURCES := $(PACKAGES) clients tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-rgw crash soak fuzz lint bench-smoke docs clean
+.PHONY: help serve test test-rgw crash power soak fuzz lint bench-smoke docs clean
 
 help:
 	@echo 'make serve        install what is needed and run the gateway (ARGS: options of recall serve)'
 	@echo 'make test         run the tests (ARGS: options of pytest)'
 	@echo 'make test-rgw     run the tier tests against a Ceph RGW at RECALL_TEST_S3_ENDPOINT'
 	@echo 'make crash        kill -9 under load, again and again (ARGS: --minutes N --seed S)'
+	@echo 'make power        cut the power at any point of a recorded load, again and again (ARGS: --minutes N --seed S)'
 	@echo 'make soak         everything at once for a long time (ARGS: --minutes N --seed S)'
 	@echo 'make fuzz         fuzz every parser of outside bytes for a minute each (ARGS: --minutes N, --target NAME, --seed N)'
 	@echo 'make lint         ruff and mypy'
@@ -39,6 +40,9 @@ test-rgw: $(TEST)
 
 crash: $(TEST)
 	$(BIN)/python -m tests.long.crash $(ARGS)
+
+power: $(TEST)
+	$(BIN)/python -m tests.power $(ARGS)
 
 soak: $(TEST)
 	$(BIN)/python -m tests.long.soak $(ARGS)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from gateway.config import Settings
+from tiering.folder import make_folder
 
 EXIT_FAILED: Final = 1
 EXIT_IN_USE: Final = 3
@@ -46,7 +47,7 @@ class DataDir:
         self.path = Path(settings.data_dir)
         self.run_dir = settings.run_dir
         try:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_folder(self.path)
             self._shut()
             self.lock_fd = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:

@@ -35,6 +35,7 @@ from gateway.secretfile import SecretFileError
 from s3api.call import Identity
 from s3api.errors import S3Error
 from s3api.policy import check_identity_policy
+from tiering.folder import make_folder
 
 FILE_NAME: Final = "identities.json"
 BYTES_MAX: Final = 64 << 20
@@ -170,7 +171,7 @@ def write(path: Path, book: Book) -> None:
 def locked(path: Path) -> Iterator[None]:
     """One change of the file at a time."""
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(path.parent)
         fd = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise IdentitiesError(f"{path} cannot be locked: {error.strerror}") from None

@@ -11,6 +11,8 @@ import os
 import stat
 from pathlib import Path
 
+from tiering.folder import sync_folder
+
 
 class SecretFileError(Exception):
     """The file cannot be used."""
@@ -42,8 +44,4 @@ def write(path: Path, content: bytes) -> None:
         stream.flush()
         os.fsync(stream.fileno())
     os.replace(partial, path)
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    sync_folder(path.parent)

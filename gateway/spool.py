@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
+from tiering.folder import make_folder, sync_folder
+
 SEGMENT_BYTES: Final = 1 << 20
 """A segment is closed beyond this: what was delivered is freed by so much at a time."""
 MESSAGE_BYTES_MAX: Final = 1 << 20
@@ -33,7 +35,7 @@ class Spool:
     def __init__(self, path: Path, bytes_max: int) -> None:
         self._path = path
         self._bytes_max = bytes_max
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         self._cursor = os.open(path / "cursor", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         kept = os.pread(self._cursor, _CURSOR.size, 0)
         at, offset = _CURSOR.unpack(kept) if len(kept) == _CURSOR.size else (0, 0)
@@ -139,11 +141,7 @@ class Spool:
         """A segment, made if need be, that will be found after a power loss."""
         fd = os.open(self._name(number), os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            folder = os.open(self._path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
+            sync_folder(self._path)
         except OSError:
             os.close(fd)
             raise

@@ -37,14 +37,20 @@ def boot_id() -> bytes:
         return b"unknown"
 
 
+def stamp_of(boot: bytes) -> bytes:
+    """How a table begins that was last in use when the operating system had this boot id."""
+    return _MAGIC + boot
+
+
 def used_since_boot(path: Path) -> bool:
-    """Whether the table at `path` was last in use since the operating system started; True when there is none."""
-    stamp = _MAGIC + boot_id()
+    """Whether the table at `path` was last in use since the operating system started. False when there is none: a pool
+    has one, so it was lost, or has never been told to the device."""
+    stamp = stamp_of(boot_id())
     try:
         with open(path, "rb") as table:
             return table.read(len(stamp)) == stamp
     except FileNotFoundError:
-        return True
+        return False
 
 
 class Heat:
@@ -52,14 +58,14 @@ class Heat:
 
     def __init__(self, path: Path) -> None:
         self._map = device.mapped(path, _SIZE)
-        stamp = _MAGIC + boot_id()
+        stamp = stamp_of(boot_id())
         self.same_boot = self._map[: len(stamp)] == stamp
 
     def adopt(self) -> None:
         """After a restart of the operating system: forgets every checked mark. Call before readers start."""
         if not self.same_boot:
             self._map[_HEADER:] = bytes(_SIZE - _HEADER)  # in place: a file cut off would have to find its blocks again
-            stamp = _MAGIC + boot_id()
+            stamp = stamp_of(boot_id())
             self._map[: len(stamp)] = stamp
             self.same_boot = True
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import lmdb
+import lmdb.verify
 
 from tiering import device, layout
 from tiering.contract import Residency
@@ -236,6 +237,15 @@ class Index:
                 if os.strerror(number) in text:
                     return device.failed(self._what, os.strerror(number))
         return error
+
+
+def page_faults(path: Path) -> list[str]:
+    """What is wrong with an environment's pages, those that hold no row among them: LMDB's own book of free pages may be
+    older than the rows, and the next commit would then write over them. Reads the file without LMDB; nobody may write."""
+    try:
+        return list(lmdb.verify.verify(str(path)))
+    except (OSError, lmdb.verify.VerifyError) as error:
+        return [str(error)]
 
 
 _NO_ROOM: Final = ("No space left", "Disk quota", "File too large", "MDB_SHORT_WRITE")

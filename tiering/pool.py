@@ -21,6 +21,7 @@ from tiering.committer import Committer
 from tiering.contract import Busy, Clock, ObjectInfo, PinLimit, TierFull
 from tiering.epochs import Epochs
 from tiering.flash import Flash
+from tiering.folder import make_folder, sync_folder
 from tiering.heat import Heat
 from tiering.index import Batch, Index, IndexCorrupt, View
 from tiering.layout import ObjectRecord, RegionState
@@ -97,6 +98,8 @@ class Pool:
         self.stream_bytes = self.capacity_bytes // 4
         """A PUT longer than this is stored piece by piece, so that it never needs this much room at once."""
         self._touches: dict[int, tuple[bytes, int]] = {}
+        self._settling = asyncio.Lock()
+        self._settled = 0
 
     def close(self) -> None:
         self.space.close()
@@ -120,6 +123,23 @@ class Pool:
         device keeps writes again.
         """
         return self.index.failed or (self.flash.failed and device.keeps_writes(self.config.path))
+
+    async def settle(self) -> None:
+        """Returns when all that is committed now is on the device. One sync serves everybody who waits at once.
+
+        A relaxed pool's commits are not there by themselves, and what is about to go elsewhere may be what the index on the
+        device still relies on.
+        """
+        if self.index.synced:
+            return
+        with self.index.view() as view:
+            wanted = view.txn_id()
+        async with self._settling:
+            if self._settled < wanted:
+                with self.index.view() as view:
+                    reached = view.txn_id()
+                await asyncio.to_thread(self.index.sync)
+                self._settled = reached
 
     # -- deadlines -----------------------------------------------------------------------------------------------
 
@@ -213,13 +233,16 @@ def open_pool(
     wake_keeper: Callable[[], None] = lambda: None,
 ) -> Pool:
     """Opens (and on first use makes) a pool for one process. Raises IndexCorrupt, DiskFull, ValueError."""
-    config.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    make_folder(config.path)
     index = Index(config.path / "index", synced=config.durability != "relaxed")
     with index.view() as view:
         shape = _planned(view, config)
     # Flash first: a shape that is committed must have its file, or the pool could not be opened again.
     flash = Flash(config.path / "flash", shape.region_bytes, shape.regions)
     heat = Heat(config.path / "heat")
+    # Their names too, or an index that is told to the device with every commit would be there for nobody to find.
+    sync_folder(index.path)
+    sync_folder(config.path)
     committer = Committer(index, flash, config.name)
     space = Space(committer, flash, slot, wake_keeper, config.space_wait_s)
     committer.run(lambda batch: _adopt_shape(batch, shape))

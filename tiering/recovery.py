@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tiering.check import check_pool
 from tiering.heat import used_since_boot
-from tiering.index import Index
+from tiering.index import Index, page_faults
 from tiering.pool import PoolConfig
 
 
@@ -40,6 +40,8 @@ def _is_sound(index: Path) -> bool:
 
 def count_faults(index: Path) -> int:
     """Faults of an index by itself; an index that cannot be read counts as one."""
+    if page_faults(index):
+        return 1
     try:
         opened = Index(index, synced=False, readonly=True)
         report, _ = check_pool(index.parent.name, opened, None)

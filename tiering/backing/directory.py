@@ -23,11 +23,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from tiering.backing.keys import check_key
 from tiering.backing.streams import closing
 from tiering.contract import Buffer
+from tiering.folder import make_folder, sync_folder
 from tiering.ports import BackingCorrupt, BackingError, BackingSource, BackingStat, BackingUnavailable, NotFound
 
 THREADS: Final = 8
@@ -35,6 +37,8 @@ CHUNK_BYTES: Final = 1 << 20
 LIST_BATCH: Final = 256
 STALE_S: Final = 24 * 3600
 """Age at which an unfinished upload in `.incoming` is a crash's remains: no put takes a day."""
+SYNCED_MAX: Final = 100_000
+"""Folders remembered as being on the device; one that is not is synced once more."""
 _MKDIR_TRIES: Final = 32  # a put whose directory a delete keeps removing
 _SUFFIX: Final = ".obj"
 _INCOMING: Final = ".incoming"
@@ -52,6 +56,7 @@ class DirectoryBacking:
         self._create = create
         self._ready = False
         self._wall_s = wall_s
+        self._synced: set[str] = set()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="backing-dir")
 
     async def ensure_root(self) -> None:
@@ -163,8 +168,8 @@ class DirectoryBacking:
         return BackingUnavailable(f"backing directory: {errno.errorcode.get(error.errno or 0, 'I/O error')}")
 
     def _make_root(self) -> None:
-        os.makedirs(self._root, exist_ok=True)
-        _sync_directory(os.path.dirname(self._root))
+        make_folder(Path(self._root))
+        sync_folder(os.path.dirname(self._root))
 
     def _begin(self) -> tuple[int, str]:
         folder = os.path.join(self._root, _INCOMING)
@@ -198,17 +203,22 @@ class DirectoryBacking:
             else:
                 break
         with contextlib.suppress(FileNotFoundError):  # deleted already: that delete came after us
-            _sync_directory(os.path.dirname(path))
+            sync_folder(os.path.dirname(path))
 
     def _make_folders(self, folder: str) -> None:
-        if folder == self._root or os.path.isdir(folder):
+        # One that is there may have been made by another put that has not synced it yet, or by a process that has died
+        # before it did: only what this process has synced itself is known to stay.
+        if folder == self._root or (folder in self._synced and os.path.isdir(folder)):
             return
         parent = os.path.dirname(folder)
         self._make_folders(parent)
         with contextlib.suppress(FileExistsError):
             os.mkdir(folder)
         with contextlib.suppress(FileNotFoundError):
-            _sync_directory(parent)
+            sync_folder(parent)
+            if len(self._synced) >= SYNCED_MAX:
+                self._synced.clear()
+            self._synced.add(folder)
 
     def _open(self, path: str) -> tuple[int, int]:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -227,8 +237,9 @@ class DirectoryBacking:
             raise
         folder = os.path.dirname(path)
         with contextlib.suppress(FileNotFoundError):
-            _sync_directory(folder)
+            sync_folder(folder)
         while folder != self._root:
+            self._synced.discard(folder)
             try:
                 os.rmdir(folder)
             except OSError:
@@ -276,11 +287,3 @@ def _write_all(fd: int, chunk: Buffer) -> None:
     view = memoryview(chunk)
     while len(view):
         view = view[os.write(fd, view) :]
-
-
-def _sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -152,6 +152,7 @@ class Demoter:
         if bucket is None or record is None or not record.unlisted:
             return False
         async with self._alone(record.cold[0].name):
+            await pool.settle()
             pieces = [[piece.name, piece.size] for piece in record.cold[1:]]
             meta = {**object_meta(bucket, key, record), "pieces": pieces}
             await self._cold.store(record.cold[0].name, meta, 0, 0, _no_content)
@@ -177,6 +178,7 @@ class Demoter:
                     return False  # taken back while this waited: a write that was under way has noted its copy
             user = await self._user(name)
             if user is None:
+                await pool.settle()
                 await self._cold.backing.delete(name)
             return await pool.committer.submit(lambda batch: _unbury(batch, pool, name, user))
 
@@ -205,6 +207,7 @@ class Demoter:
         name = keys.bucket_record_key(self._cold.prefix, bucket_name)
         async with self._alone(name):
             found = self._buckets.find(bucket_name)
+            await pool.settle()
             if found is None:
                 await self._cold.backing.delete(name)
             else:
@@ -222,6 +225,8 @@ class Demoter:
             # The tombstone first: a copy that is stored but never noted (a lost answer, a crash) must go again, or a
             # rebuild would bring its object back after it was deleted. Noting the copy takes the tombstone back.
             await pool.committer.submit(lambda batch: batch.put("tombstones", name.encode()))
+            # And on the device: there may be an older copy under the name, which after a power loss nobody may rely on.
+            await pool.settle()
             content = _content(pool, find, record.generation)
             return await self._cold.store(name, meta, record.size, record.crc64, content)
         except Corrupt:
