@@ -30,7 +30,7 @@ from typing import Any, Final
 from gateway import config, keeper, keys, log, maintenance, worker
 from gateway.credentials import Credentials
 from gateway.datadir import DataDir
-from gateway.runner import Briefing, Ready
+from gateway.runner import Briefing, Ready, _die_with
 from tests.long.mixed import Mixed, Pair, Pieces, Reader, State, unnumbered
 from tests.power.disk import Disk, Kind, differences, events, mark
 from tests.support.gateway import ACCESS_KEY, SECRET_KEY, Gateway
@@ -226,11 +226,10 @@ def _choose(stream: Any, rng: random.Random, count: int) -> set[int]:
 def _try(
     recording: Recording, disk: Disk, ledger: Ledger, image: Path, rng: random.Random, trial: Trial, number: int
 ) -> bool:
+    dice = rng.getstate()
     fate = disk.write_image(image, rng, stamp_of(EARLIER_BOOT))
     aside_before = len(list(image.glob("pools/*/index.broken-*")))
     trial.points += 1
-    kept = image.with_name("kept")
-    shutil.copytree(image, kept)
     output = io.StringIO()
     try:
         with revived(image, recording.settings) as (port, settings):
@@ -243,8 +242,10 @@ def _try(
     except Exception:
         faults = [traceback.format_exc()]
     trial.set_aside += len(list(image.glob("pools/*/index.broken-*"))) - aside_before
-    shutil.rmtree(kept if not faults else image)
     if faults:
+        again, kept = random.Random(), image.with_name("kept")
+        again.setstate(dice)
+        disk.write_image(kept, again, stamp_of(EARLIER_BOOT))
         log_text = image.with_name(image.name + ".log")
         said = log_text.read_text()[-4000:] if log_text.exists() else ""
         trial.faults += [f"record {number}, {fate}, kept as {kept}", *faults, said]
@@ -317,11 +318,12 @@ def revived(data: Path, settings: dict[str, str]) -> Iterator[tuple[int, config.
 def _fork(children: list[int], said: Path, run: Callable[[Ready], None], name: str) -> int:
     """Starts a child and waits until it is ready; returns its port, 0 without one."""
     reading, writing = os.pipe()
-    pid = os.fork()
+    parent, pid = os.getpid(), os.fork()
     if pid == 0:
         status = 1
         try:
             os.close(reading)
+            _die_with(parent)
             os.dup2(os.open(said, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
             log.start(name, "info")
 
