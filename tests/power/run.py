@@ -410,7 +410,7 @@ def _settle(mixed: Mixed, data: Path, settings: dict[str, str]) -> None:
         mixed.target.port = port
         reader = Reader(mixed.target)
         for pair in mixed.everything:
-            state, ids = await reader.observe(pair)
+            state, _ = await reader.observe(pair)
             same = [allowed for allowed in pair.allowed if unnumbered(allowed) == state]
             pair.allowed, pair.begun = {same[0] if same else state}, []
         reader.close()
