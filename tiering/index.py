@@ -243,7 +243,7 @@ def page_faults(path: Path) -> list[str]:
     """What is wrong with an environment's pages, those that hold no row among them: LMDB's own book of free pages may be
     older than the rows, and the next commit would then write over them. Reads the file without LMDB; nobody may write."""
     try:
-        return list(lmdb.verify.verify(str(path)))
+        return list(lmdb.verify.verify(str(path)))  # type: ignore[no-untyped-call]
     except (OSError, lmdb.verify.VerifyError) as error:
         return [str(error)]
 

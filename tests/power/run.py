@@ -299,7 +299,7 @@ def revived(data: Path, settings: dict[str, str]) -> Iterator[tuple[int, config.
         ring = keys.load(held.path, "", {})
         briefing = Briefing(loaded, credentials, keys=ring)
         said = data.with_name(data.name + ".log")
-        _fork(children, said, lambda ready: keeper.run(loaded, credentials, ready, True), "keeper")
+        _fork(children, said, lambda ready: keeper.run(briefing, ready), "keeper")
         port = _fork(children, said, lambda ready: worker.run(briefing, 0, ready), "worker-0")
         yield port, loaded
         for pid in reversed(children):
