@@ -22,6 +22,7 @@ from s3api import accesslog
 from s3api.accesslog import Entry
 from s3api.call import KeyOutcome
 from s3api.errors import S3Error
+from s3api.handlers.body import arrived
 from s3api.handlers.sealed import default_seal, put_content
 from s3api.message import Request, Response, StreamBody
 from s3api.params import parse_query
@@ -147,7 +148,7 @@ class AccessLog:
         etag = None if target.opaque_etag else hashlib.md5(data, usedforsecurity=False).hexdigest()
         options = PutOptions(content_type="text/plain", acl=wanted.acl)
         seal = default_seal(self._keys, target)
-        writer = await put_content(self._store, (wanted.bucket, key), len(data), options, seal)
+        writer = await arrived(put_content(self._store, (wanted.bucket, key), len(data), options, seal))
         try:
             writing = writer.write(data)
             if writing is not None:

@@ -135,6 +135,12 @@ class Payload(Protocol):
     async def read(self) -> memoryview:
         """Next content bytes, borrowed until the next call; empty at the verified end. Raises S3Error, BodyError."""
 
+    def at_hand(self) -> Sequence[memoryview] | None:
+        """All of the content, verified as by `read`, where it has arrived and verifying it is short; None: it is to be read.
+
+        Borrowed until the response. Raises S3Error.
+        """
+
     async def document(self) -> bytes:
         """The whole of a small body. Raises S3Error above the configured bound."""
 

@@ -19,7 +19,7 @@ import msgspec
 from awscrt import checksums as crt
 
 from s3api.errors import S3Error
-from s3api.message import Headers
+from s3api.message import PLAIN_HEADERS, Headers
 from s3api.params import base64_exact
 from tiering.contract import Buffer, Checksum
 
@@ -163,6 +163,8 @@ def requested_checksum(headers: Headers) -> Requested:
     Raises InvalidDigest for Content-MD5; InvalidRequest for a value that is none of its algorithm, several values, a
     named algorithm without its value, an unknown one.
     """
+    if PLAIN_HEADERS.issuperset(headers):
+        return NOTHING_REQUESTED
     md5 = headers.get(b"content-md5")
     content_md5 = None if md5 is None else base64_exact("Content-MD5", _text(md5), 16, "InvalidDigest")
     found: list[tuple[Algorithm, str | None]] = []

@@ -12,7 +12,7 @@ Spec: RFC 7578; RFC 2046 §5.1; AWS S3 User Guide, "Creating an HTML form (using
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 from urllib.parse import unquote
 
@@ -344,6 +344,10 @@ class FormPayload:
         stated, file_at = self._source.length, self._parser.file_at
         assert file_at is not None, "the fields are read first"
         return None if stated is None else max(0, stated - file_at - self._parser.closing_bytes())
+
+    def at_hand(self) -> Sequence[memoryview] | None:
+        """See `s3api.call.Payload`: a form is read piece by piece."""
+        return None
 
     async def read(self) -> memoryview:
         """See `s3api.call.Payload`. Raises EntityTooLarge and EntityTooSmall by `bounds`, and what `feed` does."""

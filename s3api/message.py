@@ -11,11 +11,35 @@ Spec: RFC 9110, RFC 9112.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Coroutine
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from tiering.contract import Buffer, FileSpans
 
 Headers = dict[bytes, bytes]
+
+PLAIN_HEADERS: Final = frozenset(
+    {
+        b"accept",
+        b"accept-encoding",
+        b"amz-sdk-invocation-id",
+        b"amz-sdk-request",
+        b"authorization",
+        b"connection",
+        b"content-length",
+        b"content-type",
+        b"date",
+        b"expect",
+        b"host",
+        b"transfer-encoding",
+        b"user-agent",
+        b"x-amz-content-sha256",
+        b"x-amz-date",
+        b"x-amz-security-token",
+        b"x-amz-user-agent",
+    }
+)
+"""Of the connection, the client and who signed: beyond the content type they say nothing of an object or its content. Most
+writes carry no others, and need not be asked for each that they might."""
 
 
 class BodyError(Exception):
@@ -37,6 +61,9 @@ class RequestBody(Protocol):
 
         The first call answers `Expect: 100-continue`. Raises BodyError.
         """
+
+    def whole(self) -> memoryview | None:
+        """All of a body of stated length, in the place of the first `read`, if it has arrived; borrowed until the response."""
 
 
 class Request:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
 from typing import Any, Final
 
 from s3api.checksums import ALGORITHMS, INLINE_BYTES_MAX, declared_trailers
@@ -61,6 +62,19 @@ class RawPayload:
             else:
                 await asyncio.get_running_loop().run_in_executor(None, self._digest.update, view)
         return view
+
+    def at_hand(self) -> Sequence[memoryview] | None:
+        """See `s3api.call.Payload`. Raises IncompleteBody, XAmzContentSHA256Mismatch."""
+        if self.length is None or self.length > INLINE_BYTES_MAX:
+            return None
+        view = self._body.whole()
+        if view is None:
+            return None
+        self.read_bytes = len(view)
+        if self._sha256:
+            self._digest = hashlib.sha256(view)
+        self._finish()
+        return (view,)
 
     def _finish(self) -> None:
         if self.length is not None and self.read_bytes != self.length:
@@ -128,6 +142,18 @@ class ChunkedPayload:
         piece = self._pending.pop()
         self.read_bytes += len(piece)
         return piece
+
+    def at_hand(self) -> Sequence[memoryview] | None:
+        """See `s3api.call.Payload`. Raises what `ChunkedDecoder` does."""
+        if self._decoder.length > INLINE_BYTES_MAX:
+            return None
+        view = self._body.whole()
+        if view is None:
+            return None
+        pieces = self._decoder.feed(view)
+        self._finish()
+        self.read_bytes = self._decoder.decoded
+        return pieces
 
     def _finish(self) -> None:
         self._decoder.finish()

@@ -140,6 +140,10 @@ class _ReadPayload:
         view, self._body = memoryview(self._body), b""
         return view
 
+    def at_hand(self) -> Sequence[memoryview] | None:
+        """See `Payload`."""
+        return None
+
     async def document(self) -> bytes:
         """See `Payload`."""
         return self._body

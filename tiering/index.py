@@ -14,6 +14,7 @@ import errno
 import fcntl
 import os
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -46,8 +47,17 @@ VIEW_TRIES: Final = 16
 """Commits would have to fall between two calls this many times in a row for a snapshot to be taken unchecked."""
 
 
+RECENT_S: Final = 0.01
+"""How old the sums may be for a judgement that another process may be ahead of in any case."""
+
 COUNTERS_KEY: Final = b"counters"
+_FEW: Final = 8
+"""Extents that are compared one by one: up to here a set costs more than it spares."""
+
+_COLD_ONLY: Final = Residency.COLD_ONLY
+_HOT_ONLY: Final = Residency.HOT_ONLY
 _decode_object = layout.OBJECT.decode
+_encode_object = layout.OBJECT.encode
 _RACES: Final = (lmdb.BadTxnError, lmdb.PageNotFoundError, lmdb.CorruptedError, lmdb.PanicError)
 """What `view` is asked about: it takes another snapshot, or says that there will be none."""
 
@@ -91,6 +101,8 @@ class Index:
         self._begin = self._env.begin
         """Called with positions (database, parent, write, buffers): by name, and ended by `with`, it costs twice as much."""
         self._meta_db = self.db["meta"]
+        self.extents_db = self.db["extents"]
+        self._recent: tuple[Counters, float] = Counters(), 0.0  # and until when they may be used
         # LMDB's own write lock can only be waited for. These two stand before it, so that a loop can see that it is free:
         # the folder's lock keeps other processes out (and is the kernel's to give up when one dies), the other one threads.
         self._lock_fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -166,6 +178,15 @@ class Index:
         finally:
             txn.abort()
 
+    def recent_counters(self) -> Counters:
+        """As `counters`, but of this process's last commit if that is not older than RECENT_S. Not to be changed."""
+        counters, until_s = self._recent
+        return counters if time.monotonic() < until_s else self.counters()
+
+    def committed(self, counters: Counters) -> None:
+        """Notes the sums that were just committed: called by the batch."""
+        self._recent = counters, time.monotonic() + RECENT_S
+
     def batch(self) -> Batch:
         """A write transaction; waits for other writers of any process. End it with `commit` or `abort`."""
         self._writing.acquire()
@@ -192,7 +213,7 @@ class Index:
 
     def _begin_batch(self) -> Batch:
         try:
-            return Batch(self, self._env.begin(write=True, buffers=True))
+            return Batch(self, self._begin(None, None, True, True))
         except BaseException as error:
             fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
             if isinstance(error, lmdb.Error):
@@ -276,15 +297,15 @@ class View:
         return int(self._txn.id())
 
     def get(self, database: str, key: bytes) -> bytes | None:
-        data = self._txn.get(key, db=self.db[database])
+        data = self._txn.get(key, None, self.db[database])
         return None if data is None else bytes(data)
 
     def count(self, database: str) -> int:
         return int(self._txn.stat(self.db[database])["entries"])
 
     def object(self, okey: bytes) -> ObjectRecord | None:
-        data = self._txn.get(okey, db=self._index.objects_db)
-        return None if data is None else layout.OBJECT.decode(data)
+        data = self._txn.get(okey, None, self._index.objects_db)
+        return None if data is None else _decode_object(data)
 
     def standing(self, okey: bytes, generation: int) -> tuple[bytes, ObjectRecord] | None:
         """Where that generation is now: under `okey`, or where a version goes that ceases to be the current one or
@@ -316,7 +337,7 @@ class View:
         return self._decode("meta", COUNTERS_KEY, layout.COUNTERS) or Counters()
 
     def _decode(self, database: str, key: bytes, codec: layout.Codec) -> Any:
-        data = self._txn.get(key, db=self.db[database])
+        data = self._txn.get(key, None, self.db[database])
         return None if data is None else codec.decode(data)
 
     def rows(self, database: str, start: bytes = b"", prefix: bytes = b"") -> Iterator[tuple[bytes, bytes]]:
@@ -356,12 +377,13 @@ class View:
 class Batch(View):
     """One write transaction. Counters and region rows are changed in memory and written once, at the commit."""
 
-    __slots__ = ("_counters", "_regions")
+    __slots__ = ("_buckets", "_counters", "_regions")
 
     def __init__(self, index: Index, txn: Any) -> None:
         super().__init__(index, txn)
         self._counters: Counters | None = None
         self._regions: dict[int, RegionRecord] = {}
+        self._buckets: dict[str, BucketRecord | None] = {}  # as read; every mutation of a group asks for its bucket
 
     def commit(self) -> None:
         """Makes it all visible at once. Raises DiskFull, DeviceFailed."""
@@ -371,6 +393,8 @@ class Batch(View):
             if self._counters is not None:
                 self.put("meta", COUNTERS_KEY, layout.COUNTERS.encode(self._counters))
             self._txn.commit()
+            if self._counters is not None:
+                self._index.committed(self._counters)
         except BaseException as error:
             self._txn.abort()
             if isinstance(error, lmdb.Error):
@@ -384,10 +408,26 @@ class Batch(View):
         self._index.batch_ended()
 
     def put(self, database: str, key: bytes, value: bytes = b"") -> None:
-        self._txn.put(key, value, db=self.db[database])
+        # By position (duplicates, overwriting, appending): by name it costs twice as much.
+        self._txn.put(key, value, True, True, False, self.db[database])
 
     def delete(self, database: str, key: bytes) -> bool:
-        return bool(self._txn.delete(key, db=self.db[database]))
+        return bool(self._txn.delete(key, b"", self.db[database]))
+
+    def bucket(self, name: str) -> BucketRecord | None:
+        """As `View.bucket`; the record is shared by the whole batch, and not to be changed."""
+        if name in self._buckets:
+            return self._buckets[name]
+        record = self._buckets[name] = super().bucket(name)
+        return record
+
+    def put_bucket(self, record: BucketRecord) -> None:
+        self._buckets[record.name] = record
+        self.put("buckets", record.name.encode(), layout.BUCKET.encode(record))
+
+    def delete_bucket(self, name: str) -> None:
+        self._buckets[name] = None
+        self.delete("buckets", name.encode())
 
     def counters(self) -> Counters:
         if self._counters is None:
@@ -418,7 +458,8 @@ class Batch(View):
         self._move_extents(
             layout.OWNER_OBJECT + okey, old.extents if old is not None else (), new.extents if new is not None else ()
         )
-        before, after = _derived(old), _derived(new)
+        before = _derived(old) if old is not None else []
+        after = _derived(new) if new is not None else []
         if before != after:
             for database, key in before:
                 if (database, key) not in after:
@@ -433,7 +474,7 @@ class Batch(View):
             elif new is not None and not new.version:
                 self.put("nulls", layout.current_key(okey), okey)
         if new is not None:
-            self.put("objects", okey, layout.OBJECT.encode(new))
+            self._txn.put(okey, _encode_object(new), True, True, False, self._index.objects_db)
         elif old is not None:
             self.delete("objects", okey)
 
@@ -458,9 +499,10 @@ class Batch(View):
         size = record.size * sign
         counters.objects += sign
         counters.object_bytes += size
-        if record.residency != Residency.COLD_ONLY:
+        residency = record.residency
+        if residency is not _COLD_ONLY:
             counters.hot_bytes += size
-        if layout.is_dirty(record):
+        if residency is _HOT_ONLY and not record.cache:
             counters.dirty_bytes += size
         if record.pin_until_ms or record.restore_until_ms:
             counters.pinned_bytes += size
@@ -468,14 +510,16 @@ class Batch(View):
     def _move_extents(self, owner: bytes, old: tuple[Extent, ...], new: tuple[Extent, ...]) -> None:
         if old == new:
             return
-        before, after = frozenset(old), frozenset(new)
+        few = len(old) + len(new) <= _FEW
+        before, after = (old, new) if few else (frozenset(old), frozenset(new))
+        db = self._index.extents_db
         for extent in old:
             if extent not in after:
-                self.delete("extents", layout.extent_key(extent, owner))
+                self._txn.delete(layout.extent_key(extent, owner), b"", db)
                 self._live(extent, -1)
         for extent in new:
             if extent not in before:
-                self.put("extents", layout.extent_key(extent, owner))
+                self._txn.put(layout.extent_key(extent, owner), b"", True, True, False, db)
                 self._live(extent, 1)
 
     def _live(self, extent: Extent, sign: int) -> None:
@@ -579,13 +623,11 @@ class Batch(View):
         return len(done)
 
 
-def _derived(record: ObjectRecord | None) -> list[tuple[str, bytes]]:
+def _derived(record: ObjectRecord) -> list[tuple[str, bytes]]:
     """The rows that follow from a record, as (sub-database, key); the value of each is the object key."""
     rows: list[tuple[str, bytes]] = []
-    if record is None:
-        return rows
     generation = record.generation
-    if layout.is_dirty(record):
+    if record.residency is _HOT_ONLY and not record.cache:
         rows.append(("dirty", layout.u64_key(generation)))
     if record.unlisted:
         rows.append(("manifests", layout.u64_key(generation)))

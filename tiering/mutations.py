@@ -348,7 +348,7 @@ def share_object(
     source = None if found is None else seen(pool, found[1], now_ms)
     if source is None or source.residency == Residency.COLD_ONLY:
         return None
-    pool.judge_room(batch, record.size)
+    pool.judge_room(batch.counters(), record.size)
     record.extents = source.extents
     copied = put_object(batch, pool, buckets[1], okeys[1], record, wanted, now_ms, origin)
     pool.heat.inherit(copied.generation, (source.generation,))
@@ -571,7 +571,7 @@ def create_bucket(batch: Batch, record: BucketRecord) -> BucketRecord:
 
 
 def write_bucket(batch: Batch, record: BucketRecord) -> None:
-    batch.put("buckets", record.name.encode(), layout.BUCKET.encode(record))
+    batch.put_bucket(record)
     batch.put("stale_buckets", record.name.encode())
     journal.watch(batch, record)
 
@@ -594,7 +594,7 @@ def delete_bucket(batch: Batch, pool: Pool, name: str, now_ms: int) -> None:
     for ukey, value in list(batch.rows("uploads", prefix=prefix)):
         batch.drop_upload(ukey, layout.UPLOAD.decode(value))
     journal.watch(batch, record, gone=True)
-    batch.delete("buckets", name.encode())
+    batch.delete_bucket(name)
     batch.put("stale_buckets", name.encode())
 
 

@@ -24,7 +24,7 @@ from tiering.flash import Flash
 from tiering.folder import make_folder, sync_folder
 from tiering.heat import Heat
 from tiering.index import Batch, Index, IndexCorrupt, View
-from tiering.layout import ObjectRecord, RegionState
+from tiering.layout import Counters, ObjectRecord, RegionState
 from tiering.space import KEEPER_REGIONS, Space
 
 REGION_BYTES_MAX: Final = 64 << 20
@@ -93,6 +93,8 @@ class Pool:
         self.clock = clock
         self.epochs = Epochs(index)
         self.capacity_bytes = flash.region_bytes * flash.regions
+        self.room_bytes = self.capacity_bytes - flash.region_bytes * (KEEPER_REGIONS + 1)
+        """What pinned objects may take at most: the keeper's regions, and one to write to, are never theirs."""
         self.pinned_bytes_max = int(self.capacity_bytes * config.pin_fraction_max)
         self.dirty_bytes_max = int(self.capacity_bytes * config.dirty_fraction_max)
         self.stream_bytes = self.capacity_bytes // 4
@@ -177,13 +179,12 @@ class Pool:
 
     # -- limits --------------------------------------------------------------------------------------------------
 
-    def judge_room(self, view: View | Index, size: int, replaced: ObjectRecord | None = None) -> None:
-        """Whether `size` more hot-only bytes may begin to arrive. Raises Busy, TierFull.
+    def judge_room(self, counters: Counters, size: int, replaced: ObjectRecord | None = None) -> None:
+        """Whether `size` more hot-only bytes may begin to arrive, by the pool's sums. Raises Busy, TierFull.
 
         Not judged again when they have arrived: what was let in at once with others may pass the limit by that much.
         """
-        counters = view.counters()
-        if counters.pinned_bytes + min(size, self.stream_bytes) > self.capacity_bytes - self.reserve_bytes:
+        if counters.pinned_bytes + min(size, self.stream_bytes) > self.room_bytes:
             raise TierFull(f"pool {self.config.name} is full of pinned objects")
         if self.config.demote == "never":
             return
@@ -203,10 +204,6 @@ class Pool:
                     raise
             self.space.ring()
             await asyncio.sleep(ROOM_POLL_S)
-
-    @property
-    def reserve_bytes(self) -> int:
-        return self.flash.region_bytes * (KEEPER_REGIONS + 1)
 
     def judge_pin(self, batch: Batch, info: ObjectInfo, replaced: ObjectInfo | None) -> None:
         """Whether the object may be held. Raises PinLimit."""

@@ -262,17 +262,17 @@ class TieredStore:
         wanted = options.conditions
         if wanted is None and options.append_at is None:
             try:
-                pool.judge_room(pool.index, size)
+                pool.judge_room(pool.index.recent_counters(), size)
                 return
-            except Busy:
-                pass  # unless the object it replaces makes the room
+            except (Busy, TierFull):
+                pass  # unless the sums have changed, or the object it replaces makes the room
         with pool.index.view() as view:
             old = view.object(okey)
             shown = mutations.seen(pool, old, self._clock.now_ms())
             conditions.judge_write(wanted, shown)
             if options.append_at is not None:
                 conditions.judge_append(owner, shown, options.append_at)
-            pool.judge_room(view, size, None if owner.versioning else old)
+            pool.judge_room(view.counters(), size, None if owner.versioning else old)
 
     async def _put_waiting(self, waiting: Awaitable[None], writer: BodyWriter[ObjectInfo]) -> Writer:
         try:
@@ -287,9 +287,9 @@ class TieredStore:
         record = await uploads.begin(pool, owner, upload, internal=True)
         return uploads.StreamedWriter(pool, self.cold, self._orders, owner, record, size)
 
-    async def _commit_put(
+    def _commit_put(
         self, pool: Pool, owner: BucketRecord, okey: bytes, options: PutOptions, body: FlashBody, result: PutResult
-    ) -> ObjectInfo:
+    ) -> Awaitable[ObjectInfo]:
         now_ms = self._clock.now_ms()
         record = mutations.new_record(
             options,
@@ -304,11 +304,15 @@ class TieredStore:
             record.encryption = result.encryption
         record.parts = result.parts
         if options.append_at is not None:
-            return await self._append(pool, owner, okey, options, record)
+            return self._append(pool, owner, okey, options, record)
         wanted, origin = options.conditions, options.origin
-        stored = await pool.committer.submit_short(
+        storing = pool.committer.submit_short(
             lambda batch: mutations.put_object(batch, pool, owner, okey, record, wanted, now_ms, origin)
         )
+        return self._backed(pool, okey, storing) if pool.config.durability == "backing" else storing
+
+    async def _backed(self, pool: Pool, okey: bytes, storing: Awaitable[ObjectRecord]) -> ObjectInfo:
+        stored = await storing
         await self._orders.backed(pool, okey, stored)
         return stored
 

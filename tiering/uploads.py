@@ -74,7 +74,7 @@ def part_writer(
 def _judge_part(pool: Pool, ukey: bytes, size: int) -> None:
     with pool.index.view() as view:
         mutations.live_upload(view, ukey)
-        pool.judge_room(view, size)
+        pool.judge_room(view.counters(), size)
 
 
 async def _opened_when_room(

@@ -44,6 +44,9 @@ class _NoBody:
     async def read(self) -> memoryview:
         return memoryview(b"")
 
+    def whole(self) -> memoryview | None:
+        return None
+
 
 class _Buckets:
     """The one thing the protocol layer asks a store for itself."""

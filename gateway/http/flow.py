@@ -110,6 +110,9 @@ class NoBody:
     async def read(self) -> memoryview:
         return EMPTY
 
+    def whole(self) -> memoryview | None:
+        return EMPTY
+
 
 class InboundBody:
     """A request body on its way in: filled by the connection, pulled by the handler.
@@ -246,6 +249,14 @@ class InboundBody:
             # All that was lent is given back by this call, so the whole block is free again.
             self._start = self._stop = 0
             await self._arrival()
+
+    def whole(self) -> memoryview | None:
+        """See `s3api.message.RequestBody`."""
+        block, start, stop = self._block, self._start, self._stop
+        if block is None or self.receiving or self.expecting or stop - start != self.length or self._error:
+            return None
+        self._start = stop
+        return block.view[start:stop]
 
     async def _arrival(self) -> None:
         """Returns when more has arrived, or there is an error or an end to report."""

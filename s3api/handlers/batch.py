@@ -478,7 +478,7 @@ class _Put:
         call, entry = self._call, self._entry
         options, bucket = _said(put_options(call, event="ObjectCreated:Put"), entry), bucket_of(call)
         seal = new_seal(call, bucket)
-        self._writer = await put_content(call.store, (call.bucket, call.key), entry.size, options, seal)
+        self._writer = await arrived(put_content(call.store, (call.bucket, call.key), entry.size, options, seal))
         self._intake = Intake(self._writer, NOTHING_REQUESTED, md5=has_md5(bucket, seal))
 
     async def commit(self) -> Outcome:

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
 from typing import Final, TypeVar
 
 from s3api.call import Call, Payload
-from s3api.checksums import Digest, Requested, conclude, requested_checksum, wanted
+from s3api.checksums import NOTHING_REQUESTED, Digest, Requested, conclude, requested_checksum, wanted
 from s3api.errors import S3Error
 from tiering.contract import (
     Buffer,
@@ -53,16 +53,24 @@ class _WriterDigest(Digest):
         return self._writer.crc64.to_bytes(8, "big") if name == "CRC64NVME" else super().raw(name)
 
 
+_NO_DIGEST: Final = Digest(())
+"""Of contents that nothing is asked about: never fed."""
+
+
 class Intake:
     """Feeds one writer and hashes what passes, and no more than was asked for. `md5`: the ETag is to be an MD5."""
 
     __slots__ = ("_digest", "_idle", "_md5", "_requested", "_writer")
 
     def __init__(self, writer: AnyWriter, requested: Requested, md5: bool) -> None:
+        self._writer, self._requested, self._md5 = writer, requested, md5
+        self._idle = requested is NOTHING_REQUESTED and not md5
+        if self._idle:
+            self._digest: Digest = _NO_DIGEST
+            return
         names = wanted(requested)
         if md5:
             names.add("MD5")
-        self._writer, self._requested, self._md5 = writer, requested, md5
         self._digest = _WriterDigest(names, writer)
         self._idle = not names - {"CRC64NVME"}
 
@@ -75,8 +83,29 @@ class Intake:
         if hashing is not None:
             await hashing
 
-    async def drain(self, payload: Payload) -> None:
-        """Takes a request's body to its verified end."""
+    def drain(self, payload: Payload) -> Awaitable[None] | None:
+        """Takes a request's body to its verified end; at once where all of it is at hand and there is room for it."""
+        pieces = payload.at_hand()
+        if pieces is None:
+            return self._drain(payload)
+        for number, view in enumerate(pieces):
+            hashing = None if self._idle else self._digest.update(view)
+            writing = self._writer.write(view)
+            if hashing is not None or writing is not None:
+                return self._take_rest(hashing, writing, pieces[number + 1 :])
+        return None
+
+    async def _take_rest(
+        self, hashing: Awaitable[None] | None, writing: Awaitable[None] | None, pieces: Sequence[memoryview]
+    ) -> None:
+        if writing is not None:
+            await writing
+        if hashing is not None:
+            await hashing
+        for view in pieces:
+            await self.take(view)
+
+    async def _drain(self, payload: Payload) -> None:
         digest, write = None if self._idle else self._digest.update, self._writer.write
         while view := await payload.read():  # `take`, without a coroutine for each piece
             hashing = None if digest is None else digest(view)

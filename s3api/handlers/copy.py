@@ -328,7 +328,7 @@ async def _copy_content(
     seen, bucket = opened.info, bucket_of(call)
     described = copied_options(seen, options)
     size = opened.stop - opened.start
-    writer = await put_content(call.store, (call.bucket, call.key), size, described, seal)
+    writer = await arrived(put_content(call.store, (call.bucket, call.key), size, described, seal))
     try:
         kept = "" if seen.checksum is None else seen.checksum.algorithm
         requested = Requested(options.checksum_algorithm or kept)

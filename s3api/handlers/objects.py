@@ -324,10 +324,12 @@ async def stored(call: Call, options: PutOptions, size: int, short: bool = False
     requested = requested_checksum(call.request.headers)
     bucket = bucket_of(call)
     seal = new_seal(call, bucket)
-    writer = await put_content(call.store, (call.bucket, call.key), size, options, seal)
+    writer = await arrived(put_content(call.store, (call.bucket, call.key), size, options, seal))
     try:
         intake = Intake(writer, requested, md5=has_md5(bucket, seal))
-        await intake.drain(call.payload)
+        draining = intake.drain(call.payload)
+        if draining is not None:
+            await draining
         return await writer.commit(intake.conclude(call.payload.trailer, short=short))
     except BaseException:  # cancellation too: the room it holds must come back
         writer.abort()

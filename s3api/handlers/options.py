@@ -18,7 +18,7 @@ from s3api.access import ownership_for
 from s3api.call import Call
 from s3api.errors import S3Error
 from s3api.extensions import write_intent
-from s3api.message import Headers
+from s3api.message import PLAIN_HEADERS, Headers
 from s3api.objectlock import DOCUMENT, headers_lock, load
 from s3api.params import invalid
 from s3api.payload import stored_content_encoding
@@ -33,6 +33,11 @@ REDIRECT_BYTES_MAX: Final = 2048
 TAGS_MAX: Final = 10
 TAG_KEY_CHARS_MAX: Final = 128
 TAG_VALUE_CHARS_MAX: Final = 256
+
+CONTENT_TYPES_MAX: Final = 64
+CONTENT_TYPE_BYTES_MAX: Final = 128
+"""How many options are kept for the next request that says the same, and of what content types."""
+_PLAIN_OPTIONS: dict[bytes, PutOptions] = {}
 
 _META: Final = b"x-amz-meta-"
 _SYSTEM: Final = frozenset(
@@ -224,10 +229,26 @@ def check_deadline(call: Call, ttl: Ttl | None, version: str | None = None) -> N
         call.require("s3:DeleteObjectVersion", version=version)
 
 
+def _plain_options(content_type: bytes) -> PutOptions:
+    """What a request says of its object that names a content type, and nothing else."""
+    known = _PLAIN_OPTIONS.get(content_type)
+    if known is None:
+        known = PutOptions(content_type=_text(b"content-type", content_type))
+        if len(_PLAIN_OPTIONS) < CONTENT_TYPES_MAX and len(content_type) <= CONTENT_TYPE_BYTES_MAX:
+            _PLAIN_OPTIONS[content_type] = known
+    return known
+
+
 def put_options(call: Call, tags: Mapping[str, str] | None = None, event: str = "") -> PutOptions:
     """All that the headers of PUT, CreateMultipartUpload or a replacing copy say. `tags` None reads x-amz-tagging.
     `event`: what to record with the object, as `Call.origin`."""
     headers = call.request.headers
+    if tags is None and PLAIN_HEADERS.issuperset(headers) and not call.config.key_rules:
+        bucket, who = call.bucket_info or call.store.bucket(call.bucket), call.identity
+        if (who.owner == bucket.owner or not who.access_key) and not bucket.object_lock:
+            origin = call.origin(event) if event else None
+            if origin is None:
+                return _plain_options(headers.get(b"content-type", b""))
     metadata = metadata_of(headers)
     kept_tags = tags_of(headers) if tags is None else tags
     intent = write_intent(headers, metadata, kept_tags, call.bucket, call.key, call.config.key_rules)

@@ -258,13 +258,13 @@ def _upload_key_needed() -> S3Error:
     )
 
 
-async def put_content(
+def put_content(
     store: Objects, place: tuple[str, str], size: int, options: PutOptions, seal: Seal | None
-) -> Writer:
-    """The store's `put` to (bucket, key), sealed where `seal` says so."""
+) -> Writer | Awaitable[Writer]:
+    """The store's `put` to (bucket, key), sealed where `seal` says so; see `arrived`."""
     if seal is not None:
-        return await seal.put(store, place, size, options)
-    return await arrived(store.put(*place, size, options))
+        return seal.put(store, place, size, options)
+    return store.put(*place, size, options)
 
 
 async def put_part(call: Call, upload_id: str, number: int, size: int, seal: Seal | None) -> PartWriter:

@@ -170,7 +170,9 @@ async def upload_part(call: Call) -> Response:
     writer = await put_part(call, upload_id, number, size, seal)
     try:
         intake = Intake(writer, requested, md5=has_md5(bucket, seal))
-        await intake.drain(call.payload)
+        draining = intake.drain(call.payload)
+        if draining is not None:
+            await draining
         result = intake.conclude(call.payload.trailer)
         part = await writer.commit(_part_result(upload, writer, result))
     except BaseException:  # cancellation too

@@ -778,6 +778,10 @@ class _Body:
         data, self._data = self._data, b""
         return memoryview(data)
 
+    def whole(self) -> memoryview | None:
+        data, self._data = self._data, b""
+        return memoryview(data)
+
 
 class _Faults(logging.Handler):
     """Keeps what the border logs: there it is where an exception that is no S3Error ends."""

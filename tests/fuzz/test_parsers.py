@@ -238,6 +238,9 @@ class _Body:
         left, self._left = self._left, b""
         return memoryview(left)
 
+    def whole(self) -> memoryview | None:
+        return None
+
 
 @given(
     header_sets,

@@ -43,6 +43,14 @@ class Body:
         self._at += len(view)
         return view
 
+    def whole(self) -> memoryview | None:
+        """What fits one piece has arrived."""
+        if self.length is None or self.reads or len(self._data) > self._piece:
+            return None
+        self.reads = 1
+        self._at = len(self._data)
+        return memoryview(self._data)
+
 
 class Reply:
     """A response taken apart. `code` is the error's, "" for a success."""

@@ -355,6 +355,9 @@ class Unread(Body):
     async def read(self) -> memoryview:
         raise AssertionError("the body was asked for")
 
+    def whole(self) -> memoryview | None:
+        raise AssertionError("the body was asked for")
+
 
 def refused(s3: Harness, headers: dict[str, str], size: int = 100) -> str:
     body = Unread(b"")
@@ -393,6 +396,9 @@ class Failing(Body):
         if self.reads:
             raise self._error
         return await super().read()
+
+    def whole(self) -> memoryview | None:
+        return None
 
 
 class WatchedStore(MemoryStore):

@@ -154,6 +154,9 @@ class NoBody:
     async def read(self) -> memoryview:
         return memoryview(b"")
 
+    def whole(self) -> memoryview | None:
+        return None
+
 
 def request(path: bytes, method: str = "GET", query: bytes = b"", peer: str = "127.0.0.1", **headers: str) -> Request:
     given = {name.encode(): value.encode() for name, value in headers.items()}

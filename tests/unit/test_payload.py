@@ -29,10 +29,16 @@ BIG = bytes(range(256)) * 1200  # above the size that is hashed on the loop
 
 
 class Body:
-    """A RequestBody over bytes, given out in one reused buffer, as a transport does: `piece` bytes at a time."""
+    """A RequestBody over bytes, given out in one reused buffer, as a transport does: `piece` bytes at a time.
 
-    def __init__(self, data: bytes, length: int | None, piece: int = 1 << 20, fails: str = "") -> None:
+    `arrived`: all of it can be had at once.
+    """
+
+    def __init__(
+        self, data: bytes, length: int | None, piece: int = 1 << 20, fails: str = "", arrived: bool = False
+    ) -> None:
         self.length = length
+        self.arrived = arrived
         self.reads = 0
         self._left = data
         self._buffer = bytearray(piece)
@@ -45,6 +51,12 @@ class Body:
             raise BodyError(self._fails)
         self._buffer[: len(piece)] = piece
         return memoryview(self._buffer)[: len(piece)]
+
+    def whole(self) -> memoryview | None:
+        if not self.arrived:
+            return None
+        whole, self._left = self._left, b""
+        return memoryview(whole)
 
 
 def signed(payload: str, headers: dict[bytes, bytes]) -> tuple[dict[bytes, bytes], Verified]:

@@ -39,6 +39,9 @@ class Body:
         data, self._data = self._data, b""
         return memoryview(data)
 
+    def whole(self) -> memoryview | None:
+        return None
+
 
 class Edge:
     """A pipeline with what it is given, and requests signed as root."""

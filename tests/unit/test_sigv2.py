@@ -312,6 +312,9 @@ class _Body:
         left, self._left = self._left, b""
         return memoryview(left)
 
+    def whole(self) -> memoryview | None:
+        return None
+
 
 class Edge:
     """A pipeline under the wall clock, since botocore signs by it, with one handler for all."""
