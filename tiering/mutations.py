@@ -119,12 +119,15 @@ def put_object(
     name, once the version is known."""
     owner = alive(batch, bucket)
     record.cache = owner.cache
-    record.chill = layout.has_cold_class(record)
+    if record.storage_class:
+        record.chill = layout.has_cold_class(record)
     old = batch.object(okey)
-    conditions.judge_write(wanted, seen(pool, old, now_ms))
+    if wanted is not None:
+        conditions.judge_write(wanted, seen(pool, old, now_ms))
     if owner.versioning:
         versions.judge_put(batch, owner, okey, now_ms)
-    pool.judge_pin(batch, record, None if owner.versioning else old)
+    if record.pin_until_ms or record.restore_until_ms:
+        pool.judge_pin(batch, record, None if owner.versioning else old)
     record.generation = batch.next_generation()
     record.version = versions.new_version(record.generation) if owner.versioning == "Enabled" else ""
     if manifest is not None:
@@ -134,7 +137,8 @@ def put_object(
         versions.put(batch, pool, owner, okey, old, record, now_ms)
     else:
         batch.replace_object(okey, old, record)
-    journal.record(batch, okey, record, origin, now_ms)
+    if origin is not None:
+        journal.record(batch, okey, record, origin, now_ms)
     if record.pin_until_ms:
         journal.record(batch, okey, record, journal.PIN, now_ms)
     return record

@@ -362,8 +362,14 @@ async def put_object(call: Call) -> Response:
     if not HEADERS.isdisjoint(call.request.headers):
         _check_vouched(call)
     info = await stored(call, options, check_length(call))
-    lines = f'etag: "{info.etag}"\r\n{checksum_lines(kept_checksum(info))}{lease_lines(info, call.now_ms, expiry_of(call, info))}'
-    lines += version_line(info.version, bucket_of(call)) + written_lines(call, info)
+    bucket = bucket_of(call)
+    lines = f'etag: "{info.etag}"\r\n{checksum_lines(kept_checksum(info))}'
+    if info.pin_until_ms or info.expires_ms or bucket.documents:
+        lines += lease_lines(info, call.now_ms, expiry_of(call, info))
+    if bucket.versioning:
+        lines += version_line(info.version, bucket)
+    if info.encryption is not None:
+        lines += written_lines(call, info)
     if appending:
         lines += f"x-amz-object-size: {info.size}\r\n"
     return Response(200, lines.encode())

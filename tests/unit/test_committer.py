@@ -14,6 +14,7 @@ import pytest
 from tiering.committer import HERE_MAX, Committer
 from tiering.contract import NoSuchKey
 from tiering.index import Batch, Index
+from tiering.layout import BucketRecord
 
 WAIT_S = 20
 
@@ -152,3 +153,32 @@ def test_failed_begin_lets_the_next_writer_in(index: Index) -> None:
     again = index.try_batch()
     assert again is not None
     again.commit()
+
+
+def test_sums_at_hand_are_those_of_the_last_commit(index: Index, committer: Committer) -> None:
+    committer.run(lambda batch: batch.next_generation())
+    assert index.recent_counters().generation == index.counters().generation == 1
+    with pytest.raises(RuntimeError):
+        committer.run(_give_up)
+    assert index.recent_counters().generation == 1  # what was not committed does not count
+
+
+def _give_up(batch: Batch) -> None:
+    batch.next_generation()
+    raise RuntimeError("after a change")
+
+
+def test_a_bucket_is_seen_as_its_own_batch_left_it(index: Index, committer: Committer) -> None:
+    record = BucketRecord(name="b", created_ms=1, pool="p", number=1)
+
+    def come_and_go(batch: Batch) -> tuple[BucketRecord | None, ...]:
+        before = batch.bucket("b")
+        batch.put_bucket(record)
+        between = batch.bucket("b")
+        batch.delete_bucket("b")
+        return before, between, batch.bucket("b")
+
+    assert committer.run(come_and_go) == (None, record, None)
+    committer.run(lambda batch: batch.put_bucket(record))
+    with index.view() as view:
+        assert view.bucket("b") == record

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+from collections.abc import Sequence
 from email.header import decode_header, make_header
 
 import pytest
@@ -203,6 +204,9 @@ def test_requested_checksum_is_verified_kept_and_answered(s3: Harness, algorithm
 
     class Trailing(Body):
         trailer: Checksum | None = None
+
+        def at_hand(self) -> Sequence[memoryview] | None:
+            return None
 
         async def document(self) -> bytes:
             raise AssertionError
@@ -578,3 +582,33 @@ def test_delete_objects_needs_a_true_checksum(s3: Harness) -> None:
     right = b64(crc32(body).to_bytes(4, "big"))
     assert s3("POST", "/bkt?delete", {"x-amz-checksum-crc32": right}, body).status == 200
     assert s3("POST", "/none?delete", {"x-amz-checksum-crc32": right}, body).code == "NoSuchBucket"
+
+
+# -- plain writes
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"content-type": "text/plain"},
+        {"content-type": "text/" + "x" * 200},
+        {"user-agent": "x", "amz-sdk-request": "attempt=1", "x-amz-user-agent": "y"},
+    ],
+    ids=["bare", "type", "long type", "clients"],
+)
+def test_a_plain_put_stores_what_one_with_more_headers_does(s3: Harness, headers: dict[str, str]) -> None:
+    """Plain writes go a short way; `cache-control` sends the second the long one."""
+    for _ in range(2):  # the second is answered from what the first left
+        assert s3("PUT", "/bkt/plain", headers, DATA).status == 200
+    assert s3("PUT", "/bkt/long", {**headers, "cache-control": "no-cache"}, DATA).status == 200
+    plain, long = s3("HEAD", "/bkt/plain").headers, s3("HEAD", "/bkt/long").headers
+    assert long.pop("cache-control") == "no-cache"
+    changing = {"last-modified", "x-amz-request-id"}
+    assert {name: value for name, value in plain.items() if name not in changing} == {
+        name: value for name, value in long.items() if name not in changing
+    }
+
+
+def test_a_plain_put_with_a_bad_content_type_is_refused(s3: Harness) -> None:
+    assert s3("PUT", "/bkt/k", {"content-type": "a\x01b"}, DATA).code == "InvalidArgument"

@@ -7,6 +7,7 @@ import hashlib
 
 import pytest
 
+from s3api.checksums import INLINE_BYTES_MAX
 from s3api.chunked import encode
 from s3api.errors import S3Error
 from s3api.message import BodyError
@@ -89,7 +90,28 @@ def read(
         headers = headers | {b"content-length": b"%d" % length}
     sent, verified = signed(payload, headers)
     opened = open_payload(Body(body, length, piece, fails), sent, verified, 1000)
-    return asyncio.run(drain(opened)), opened
+    at_hand = open_payload(Body(body, length, arrived=length == len(body) and not fails), sent, verified, 1000)
+    try:
+        content = asyncio.run(drain(opened))
+    except S3Error as error:
+        if at_hand.length is not None and at_hand.length <= INLINE_BYTES_MAX and length == len(body) and not fails:
+            with pytest.raises(S3Error) as caught:
+                at_hand.at_hand()
+            assert caught.value.spec.code == error.spec.code
+        raise
+    pieces = at_hand.at_hand()
+    if pieces is not None:
+        assert b"".join(pieces) == content
+        assert (at_hand.trailer, at_hand.read_bytes) == (opened.trailer, opened.read_bytes)
+    return content, opened
+
+
+def test_a_long_content_is_not_verified_at_once() -> None:
+    """Hashing it would hold the loop."""
+    for length, taken in ((INLINE_BYTES_MAX, True), (INLINE_BYTES_MAX + 1, False)):
+        sent, verified = signed(UNSIGNED, {b"content-length": b"%d" % length})
+        opened = open_payload(Body(bytes(length), length, arrived=True), sent, verified, 1000)
+        assert (opened.at_hand() is not None) == taken
 
 
 def refusal(*arguments: object, **options: object) -> str:
