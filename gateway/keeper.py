@@ -18,7 +18,7 @@ import socket
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import uvloop
 
@@ -27,7 +27,7 @@ from gateway.config import NOTIFY_TOKEN_PREFIX, Settings
 from gateway.identities import ROOT_CANONICAL_ID
 from gateway.lifecycle import LifecycleDuty
 from gateway.metrics import Metrics
-from gateway.notify import DeliveryDuty, PoolJournal, RouteDuty, Webhook
+from gateway.notify import DeliveryDuty, PoolJournal, RouteDuty
 from gateway.runner import Briefing, Ready
 from gateway.spool import Spool
 from gateway.worker import EPOCH_S, OPERATION_NAMES, SWITCH_S
@@ -46,6 +46,9 @@ from tiering.rebuild import rebuild
 from tiering.recovery import set_aside_if_broken
 from tiering.space import KEEPER_SLOT
 from tiering.store import TieredStore
+
+if TYPE_CHECKING:
+    from gateway.webhook import Webhook
 
 IDLE_S: Final = 0.25
 """How long an idle duty sleeps when nobody rings; workers ring for orders and whenever they take a region."""
@@ -179,8 +182,10 @@ def _receivers(settings: Settings, environ: Mapping[str, str]) -> tuple[dict[str
         if path.name not in known:
             _log.warning("%s keeps events for a webhook that notify_webhooks does not have", path)
     spools = {name: Spool(folder / name, settings.notify_queue_bytes) for name in known}
-    webhooks = {}
+    webhooks: dict[str, Webhook] = {}
     for name, url in known.items():
+        from gateway.webhook import Webhook  # its HTTP client costs each start time and memory
+
         token = environ.get(NOTIFY_TOKEN_PREFIX + name.upper().replace("-", "_"), "")
         webhooks[name] = Webhook(name, url, token, settings.notify_timeout_s)
     return spools, webhooks

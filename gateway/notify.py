@@ -18,8 +18,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final, Literal, Protocol
 
-import aiohttp
-
 from gateway.spool import Spool
 from s3api import notification
 from tiering import journal, layout
@@ -34,8 +32,6 @@ TRY_MAX_S: Final = 60.0
 REFUSALS_MAX: Final = 8
 """Refusals in a row after which an event is given up, so that what waits behind it goes on. With the pauses between them that
 is a minute: a receiver whose token or path is wrong loses one event a minute, not its queue."""
-_AWAY_4XX: Final = frozenset({408, 425, 429})
-"""These speak of the moment, not of the event."""
 
 Answer = Literal["taken", "refused", "away"]
 """What a webhook made of a message: 2xx; another answer that speaks of the message; no answer, or one that speaks of itself."""
@@ -184,37 +180,3 @@ class DeliveryDuty:
         self._next_try_s = self._monotonic() + self._pause_s * (1 - self._jitter() / 2)
         self._pause_s = min(self._pause_s * 2, TRY_MAX_S)
         return 0
-
-
-class Webhook:
-    """Posts messages to one URL. `token`: sent as it is in Authorization, with `Bearer` before a bare word."""
-
-    def __init__(self, name: str, url: str, token: str, timeout_s: float) -> None:
-        self._name = name
-        self._url = url
-        self._headers = {"Content-Type": "application/json", "User-Agent": "Recall"}
-        if token:
-            self._headers["Authorization"] = token if " " in token else f"Bearer {token}"
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s)
-        self._session: aiohttp.ClientSession | None = None
-
-    async def send(self, message: bytes) -> Answer:
-        """Posts it once. An answer that does not come in time is none."""
-        if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=self._timeout, headers=self._headers)
-        try:
-            async with self._session.post(self._url, data=message, allow_redirects=False) as reply:
-                if 200 <= reply.status < 300:
-                    return "taken"
-                self._complain(f"it answers {reply.status}")
-                return "refused" if 400 <= reply.status < 500 and reply.status not in _AWAY_4XX else "away"
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            self._complain(str(error) or type(error).__name__)
-            return "away"
-
-    def _complain(self, why: str) -> None:
-        _log.warning("webhook %s does not take events: %s", self._name, why, extra={"once": f"webhook-{self._name}"})
-
-    async def close(self) -> None:
-        if self._session is not None:
-            await self._session.close()

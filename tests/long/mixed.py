@@ -46,6 +46,7 @@ VERSIONS_MAX: Final = 5
 STATES_MAX: Final = 8
 """With more states than these, a pair is left alone until it has been read."""
 CONTESTS: Final = 3
+CONTESTED: Final = "contested/"
 NAMESPACE: Final = "{http://s3.amazonaws.com/doc/2006-03-01/}"
 _ENABLED: Final = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>"
 _SEALED: Final = (
@@ -88,11 +89,14 @@ class Pair:
     versioned: bool
     allowed: set[State] = field(default_factory=lambda: {((), ())})
     begun: list[State] = field(default_factory=list)
+    touched: bool = False
+    """Whether anything was begun since it was read back."""
     told: deque[str] = field(default_factory=lambda: deque(maxlen=12))
     """The last operations and how they ended, for who has to find out what went wrong."""
 
     def begin(self, states: Iterable[State]) -> None:
         states = set(states)
+        self.touched = True
         self.allowed = self.allowed | states
         self.begun += states
 
@@ -205,7 +209,7 @@ class Mixed:
     def start(self) -> None:
         """Begins a round, with contested keys of its own."""
         self.stopping = False
-        self.contests = [Contest(f"contested/{next(self.numbers)}") for _ in range(CONTESTS)]
+        self.contests = [Contest(f"{CONTESTED}{next(self.numbers)}") for _ in range(CONTESTS)]
         self._tasks = [asyncio.create_task(Client(self, name).run()) for name in range(len(self.pairs))]
 
     async def stop(self) -> None:
@@ -220,9 +224,10 @@ class Mixed:
         if not cut:
             self.losses.append((time.monotonic(), str(why)))
 
-    async def verify(self) -> int:
-        """Reads everything back and compares, with the load ended; returns how many versions were read."""
-        rest = iter(self.everything)
+    async def verify(self, *, all_of_it: bool = True) -> int:
+        """Reads everything back, or what was touched since that was done, and compares, with the load ended; returns how
+        many versions were read."""
+        rest = iter([pair for pair in self.everything if all_of_it or pair.touched])
         read = 0
 
         async def work() -> None:
@@ -236,7 +241,7 @@ class Mixed:
                     states = " or ".join(str(unnumbered(allowed)) for allowed in pair.allowed)
                     self.faults.append(f"{pair.bucket}/{pair.keys} is {state}, should be {states}; {[*pair.told]}")
                     found = state
-                pair.allowed, pair.begun = {found}, []
+                pair.allowed, pair.begun, pair.touched = {found}, [], False
                 self.ids |= zip((kept.number for versions in found for kept in versions), ids, strict=True)
             reader.close()
 
@@ -245,8 +250,22 @@ class Mixed:
         for contest in self.contests:
             status, content = await reader.patient("/plain/" + contest.key)
             self.faults += contest.faults(int.from_bytes(content[:8], "big") if status == 200 else 0)
+        for bucket in BUCKETS if all_of_it else ():
+            self.faults += await self._listed(reader, bucket)
         reader.close()
         return read
+
+    async def _listed(self, reader: Reader, bucket: str) -> list[str]:
+        """What is wrong with a listing of a bucket whose pairs have all been read back."""
+        there = {
+            key
+            for pair in self.everything
+            if pair.bucket == bucket
+            for slot, key in enumerate(pair.keys)
+            if pair.head(slot) is not None
+        }
+        listed = {key for key in await reader.keys(bucket) if not key.startswith(CONTESTED)}
+        return [f"{bucket} lists {listed - there} too many and misses {there - listed}"] if listed != there else []
 
 
 async def must(caller: Caller, method: str, path: str, content: bytes = b"", query: str = "", headers: dict[str, str] | None = None) -> bytes:  # fmt: skip
@@ -290,6 +309,20 @@ class Reader(Caller):
                     ids.append(version)
             state.append(tuple(versions))
         return tuple(state), ids
+
+    async def keys(self, bucket: str) -> set[str]:
+        """All keys that a bucket lists, page by page."""
+        found: set[str] = set()
+        after = ""
+        while True:
+            query = f"continuation-token={quote(after, safe='')}&list-type=2&max-keys=50"
+            status, text = await self.patient(f"/{bucket}", query if after else query.partition("&")[2])
+            assert status == 200, text
+            page = ElementTree.fromstring(text)
+            found |= {str(entry.findtext(f"{NAMESPACE}Key")) for entry in page.iter(f"{NAMESPACE}Contents")}
+            after = page.findtext(f"{NAMESPACE}NextContinuationToken") or ""
+            if not after:
+                return found
 
     async def _versions(self, bucket: str, key: str) -> list[tuple[str, bool]]:
         status, text = await self.patient(f"/{bucket}", f"prefix={quote(key, safe='')}&versions=")
@@ -381,7 +414,7 @@ class Client(Caller):
             except ClientError as error:
                 self._mixed.lose(error)
                 self.close()
-                await asyncio.sleep(0.05)
+                await asyncio.sleep(0.1)  # not a busy loop while nobody listens
         self.close()
 
     def _new(self, size: int | None = None) -> tuple[int, int]:
@@ -484,7 +517,8 @@ class Client(Caller):
         assert kept.pieces
         claims = ""
         for number, piece in enumerate(kept.pieces, 1):
-            part = await self.reply("PUT", path, body(piece), f"partNumber={number}&uploadId={upload_id}")
+            for _ in range(1 + (self._random.random() < 0.2)):  # now and then a part is sent again
+                part = await self.reply("PUT", path, body(piece), f"partNumber={number}&uploadId={upload_id}")
             self._mixed.counts[f"part {part.status}"] += 1
             if part.status != 200:
                 await self.ask("DELETE", path, query=f"uploadId={upload_id}")

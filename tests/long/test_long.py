@@ -6,13 +6,8 @@ import asyncio
 from math import inf
 from pathlib import Path
 
-from tests.long.crash import attack
 from tests.long.mixed import Contest, Glance, Move
 from tests.long.soak import rise, soak
-
-
-def test_crash_runs(tmp_path: Path) -> None:
-    assert asyncio.run(attack(1, 0, tmp_path))
 
 
 def test_soak_runs(tmp_path: Path) -> None:

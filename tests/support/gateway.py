@@ -229,6 +229,10 @@ class Gateway:
                 continue  # it has just ended
         return found
 
+    def running(self) -> set[str]:
+        """The names of those that run now; a child that waits to be started again is none of them."""
+        return {name for name, pid in self.pids().items() if _runs(pid)}
+
     def command(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         """Runs `recall <command> …` on the same data directory, with the same credentials."""
         return subprocess.run(

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 
-from tiering.backing.minio import BucketAddress, MinioBacking, MinioLimits
+from tiering.backing.address import BucketAddress, MinioLimits
+from tiering.backing.minio import MinioBacking
 from tiering.backing.streams import BytesSource, closing
 from tiering.ports import Backing, BackingCorrupt, BackingError, BackingUnavailable, NotFound
 

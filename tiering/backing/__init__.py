@@ -20,10 +20,10 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import msgspec
 
+from tiering.backing.address import BucketAddress, MinioLimits
 from tiering.backing.directory import DirectoryBacking
 from tiering.backing.keys import check_prefix
 from tiering.backing.memory import MemoryBacking
-from tiering.backing.minio import BucketAddress, MinioBacking, MinioLimits
 from tiering.backing.wrappers import (
     Breaker,
     Guarded,
@@ -72,6 +72,9 @@ def open_store(url: str, env: Mapping[str, str], options: BackingOptions | None 
             raise ValueError("backing URL: file:// needs an absolute directory, as file:///directory")
         return DirectoryBacking(unquote(parts.path), create=create)
     if parts.scheme == "s3":
+        # Loading the SDK and its HTTP clients is a third of a process's start and a fifth of its memory.
+        from tiering.backing.minio import MinioBacking
+
         # A thread of the SDK cannot be interrupted: it must not wait for a silent server longer than its caller does.
         call_s = options.limits.call_s
         limits = msgspec.structs.replace(

@@ -23,12 +23,12 @@ from typing import Any, BinaryIO, Final, TypeVar, cast
 from xml.etree import ElementTree
 
 import aiohttp
-import msgspec
 import urllib3
 from minio import Minio
 from minio.error import MinioException, S3Error, ServerError
 from yarl import URL
 
+from tiering.backing.address import BucketAddress, MinioLimits
 from tiering.backing.keys import check_key, check_prefix
 from tiering.backing.streams import closing
 from tiering.contract import Buffer
@@ -44,30 +44,6 @@ _ERROR_BODY_BYTES: Final = 16 << 10
 _MISSING: Final = frozenset(("NoSuchKey", "NoSuchObject", "NoSuchVersion"))
 
 R = TypeVar("R")
-
-
-class BucketAddress(msgspec.Struct, frozen=True):
-    """Where a bucket is and how to sign for it. `prefix` "" or segments without slashes at the ends."""
-
-    endpoint: str  # host:port
-    bucket: str
-    access_key: str
-    secret_key: str
-    prefix: str = ""
-    region: str = "us-east-1"
-    secure: bool = False
-
-    def __repr__(self) -> str:
-        return f"BucketAddress({self.endpoint!r}, {self.bucket!r}, prefix={self.prefix!r})"
-
-
-class MinioLimits(msgspec.Struct, frozen=True):
-    """Threads bound uploads and control calls under way; `read_s` is the longest silence of the server."""
-
-    threads: int = 8
-    streams: int = 64
-    connect_s: float = 5.0
-    read_s: float = 30.0
 
 
 class MinioBacking:
