@@ -36,7 +36,8 @@ FULL_EVERY: Final = 10
 """Rounds from one look at everything to the next."""
 PATIENCE_S: Final = 120.0
 """For a start on a machine that does other things beside: a run shall not end with that."""
-VICTIMS: Final = ("worker-0", "worker-1", "keeper", "supervisor", "everything")
+VICTIMS: Final = ("worker-0", "worker-1", "keeper", "worker-0", "worker-1", "keeper", "supervisor", "everything")
+"""In these proportions: the last two take a whole start, in which nothing else can be tried."""
 
 
 class Run:
@@ -78,7 +79,7 @@ class Run:
         assert not self.mixed.faults, "\n".join(self.mixed.faults[:20])
 
     async def _kill(self) -> None:
-        """Kills the next victim: each once before any comes again, of those that run."""
+        """Kills the next victim: all of `VICTIMS` before one comes again, and only who runs."""
         if not self._victims:
             self._victims = self._random.sample(VICTIMS, len(VICTIMS))
         running = self.gateway.running() | {"everything"}

@@ -1,6 +1,7 @@
 """The tiers together against a dict: hypothesis drives one engine through every operation, fault, crash and clock jump.
 
-`RECALL_TEST_EXAMPLES` and `RECALL_TEST_STEPS` make the run longer. A failure prints its steps and a blob to repeat it.
+`RECALL_TEST_EXAMPLES` and `RECALL_TEST_STEPS` make the run longer, `make model` runs it in several processes for as long as you
+like. A failure prints its steps and a blob to repeat it.
 
 Kind: tests. Spec: docs/SEMANTICS.md.
 """
@@ -36,18 +37,39 @@ ranges = st.one_of(
 turns = st.integers(0, 12)
 
 
-class Tiers(RuleBasedStateMachine):
+class Machine(RuleBasedStateMachine):
+    """What every machine has: a world that is audited between its steps, and looked at for the last time at the end."""
+
+    world: World
+    audit_every = 1
+    """Long runs look less often: an audit costs as much as a step."""
+    space_wait_s = 0.2
+    """How long a write waits for room; with the backing store down none comes, and the keeper is busy all that time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps = 0
+
+    def teardown(self) -> None:
+        if hasattr(self, "world"):
+            self.world.close()
+
+    @invariant()
+    def audited(self) -> None:
+        if hasattr(self, "world"):
+            self.steps += 1
+            if self.steps % self.audit_every == 0:
+                self.world.audit()
+
+
+class Tiers(Machine):
     """One world of the class's kind; each rule is one operation done on the engine and the model."""
 
     kind = "standard"
 
     @initialize()
     def begin(self) -> None:
-        self.world = World(self.kind)
-
-    def teardown(self) -> None:
-        if hasattr(self, "world"):
-            self.world.close()
+        self.world = World(self.kind, space_wait_s=self.space_wait_s)
 
     # -- objects
 
@@ -218,11 +240,6 @@ class Tiers(RuleBasedStateMachine):
     def crash_inside_put(self, key: str, size: int, seed: int) -> None:
         self.world.put_torn_by_crash(SMALL, key, pattern(size, seed))
 
-    @invariant()
-    def audited(self) -> None:
-        if hasattr(self, "world"):
-            self.world.audit()
-
 
 class TiersOfBlocks(Tiers):
     kind = "kv"
@@ -236,16 +253,14 @@ locks = st.sampled_from([None, None, None, Lock("GOVERNANCE", 1 << 45), Lock("",
 versions = st.integers(0, 5)
 
 
-class TiersOfVersions(RuleBasedStateMachine):
+class TiersOfVersions(Machine):
     """A bucket with versions, and beside it writes that push it out of the tier."""
+
+    world: Versioned
 
     @initialize()
     def begin(self) -> None:
-        self.world = Versioned()
-
-    def teardown(self) -> None:
-        if hasattr(self, "world"):
-            self.world.close()
+        self.world = Versioned(space_wait_s=self.space_wait_s)
 
     @rule(key=keys, size=sizes, seed=seeds, lock=locks)
     def put(self, key: str, size: int, seed: int, lock: Lock | None) -> None:
@@ -330,11 +345,6 @@ class TiersOfVersions(RuleBasedStateMachine):
     @rule()
     def rebuild(self) -> None:
         self.world.rebuild()
-
-    @invariant()
-    def audited(self) -> None:
-        if hasattr(self, "world"):
-            self.world.audit()
 
 
 _bounds = settings(

@@ -64,8 +64,8 @@ class Kept:
 class Versioned(World):
     """A world of kind `standard`, and in its small pool the versioned bucket."""
 
-    def __init__(self) -> None:
-        super().__init__("standard")
+    def __init__(self, **fields: Any) -> None:
+        super().__init__("standard", **fields)
         self.history: dict[str, list[Kept]] = {}
         self.state: Literal["Enabled", "Suspended"] = "Enabled"
         self.lock_found = False
