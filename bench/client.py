@@ -46,7 +46,7 @@ class Connection:
             if self._wire is None or self._wire.transport.is_closing():
                 async with asyncio.timeout(self._timeout_s):
                     _, self._wire = await loop.create_connection(lambda: _Wire(self._buffer), self._host, self._port)
-            waiter = self._wire.begin(loop.create_future())
+            waiter = self._wire.begin(loop.create_future(), bodiless=head.startswith(b"HEAD "))
             self._wire.transport.writelines((head, body) if body else (head,))
             # A timer instead of wait_for: no task for each of some hundred thousand requests.
             timer = loop.call_later(self._timeout_s, self._wire.fail, f"no reply in {self._timeout_s:g} s")
@@ -84,10 +84,12 @@ class _Wire(asyncio.BufferedProtocol):
         self._body_start = 0  # 0: the head is not complete
         self._stop = 0
         self._status = 0
+        self._bodiless = False
         self._headers: dict[str, str] = {}
 
-    def begin(self, waiter: asyncio.Future[Reply]) -> asyncio.Future[Reply]:
+    def begin(self, waiter: asyncio.Future[Reply], bodiless: bool) -> asyncio.Future[Reply]:
         self._used = self._body_start = 0
+        self._bodiless = bodiless  # a reply to HEAD states a length and has none
         self._waiter = waiter
         return waiter
 
@@ -122,7 +124,7 @@ class _Wire(asyncio.BufferedProtocol):
         lines = head.split("\r\n")
         self._status = int(lines[0].split(" ", 2)[1])
         self._headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines[1:])}
-        length = 0 if self._status in (204, 304) else int(self._headers["content-length"])
+        length = 0 if self._bodiless or self._status in (204, 304) else int(self._headers["content-length"])
         if body_start + length > len(self._buffer):
             raise ValueError(f"a body of {length} bytes")
         self._body_start = body_start

@@ -48,7 +48,7 @@ STATES_MAX: Final = 8
 CONTESTS: Final = 3
 CONTESTED: Final = "contested/"
 NAMESPACE: Final = "{http://s3.amazonaws.com/doc/2006-03-01/}"
-_ENABLED: Final = "<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>"
+ENABLED: Final = b"<VersioningConfiguration><Status>Enabled</Status></VersioningConfiguration>"
 _SEALED: Final = (
     "<ServerSideEncryptionConfiguration><Rule><ApplyServerSideEncryptionByDefault><SSEAlgorithm>AES256</SSEAlgorithm>"
     "</ApplyServerSideEncryptionByDefault></Rule></ServerSideEncryptionConfiguration>"
@@ -202,7 +202,7 @@ class Mixed:
         for bucket in BUCKETS:
             lock = {"x-amz-bucket-object-lock-enabled": "true"} if bucket == "locked" else {}
             await must(caller, "PUT", f"/{bucket}", headers=lock)
-        await must(caller, "PUT", "/versioned", _ENABLED.encode(), "versioning=")
+        await must(caller, "PUT", "/versioned", ENABLED, "versioning=")
         await must(caller, "PUT", "/sealed", _SEALED.encode(), "encryption=")
         caller.close()
 
