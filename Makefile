@@ -13,13 +13,15 @@ PACKAGES := gateway s3api tiering
 SOURCES := $(PACKAGES) clients tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-rgw crash power soak fuzz lint bench-smoke docs clean
+.PHONY: help serve test test-rgw crash linear model power soak fuzz lint bench-smoke docs clean
 
 help:
 	@echo 'make serve        install what is needed and run the gateway (ARGS: options of recall serve)'
 	@echo 'make test         run the tests (ARGS: options of pytest)'
 	@echo 'make test-rgw     run the tier tests against a Ceph RGW at RECALL_TEST_S3_ENDPOINT'
-	@echo 'make crash        kill -9 under load, again and again (ARGS: --minutes N --seed S)'
+	@echo 'make crash        kill -9 under load, again and again (ARGS: --minutes N --rounds N --seed S)'
+	@echo 'make linear       several workers held to one order of what their clients saw (ARGS: --minutes N --kill --seed S)'
+	@echo 'make model        the tiers against their model, long histories (ARGS: --minutes N --operations N --jobs N --seed S)'
 	@echo 'make power        cut the power at any point of a recorded load, again and again (ARGS: --minutes N --seed S)'
 	@echo 'make soak         everything at once for a long time (ARGS: --minutes N --seed S)'
 	@echo 'make fuzz         fuzz every parser of outside bytes for a minute each (ARGS: --minutes N, --target NAME, --seed N)'
@@ -40,6 +42,12 @@ test-rgw: $(TEST)
 
 crash: $(TEST)
 	$(BIN)/python -m tests.long.crash $(ARGS)
+
+linear: $(TEST)
+	$(BIN)/python -m tests.long.linear $(ARGS)
+
+model: $(TEST)
+	$(BIN)/python -m tests.long.model $(ARGS)
 
 power: $(TEST)
 	$(BIN)/python -m tests.power $(ARGS)

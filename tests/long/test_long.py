@@ -6,8 +6,21 @@ import asyncio
 from math import inf
 from pathlib import Path
 
+from tests.long import linear, model
 from tests.long.mixed import Contest, Glance, Move
 from tests.long.soak import rise, soak
+
+
+def test_workers_are_one_store_while_some_are_killed(tmp_path: Path) -> None:
+    run = linear.Run(1, tmp_path)
+    assert asyncio.run(linear.watch(run, 0, kill=True))
+    assert run.operations and run.kills
+
+
+def test_model_runs() -> None:
+    done = model.batch("standard", 1, histories=2, steps=30)
+    assert (done.failure, done.histories) == ("", 2)
+    assert done.operations
 
 
 def test_soak_runs(tmp_path: Path) -> None:
