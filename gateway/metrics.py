@@ -72,7 +72,7 @@ TABLE: Final[tuple[MetricRow, ...]] = (
     MetricRow("recall_recalled_bytes_total", "counter", "Bytes of those objects.", ("pool",)),
     MetricRow("recall_expired_total", "counter", "Objects removed because their TTL ended.", ("pool",)),
     MetricRow("recall_scrubbed_bytes_total", "counter", "Bytes compared with their checksums by the scrubs.", ("pool", "side")),
-    MetricRow("recall_scrub_damage_total", "counter", "What the scrubs found damaged, and what became of it.", ("pool", "side", "damage")),
+    MetricRow("recall_scrub_damage_total", "counter", "What scrubs and reads found damaged, and what became of it; what cannot be repaired counts once a scrub and at each read.", ("pool", "side", "damage")),
     MetricRow("recall_lifecycle_actions_total", "counter", "What lifecycle rules did to objects, versions and uploads.", ("action",)),
     MetricRow("recall_notifications_total", "counter", "Event messages to webhooks: delivered, failed and to be tried again, dropped because a queue was full, refused by the webhook for good.", ("fate",)),
     MetricRow("recall_notifications_waiting_bytes", "gauge", "Event messages that wait for their webhook."),

@@ -65,9 +65,9 @@ class Flash:
         except OSError as error:
             os.close(self.fd)
             raise device.refusal(error, f"{self._size} bytes of flash at {path}") from error
-        # A descriptor of its own for looks that no reader asked for: what the kernel reads ahead there nobody wants.
-        self._aside_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        os.posix_fadvise(self._aside_fd, 0, 0, os.POSIX_FADV_RANDOM)
+        # No reading ahead: what the kernel would bring into memory beside what was asked for has passed no checksum, and
+        # `resident` would take it for what its own reader had checked.
+        os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_RANDOM)
         # A mapping of our own instead of `mmap.mmap`: mincore needs its address, which a read-only mmap does not tell.
         self._address = _libc.mmap(None, self._size, mmap.PROT_READ, mmap.MAP_SHARED, self.fd, 0)
         if self._address == _MAP_FAILED:
@@ -82,7 +82,6 @@ class Flash:
 
     def close(self) -> None:
         _libc.munmap(self._address, self._size)
-        os.close(self._aside_fd)
         os.close(self.fd)
 
     def write(self, region: int, offset: int, data: Buffer) -> None:
@@ -141,13 +140,17 @@ class Flash:
         return (self.fd, extent.region * self.region_bytes + extent.offset + start, stop - start)
 
     def resident(self, extent: Extent, start: int, stop: int) -> bool:
-        """Whether reading bytes `start:stop` would not wait for the device: now, or within RESIDENT_S before now."""
+        """Whether reading bytes `start:stop` would not wait for the device: now, or within RESIDENT_S before now.
+
+        Looks at a page more at either end: a page that is shared with a neighbour may be there by the neighbour's doing.
+        """
         now_s = time.monotonic()
         place = (extent.region, extent.offset, start, stop)
         if self._resident.get(place, 0.0) > now_s:
             return True
-        first = (extent.region * self.region_bytes + extent.offset + start) // _PAGE * _PAGE
-        end = extent.region * self.region_bytes + extent.offset + stop
+        base = extent.region * self.region_bytes + extent.offset
+        first = max(base, base + start - _PAGE) // _PAGE * _PAGE
+        end = min(base + extent.length, base + stop + _PAGE)
         pages = -(-(end - first) // _PAGE)
         if _libc.mincore(self._address + first, end - first, self._pages) != 0:
             return False
@@ -180,7 +183,7 @@ class Flash:
         if self._sums_up(extent):
             return True
         base = extent.region * self.region_bytes + extent.offset
-        os.posix_fadvise(self._aside_fd, base // _PAGE * _PAGE, extent.length + _PAGE, os.POSIX_FADV_DONTNEED)
+        os.posix_fadvise(self.fd, base // _PAGE * _PAGE, extent.length + _PAGE, os.POSIX_FADV_DONTNEED)
         return self._sums_up(extent)
 
     def _sums_up(self, extent: Extent) -> bool:
@@ -190,7 +193,7 @@ class Flash:
             first = at // _PAGE * _PAGE
             before = self._in_memory(first, stop)
             try:
-                data = os.pread(self._aside_fd, stop - at, at)
+                data = os.pread(self.fd, stop - at, at)
             except OSError as error:
                 if error.errno != errno.EIO:
                     raise
@@ -198,7 +201,7 @@ class Flash:
             found = crc64(data, found)
             for gap in _NOT_RESIDENT.finditer(before):
                 start, length = first + gap.start() * _PAGE, (gap.end() - gap.start()) * _PAGE
-                os.posix_fadvise(self._aside_fd, start, length, os.POSIX_FADV_DONTNEED)
+                os.posix_fadvise(self.fd, start, length, os.POSIX_FADV_DONTNEED)
         return found == extent.crc64
 
     def _in_memory(self, first: int, stop: int) -> bytes:

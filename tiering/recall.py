@@ -128,7 +128,7 @@ class Recalls:
         # A part of a long object is asked for by itself: its frames are checked before they are given out, while what has
         # landed is checked at the object's end, which a reader of a part would not wait for.
         if landing is None or (stop - start < record.size > FRAME_BYTES):
-            body: AsyncGenerator[Buffer, None] = self._through(record, start, stop)
+            body: AsyncGenerator[Buffer, None] = self._through(okey, record, start, stop)
         else:
             body = self._follow(landing, okey, record, start, stop)
         first = await anext(body, b"")
@@ -193,6 +193,8 @@ class Recalls:
             landing.failed = error if isinstance(error, Exception) else ColdUnavailable("stopping", retry_s=1)
             if not isinstance(error, StoreError | asyncio.CancelledError):
                 _log.exception("recall failed")
+            if isinstance(error, Corrupt):
+                self._damaged(okey, record)
             if landing.remote is None and landing.extents is not None:
                 pool.committer.submit(lambda batch: _unclaim(batch, okey, landing.number))
             if isinstance(error, asyncio.CancelledError):
@@ -264,7 +266,7 @@ class Recalls:
             if isinstance(landing.failed, (ColdUnavailable, Corrupt)):
                 raise landing.failed
             last: Buffer = b""
-            async with aclosing(self._through(record, at, stop)) as rest:
+            async with aclosing(self._through(okey, record, at, stop)) as rest:
                 async for chunk in rest:
                     if len(last):
                         yield last
@@ -291,10 +293,25 @@ class Recalls:
         extent, first, last = layout.slices(extents, at, stop)[0]
         return self._pool.flash.read(extent, first, last)
 
-    async def _through(self, record: ObjectRecord, start: int, stop: int) -> AsyncGenerator[Buffer, None]:
-        async with aclosing(self._cold.read(record, start, stop)) as chunks:  # type: ignore[type-var]
-            async for chunk in chunks:
-                yield chunk
+    async def _through(self, okey: bytes, record: ObjectRecord, start: int, stop: int) -> AsyncGenerator[Buffer, None]:
+        try:
+            async with aclosing(self._cold.read(record, start, stop)) as chunks:  # type: ignore[type-var]
+                async for chunk in chunks:
+                    yield chunk
+        except Corrupt:
+            self._damaged(okey, record)
+            raise
+
+    def _damaged(self, okey: bytes, record: ObjectRecord) -> None:
+        """Tells and counts that a cold copy is not the object's, unless the object has moved on."""
+        name, generation = self._pool.config.name, record.generation
+        found = self._pool.index.standing(okey, generation)
+        if found is None or found[1].residency != Residency.COLD_ONLY:
+            return
+        said = {"once": f"damaged cold {name} {generation}"}
+        _log.error("pool %s: the cold copy of generation %d is missing or damaged", name, generation, extra=said)
+        for fate in ("found", "unrepairable"):
+            self._count(events.damage("cold", fate), name, 1)
 
 
 async def _chain(first: Buffer, rest: AsyncGenerator[Buffer, None]) -> AsyncGenerator[Buffer, None]:

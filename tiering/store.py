@@ -211,10 +211,16 @@ class TieredStore:
 
     async def _lose_hot_copy(self, pool: Pool, okey: bytes, record: ObjectRecord) -> None:
         """After a failed checksum: the cold copy takes over; without one the object is gone or unreadable."""
-        _log.error("pool %s: bytes of generation %d fail their checksum", pool.config.name, record.generation)
-        if record.residency != Residency.BOTH and pool.config.durability != "relaxed":
+        name, generation = pool.config.name, record.generation
+        pool.heat.doubt(generation)  # they are in memory now, where the next reader would take them as they are
+        said = {"once": f"damaged {name} {generation}"}
+        _log.error("pool %s: bytes of generation %d fail their checksum", name, generation, extra=said)
+        both, relaxed = record.residency == Residency.BOTH, pool.config.durability == "relaxed"
+        for fate in ("found", "repaired" if both else "dropped" if relaxed else "unrepairable"):
+            self._count(events.damage("flash", fate), name, 1)
+        if not both and not relaxed:
             raise Corrupt("the bytes on flash fail their checksum and there is no other copy")
-        await pool.committer.submit(lambda batch: mutations.lost(batch, okey, record.generation))
+        await pool.committer.submit(lambda batch: mutations.lost(batch, okey, generation))
 
     async def _open_cold(self, pool: Pool, okey: bytes, record: ObjectRecord, start: int, stop: int) -> Reading:
         recalls = self.recalls.get(pool.config.name)

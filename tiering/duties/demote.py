@@ -231,6 +231,7 @@ class Demoter:
             return await self._cold.store(name, meta, record.size, record.crc64, content)
         except Corrupt:
             _log.error("pool %s: bytes of generation %d fail their checksum", pool.config.name, record.generation)
+            pool.heat.doubt(record.generation)  # they are in memory now, where readers would take them as they are
             if len(self._damaged) < DAMAGED_MAX:
                 self._damaged.add((pool.config.name, record.generation))
             return None

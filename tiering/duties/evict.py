@@ -258,6 +258,8 @@ class EvictDuty:
     async def _give_up(self, occupant: _Occupant) -> None:
         """A survivor whose bytes are damaged: the cold copy stands in; without one, readers are told when they ask."""
         pool, record = self._pool, occupant.record
+        if record is not None:
+            pool.heat.doubt(record.generation)  # they are in memory now, where readers would take them as they are
         if isinstance(record, ObjectRecord) and (
             record.residency == Residency.BOTH or pool.config.durability == "relaxed"
         ):
