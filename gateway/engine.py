@@ -86,9 +86,17 @@ def scrub_rates(settings: Settings) -> ScrubRates:
     return ScrubRates(settings.scrub_every_s, settings.scrub_bytes_per_s, settings.scrub_backing_bytes_per_s)
 
 
-def open_pools(settings: Settings, slot: int, clock: Clock, wake_keeper: Callable[[], None]) -> dict[str, Pool]:
-    """Opens every pool for the process in `slot`. Raises IndexCorrupt, DiskFull, ValueError."""
-    return {config.name: open_pool(config, slot, clock, wake_keeper) for config in pool_configs(settings)}
+def open_pools(
+    settings: Settings, slot: int, clock: Clock, wake_keeper: Callable[[], None], *, anew: bool = False
+) -> dict[str, Pool]:
+    """Opens every pool for the process in `slot`. Raises IndexCorrupt, DiskFull, ValueError.
+
+    `anew`: one whose index is lost as well. A relaxed pool is always opened: losing its index is what it may do.
+    """
+    return {
+        config.name: open_pool(config, slot, clock, wake_keeper, anew=anew or config.durability == "relaxed")
+        for config in pool_configs(settings)
+    }
 
 
 def open_cold(settings: Settings, environ: Mapping[str, str], record: Record | None = None) -> ColdSide:

@@ -76,7 +76,8 @@ async def _keep(settings: Settings, environ: Mapping[str, str], ready: Ready, fi
     stop = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
     bell = engine.KeeperBell(settings.data_dir)
-    broken = await asyncio.to_thread(_set_aside_broken, settings) if first else []
+    if first:
+        await asyncio.to_thread(_set_aside_broken, settings)
     clock = engine.SystemClock()
     pools = engine.open_pools(settings, KEEPER_SLOT, clock, lambda: None)
     if first:  # workers may be inside when only the keeper was restarted
@@ -85,8 +86,9 @@ async def _keep(settings: Settings, environ: Mapping[str, str], ready: Ready, fi
     metrics = Metrics(settings.run_dir, "keeper", OPERATION_NAMES, tuple(settings.pools))
     cold = engine.open_cold(settings, environ, engine.backing_record(metrics))
     buckets = Buckets(pools, Path(settings.data_dir))
-    if broken:
-        await _take_back(pools, buckets, cold, broken)
+    owed = [name for name, pool in pools.items() if pool.is_owed()] if first else []
+    if owed:
+        await _take_back(pools, buckets, cold, owed)
     wake = asyncio.Event()
     ears = bell.listen()
     loop.add_reader(ears, _hear, ears, wake)
@@ -131,23 +133,21 @@ async def _keep(settings: Settings, environ: Mapping[str, str], ready: Ready, fi
     bell.close()
 
 
-def _set_aside_broken(settings: Settings) -> list[str]:
-    """The pools that start anew because a power loss broke their unsynced index."""
-    broken = []
+def _set_aside_broken(settings: Settings) -> None:
+    """Lets pools start anew whose unsynced index a power loss broke."""
     for config in engine.pool_configs(settings):
         aside = set_aside_if_broken(config)
         if aside is not None:
             _log.error("pool %s: the index did not survive; set aside as %s", config.name, aside.name)
-            broken.append(config.name)
-    return broken
 
 
-async def _take_back(pools: Mapping[str, Pool], buckets: Buckets, cold: ColdSide, broken: list[str]) -> None:
-    """Fills pools that start anew with what the backing store has; without it they start empty."""
+async def _take_back(pools: Mapping[str, Pool], buckets: Buckets, cold: ColdSide, owed: list[str]) -> None:
+    """Fills pools that start anew with what the backing store has; without it they start empty, and the next start tries
+    again."""
     try:
-        found = await rebuild(pools, buckets, cold, broken)
+        found = await rebuild(pools, buckets, cold, owed)
     except BackingUnavailable:
-        _log.error("the backing store does not answer: run `recall rebuild` when it does")
+        _log.error("the backing store does not answer: restart, or run `recall rebuild`, when it does")
         return
     _log.info("took back %d buckets and %d objects from the backing store", found.buckets, found.objects)
 

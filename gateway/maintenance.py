@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 from collections import Counter
 from pathlib import Path
@@ -15,9 +16,9 @@ from typing import IO, Final
 
 from gateway import engine
 from gateway.config import Settings
-from tiering import events
+from tiering import events, salvage
 from tiering.buckets import Buckets
-from tiering.check import Report, check_cold, check_pool
+from tiering.check import Copy, Report, check_cold, check_pool
 from tiering.cold import ColdSide
 from tiering.contract import DiskFull
 from tiering.duties.coldscrub import ColdScrubDuty
@@ -25,9 +26,10 @@ from tiering.duties.demote import Demoter
 from tiering.duties.scrub import ScrubDuty, ScrubRates, Tell, standing_damages
 from tiering.flash import Flash
 from tiering.index import Index, IndexCorrupt
-from tiering.pool import PoolConfig, read_shape, recover
+from tiering.pool import PoolConfig, has_index, paid, read_shape, recover
 from tiering.ports import BackingUnavailable, Meter
 from tiering.rebuild import rebuild as rebuild_pools
+from tiering.recovery import last_set_aside, set_aside_if_faulty
 from tiering.space import KEEPER_SLOT
 
 _REFUSALS: Final = (BackingUnavailable, IndexCorrupt, DiskFull, ValueError, OSError)
@@ -84,7 +86,7 @@ async def _check_pool(config: PoolConfig, cold: ColdSide | None) -> Report:
         return report
 
 
-async def _check_cold(report: Report, cold: ColdSide, copies: dict[str, str]) -> None:
+async def _check_cold(report: Report, cold: ColdSide, copies: dict[str, Copy]) -> None:
     try:
         await check_cold(report, cold, copies)
     except BackingUnavailable as error:
@@ -98,10 +100,14 @@ def _print(report: Report, output: IO[str]) -> None:
     )
     for fault in report.faults[:FAULTS_SHOWN]:
         output.write(f"  {fault}\n")
+    for name in report.lost():
+        output.write(f"  lost: {name}\n")
 
 
 def rebuild(settings: Settings, output: IO[str]) -> int:
-    """Adds to the index what the backing store holds; returns how many names in it could not be read.
+    """Adds to the index what the backing store holds; one that is damaged is made anew, also from what it still says.
+
+    Prints what is gone; returns how many names could not be read or are gone, and counts what is gone without a name as one.
 
     Raises MaintenanceError: what was taken back until then stays, and the next run adds the rest.
     """
@@ -116,26 +122,61 @@ def rebuild(settings: Settings, output: IO[str]) -> int:
 
 
 async def _rebuild(settings: Settings, output: IO[str]) -> int:
-    pools = engine.open_pools(settings, KEEPER_SLOT, engine.SystemClock(), _nobody)
+    aside: dict[str, Path] = {}
+    lost = set()
+    for config in engine.pool_configs(settings):
+        if not has_index(config.path):
+            lost.add(config.name)
+        elif (path := set_aside_if_faulty(config)) is not None:
+            aside[config.name] = path
+    pools = engine.open_pools(settings, KEEPER_SLOT, engine.SystemClock(), _nobody, anew=True)
     cold = engine.open_cold(settings, os.environ)
     buckets = Buckets(pools, Path(settings.data_dir))
+    missed = 0
     try:
         for pool in pools.values():
             recover(pool)
-        found = await rebuild_pools(pools, buckets, cold)
+        # An earlier run may have been cut short: what it set aside is still owed.
+        for name, pool in pools.items():
+            if name not in aside and pool.is_owed() and (path := last_set_aside(pool.config)) is not None:
+                aside[name] = path
+        damaged = {name: salvage.read(path) for name, path in aside.items()}
+        for name, rows in damaged.items():
+            await pools[name].committer.submit(functools.partial(salvage.owed_deletions, rows=rows))
+        found = await rebuild_pools(pools, buckets, cold, pay=False)
+        output.write(
+            f"{found.buckets} buckets and {found.objects} objects taken from the backing store, "
+            f"{found.kept} already known, {len(found.unreadable)} unreadable\n"
+        )
+        for line in found.unreadable:
+            output.write(f"  unreadable: {line}\n")
+        for name, rows in damaged.items():
+            left = await salvage.restore(pools[name], buckets, cold, rows)
+            missed += len(left.gone) + (left.unread is None or left.unread > 0)
+            _print_left(name, aside[name], left, output)
+        for name in lost:
+            output.write(f"pool {name}: there was no index: what had no copy in the backing store has no name either\n")
+        for pool in pools.values():
+            await pool.committer.submit(paid)
     finally:
         await cold.backing.close()
         buckets.close()
         for pool in pools.values():
             pool.index.sync()
             pool.close()
+    return len(found.unreadable) + missed
+
+
+def _print_left(pool: str, aside: Path, left: salvage.Left, output: IO[str]) -> None:
+    """Every name, however many: they are nowhere else."""
+    unread = "an unknown number of" if left.unread is None else str(left.unread)
     output.write(
-        f"{found.buckets} buckets and {found.objects} objects taken from the backing store, "
-        f"{found.kept} already known, {len(found.unreadable)} unreadable\n"
+        f"pool {pool}: the index was damaged, and is kept as {aside.name}: {left.restored} objects taken from it and "
+        f"flash, {len(left.gone)} gone, {unread} records unreadable, whose names cannot be known; "
+        f"{left.uploads} uploads dropped\n"
     )
-    for line in found.unreadable[:FAULTS_SHOWN]:
-        output.write(f"  {line}\n")
-    return len(found.unreadable)
+    for name in left.gone:
+        output.write(f"  gone: {name}\n")
 
 
 def scrub(settings: Settings, output: IO[str], *, read_cold: bool = True) -> int:

@@ -9,7 +9,7 @@ Spec: docs/OPERATIONS.md, "recall check"; the invariants are those of docs/FORMA
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -27,7 +27,11 @@ FAULTS_MAX: Final = 1000
 
 
 class Report(msgspec.Struct):
-    """What one pool's audit found. `faults`: one line each, at most FAULTS_MAX; `fault_count` counts them all."""
+    """What one pool's audit found. `faults`: one line each, at most FAULTS_MAX; `fault_count` counts them all.
+
+    `bad_hot`: names of what has damaged bytes on flash, and whether it has a cold copy too. `bad_cold`: of what misses its
+    cold copy, and whether it is hot too.
+    """
 
     pool: str
     objects: int = 0
@@ -36,11 +40,29 @@ class Report(msgspec.Struct):
     cold_copies: int = 0
     fault_count: int = 0
     faults: list[str] = []
+    bad_hot: dict[str, bool] = {}
+    bad_cold: dict[str, bool] = {}
 
     def fault(self, text: str) -> None:
         self.fault_count += 1
         if len(self.faults) < FAULTS_MAX:
             self.faults.append(text)
+
+    def lost(self) -> list[str]:
+        """The names of what has no good copy left, as far as was looked, all of them."""
+        hot, cold = self.bad_hot, self.bad_cold
+        return sorted(
+            {name for name, has_copy in hot.items() if not has_copy or name in cold}
+            | {name for name, has_bytes in cold.items() if not has_bytes or name in hot}
+        )
+
+
+class Copy(NamedTuple):
+    """A cold copy that an index relies on. `what`: of what, in words; `name`: of an object's bytes, its name, else ""."""
+
+    what: str
+    name: str
+    hot: bool
 
 
 class _Audit:
@@ -65,10 +87,11 @@ class _Audit:
             )
         }
         self.checked: dict[tuple[int, int], tuple[Extent, str]] = {}
-        self.cold: dict[str, str] = {}
+        self.cold: dict[str, Copy] = {}
+        self.buckets: dict[int, str] = {}
 
     def run(self) -> None:
-        buckets: dict[int, str] = {}
+        buckets = self.buckets
         for bucket_name, value in self.view.rows("buckets"):
             bucket: BucketRecord = layout.BUCKET.decode(value)
             buckets[bucket.number] = bucket.name
@@ -106,9 +129,9 @@ class _Audit:
             self.report.fault(f"{what}: hot-only, yet it has a cold copy")
         for piece in record.cold:
             if not (piece is record.cold[0] and record.unlisted):
-                self.cold[piece.name] = what
+                self.cold[piece.name] = Copy(what, self._name(okey, record), hot)
         if record.note and not record.unnoted:
-            self.cold[record.note] = f"{what}, its note"
+            self.cold[record.note] = Copy(f"{what}, its note", "", hot)
         if record.unnoted:
             self.wanted["unnoted"][layout.u64_key(record.generation)] = okey
         self._extents(what, layout.OWNER_OBJECT + okey, record.extents)
@@ -130,6 +153,23 @@ class _Audit:
         counters.hot_bytes += record.size if hot else 0
         counters.dirty_bytes += record.size if layout.is_dirty(record) else 0
         counters.pinned_bytes += record.size if layout.hold_until_ms(record) else 0
+
+    def _name(self, okey: bytes, record: ObjectRecord) -> str:
+        number, key = layout.split_object_key(okey)
+        version = f" version {record.version}" if record.version else ""
+        return f"{self.buckets.get(number, number)}/{key}{version}"
+
+    def name_damaged(self, bad: set[Extent]) -> None:
+        """Everything that has one of these extents: several objects may share it."""
+        for okey, value in self.view.rows("objects"):
+            record: ObjectRecord = layout.OBJECT.decode(value)
+            if not bad.isdisjoint(record.extents):
+                self.report.bad_hot[self._name(okey, record)] = bool(record.cold)
+        for pkey, value in self.view.rows("parts"):
+            part: PartRecord = layout.PART.decode(value)
+            if not bad.isdisjoint(part.extents):
+                upload_id, number = layout.split_part_key(pkey)
+                self.report.bad_hot[f"part {number} of upload {upload_id}"] = part.cold is not None
 
     def _older(self, what: str, okey: bytes, record: ObjectRecord) -> None:
         current = self.view.object(layout.current_key(okey))
@@ -155,7 +195,7 @@ class _Audit:
             if not part.extents and part.size and part.cold is None:
                 self.report.fault(f"{what}: it is neither hot nor cold")
             if part.cold is not None:
-                self.cold[part.cold.name] = what
+                self.cold[part.cold.name] = Copy(what, what, bool(part.extents))
             self._extents(what, layout.OWNER_PART + pkey, part.extents)
             if layout.is_dirty_part(part):
                 self.wanted["dirty_parts"][layout.u64_key(part.generation)] = pkey
@@ -220,27 +260,34 @@ class _Audit:
             self.report.fault(f"counter generation: {stored.generation} stored, {self.counters.generation} in use")
 
 
-def check_pool(name: str, index: Index, flash: Flash | None) -> tuple[Report, dict[str, str]]:
+def check_pool(name: str, index: Index, flash: Flash | None) -> tuple[Report, dict[str, Copy]]:
     """Audits one pool; `flash` None leaves the bytes unread. Also answers the cold copies it relies on: name → of what."""
     report = Report(name)
     with index.view() as view:
         audit = _Audit(view, report)
         audit.run()
+        bad = set()
         for extent, what in audit.checked.values():
             report.extents += 1
             report.extent_bytes += extent.length
             if flash is not None and not flash.passes_aside(extent):
                 report.fault(f"{what}: bytes fail their checksum (region {extent.region} offset {extent.offset})")
+                bad.add(extent)
+        if bad:
+            audit.name_damaged(bad)
         for damage in standing_damages(view, ("cold",)):
             report.fault(f"{damage.what}: a scrub has found its cold copy damaged")
+            report.bad_cold[damage.what] = any(copy.hot for copy in audit.cold.values() if copy.name == damage.what)
     return report, audit.cold
 
 
-async def check_cold(report: Report, cold: ColdSide, copies: dict[str, str]) -> None:
+async def check_cold(report: Report, cold: ColdSide, copies: dict[str, Copy]) -> None:
     """Asks the backing store for every cold copy. Raises BackingUnavailable."""
-    for name, what in copies.items():
+    for name, copy in copies.items():
         report.cold_copies += 1
         try:
             await cold.backing.stat(name)
         except NotFound:
-            report.fault(f"{what}: its cold copy {name} is missing")
+            report.fault(f"{copy.what}: its cold copy {name} is missing")
+            if copy.name:
+                report.bad_cold[copy.name] = copy.hot

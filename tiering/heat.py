@@ -25,6 +25,9 @@ _HEADER: Final = 4096
 _MAGIC: Final = b"recallheat1\0"
 _CHECKED: Final = 0x80
 _HEAT: Final = 0x7F
+_UNCHECKED: Final = bytes(value & _HEAT for value in range(256))
+_STRIDE: Final = 1 << 16
+"""Slots taken together. Of a stride without heat nothing is written: it takes no room."""
 _TOUCH = struct.Struct("<QQ")
 _SIZE: Final = _HEADER + HEAT_SLOTS + TOUCH_SLOTS * _TOUCH.size
 
@@ -62,8 +65,14 @@ class Heat:
         self.same_boot = self._map[: len(stamp)] == stamp
 
     def adopt(self) -> None:
-        """After a restart of the operating system: forgets every checked mark. Call before readers start."""
-        if not self.same_boot:
+        """At a start of the gateway, before readers: forgets every checked mark, since somebody may have exchanged files
+        meanwhile; and after a restart of the operating system all heat, of which nobody knows what is left."""
+        if self.same_boot:
+            for at in range(_HEADER, _HEADER + HEAT_SLOTS, _STRIDE):
+                marks = self._map[at : at + _STRIDE]
+                if marks.count(0) != _STRIDE:
+                    self._map[at : at + _STRIDE] = marks.translate(_UNCHECKED)
+        else:
             self._map[_HEADER:] = bytes(_SIZE - _HEADER)  # in place: a file cut off would have to find its blocks again
             stamp = stamp_of(boot_id())
             self._map[: len(stamp)] = stamp

@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import lmdb
-import lmdb.verify
 
 from tiering import device, layout
 from tiering.contract import Residency
@@ -96,7 +95,7 @@ class Index:
                 name: self._env.open_db(name.encode(), create=not readonly) for name in layout.DATABASES
             }
         except lmdb.Error as error:
-            raise IndexCorrupt(f"{path}: {error}") from error
+            raise IndexCorrupt(f"{error}: run `recall rebuild`") from error
         self.objects_db = self.db["objects"]
         self._begin = self._env.begin
         """Called with positions (database, parent, write, buffers): by name, and ended by `with`, it costs twice as much."""
@@ -258,15 +257,6 @@ class Index:
                 if os.strerror(number) in text:
                     return device.failed(self._what, os.strerror(number))
         return error
-
-
-def page_faults(path: Path) -> list[str]:
-    """What is wrong with an environment's pages, those that hold no row among them: LMDB's own book of free pages may be
-    older than the rows, and the next commit would then write over them. Reads the file without LMDB; nobody may write."""
-    try:
-        return list(lmdb.verify.verify(str(path)))  # type: ignore[no-untyped-call]
-    except (OSError, lmdb.verify.VerifyError) as error:
-        return [str(error)]
 
 
 _NO_ROOM: Final = ("No space left", "Disk quota", "File too large", "MDB_SHORT_WRITE")

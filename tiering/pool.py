@@ -33,6 +33,10 @@ REGIONS_MIN: Final = 16
 """Fewer leave no room for the writers, the keeper's survivors and regions that wait for readers, all at once."""
 
 ROOM_POLL_S: Final = 0.01
+GENERATION_SHIFT: Final = 12
+"""A new pool counts generations from the time in ms, shifted by this: whatever a lost index has counted and the backing store
+still knows is older, unless more than 4,096 were taken a millisecond."""
+_OWED: Final = b"owed"
 
 _log = logging.getLogger("recall.pool")
 
@@ -143,6 +147,11 @@ class Pool:
                 await asyncio.to_thread(self.index.sync)
                 self._settled = reached
 
+    def is_owed(self) -> bool:
+        """Whether the index was made anew where one was lost, and has not got back yet what the backing store has."""
+        with self.index.view() as view:
+            return view.get("meta", _OWED) is not None
+
     # -- deadlines -----------------------------------------------------------------------------------------------
 
     def deadline_ms(self, record: ObjectInfo) -> int:
@@ -228,12 +237,25 @@ def open_pool(
     slot: int,
     clock: Clock,
     wake_keeper: Callable[[], None] = lambda: None,
+    *,
+    anew: bool = False,
 ) -> Pool:
-    """Opens (and on first use makes) a pool for one process. Raises IndexCorrupt, DiskFull, ValueError."""
+    """Opens (and on first use makes) a pool for one process. Raises IndexCorrupt, DiskFull, ValueError.
+
+    `anew`: also where its index is lost. Without it that is refused: a pool that starts empty over bytes that were its
+    objects' looks like one that has lost nothing.
+    """
     make_folder(config.path)
+    bytes_left = not _is_blank(config.path / "flash")
+    if bytes_left and not anew and not has_index(config.path):
+        raise IndexCorrupt(f"{config.path}: the index is gone and flash is not: run `recall rebuild`")
     index = Index(config.path / "index", synced=config.durability != "relaxed")
     with index.view() as view:
         shape = _planned(view, config)
+        made = view.get("meta", b"shape") is None
+    if made and bytes_left and not anew:
+        index.close()
+        raise IndexCorrupt(f"{config.path}: the index is empty and flash is not: run `recall rebuild`")
     # Flash first: a shape that is committed must have its file, or the pool could not be opened again.
     flash = Flash(config.path / "flash", shape.region_bytes, shape.regions)
     heat = Heat(config.path / "heat")
@@ -242,7 +264,7 @@ def open_pool(
     sync_folder(config.path)
     committer = Committer(index, flash, config.name)
     space = Space(committer, flash, slot, wake_keeper, config.space_wait_s)
-    committer.run(lambda batch: _adopt_shape(batch, shape))
+    committer.run(lambda batch: _adopt_shape(batch, shape, clock.now_ms() << GENERATION_SHIFT, made and bytes_left))
     pool = Pool(config, index, flash, heat, committer, space, clock)
     committer.run(lambda batch: reclaim(batch, slot))
     return pool
@@ -281,7 +303,32 @@ def _planned(view: View, config: PoolConfig) -> PoolShape:
     return PoolShape(layout.FORMAT_VERSION, region_bytes, regions)
 
 
-def _adopt_shape(batch: Batch, shape: PoolShape) -> None:
+def has_index(path: Path) -> bool:
+    """Whether a pool has an index, good or bad."""
+    return (path / "index" / "data.mdb").exists()
+
+
+def _is_blank(flash: Path) -> bool:
+    """Whether nothing was ever written to a flash file: the first region is the first that is taken."""
+    try:
+        with open(flash, "rb") as stream:
+            head = stream.read(REGION_BYTES_MIN)
+    except FileNotFoundError:
+        return True
+    return head.count(0) == len(head)
+
+
+def paid(batch: Batch) -> None:
+    """The index has got back what there was."""
+    batch.delete("meta", _OWED)
+
+
+def _adopt_shape(batch: Batch, shape: PoolShape, generation: int, owed: bool) -> None:
+    """`generation`: where a new pool begins to count. `owed`: it is new in place of one that was lost."""
+    if batch.get("meta", b"shape") is None:
+        batch.counters().generation = generation
+        if owed:
+            batch.put("meta", _OWED)
     for region in range(batch.count("regions"), shape.regions):
         batch.add_region(region)
     batch.put("meta", b"shape", msgspec.json.encode(shape))

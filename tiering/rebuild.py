@@ -22,7 +22,7 @@ from tiering.cold import ColdSide, apply_note, record_of
 from tiering.contract import BucketInfo, NoVersioning
 from tiering.index import Batch
 from tiering.layout import BucketRecord, ColdPiece, ObjectRecord
-from tiering.pool import Pool
+from tiering.pool import Pool, paid
 from tiering.ports import BackingCorrupt, BackingStat, NotFound
 
 BUCKET_RECORD_BYTES_MAX: Final = 16 << 20
@@ -38,11 +38,17 @@ class Rebuilt(msgspec.Struct):
 
 
 async def rebuild(
-    pools: Mapping[str, Pool], buckets: Buckets, cold: ColdSide, only: Collection[str] | None = None
+    pools: Mapping[str, Pool],
+    buckets: Buckets,
+    cold: ColdSide,
+    only: Collection[str] | None = None,
+    *,
+    pay: bool = True,
 ) -> Rebuilt:
     """Adds to the pools what the backing store holds; to those named by `only`, if given. Raises BackingUnavailable.
 
-    What a surviving index has deleted, and not yet from the backing store, stays deleted.
+    What a surviving index has deleted, and not yet from the backing store, stays deleted. `pay` False: the pools still
+    await more than this.
     """
     found = Rebuilt()
     targets = {name: pool for name, pool in pools.items() if only is None or name in only}
@@ -59,6 +65,8 @@ async def rebuild(
             await _object(targets, buckets, cold, stat.key, found)
         else:  # its object's name sorts before it
             await _note(targets, buckets, cold, about, stat, found)
+    for pool in targets.values() if pay else ():
+        await pool.committer.submit(paid)
     return found
 
 

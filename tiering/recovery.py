@@ -1,7 +1,7 @@
-"""After a restart of the operating system: is the index of a pool that was not synced still one?
+"""Is the index of a pool still one: after a restart of the operating system, or when somebody doubts it?
 
-Promise: an unsynced index that contradicts itself is set aside, never served; the pool starts empty and what the
-backing store holds of it is taken back by `tiering.rebuild`.
+Promise: an index that contradicts itself is set aside, never served; what the backing store holds of it is taken back by
+`tiering.rebuild`, and what it still says itself by `tiering.salvage`.
 Owns nothing. Does not know who runs it; nobody may have the pool open. Kind: shell; blocking.
 Spec: docs/SEMANTICS.md, "Power loss".
 """
@@ -13,10 +13,12 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+from tiering import pages
 from tiering.check import check_pool
+from tiering.folder import sync_folder
 from tiering.heat import used_since_boot
-from tiering.index import Index, page_faults
-from tiering.pool import PoolConfig
+from tiering.index import Index
+from tiering.pool import PoolConfig, has_index
 
 
 def set_aside_if_broken(config: PoolConfig) -> Path | None:
@@ -24,8 +26,24 @@ def set_aside_if_broken(config: PoolConfig) -> Path | None:
     index, heat = config.path / "index", config.path / "heat"
     if config.durability != "relaxed" or not index.exists() or used_since_boot(heat) or _is_sound(index):
         return None
+    return _set_aside(config)
+
+
+def set_aside_if_faulty(config: PoolConfig) -> Path | None:
+    """The same for a pool of any durability, whatever has become of its index: for who wants to make it anew."""
+    return _set_aside(config) if has_index(config.path) and not _is_sound(config.path / "index") else None
+
+
+def last_set_aside(config: PoolConfig) -> Path | None:
+    """The index that was set aside last."""
+    found = sorted(config.path.glob("index.broken-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    return found[-1] if found else None
+
+
+def _set_aside(config: PoolConfig) -> Path:
     aside = _free_name(config.path)
-    index.rename(aside)
+    (config.path / "index").rename(aside)
+    sync_folder(config.path)
     return aside
 
 
@@ -40,7 +58,7 @@ def _is_sound(index: Path) -> bool:
 
 def count_faults(index: Path) -> int:
     """Faults of an index by itself; an index that cannot be read counts as one."""
-    if page_faults(index):
+    if pages.faults(index):
         return 1
     try:
         opened = Index(index, synced=False, readonly=True)

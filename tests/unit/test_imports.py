@@ -25,7 +25,7 @@ ALLOWED = {
 """The longest matching prefix counts. gateway.http also sees the body types of tiering.contract that message.py names."""
 
 ONLY_IN = {
-    "lmdb": ("tiering.index",),
+    "lmdb": ("tiering.index", "tiering.pages"),
     "minio": ("tiering.backing.minio",),
     "awscrt": ("tiering", "s3api.checksums"),
     "httptools": ("gateway.http",),
