@@ -125,9 +125,11 @@ async def overwritten_while_demoted(scene: Scene) -> None:
     await scene.put("a", 1, 50_000)
     scene.die_after("put", "/a")
     scene.engine.wake()
-    pool = scene.engine.pools["small"]
+    pool, okey = scene.engine.pools["small"], layout.object_key(1, "a")
     await scene.put("a", 2, 60_000)
-    await scene.engine.demoter.demote(pool, layout.object_key(1, "a"), 2)
+    record = pool.index.get_object(okey)
+    assert record is not None
+    await scene.engine.demoter.demote(pool, okey, record.generation)
 
 
 async def part_demoted_before_the_mark(scene: Scene) -> None:

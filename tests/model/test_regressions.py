@@ -210,10 +210,13 @@ def test_copy_that_was_not_noted_goes_with_its_object(fault: str) -> None:
     # Uploaded, not noted, then deleted: the copy stayed in the backing store, and a rebuild would have brought it back.
     with world() as w:
         w.put(SMALL, "a", pattern(1000, 1))
+        pool, okey = w.engine.pools["small"], layout.object_key(1, "a")
+        record = pool.index.get_object(okey)
+        assert record is not None
         if fault == "answer lost":
             w.backing.script.append(Fault("lose", "put"))
             with pytest.raises(BackingUnavailable):
-                w.runner.run(w.engine.demoter.demote(w.engine.pools["small"], layout.object_key(1, "a"), 1))
+                w.runner.run(w.engine.demoter.demote(pool, okey, record.generation))
         else:
             _crash_after_put(w, "a")
         w.delete(SMALL, "a")
