@@ -27,7 +27,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from tests.crash.child import POINTS
-from tests.crash.test_stops import test_killed_at_a_named_point_everything_agrees_again as kill_at
+from tests.crash.test_stops import kill_at
 from tests.long.mixed import SETTINGS, Mixed
 from tests.support.gateway import Gateway, wait_for
 
