@@ -9,15 +9,23 @@ BIN := $(VENV)/bin
 # Two stamps: serving needs the runtime packages alone, not the hundred of the tests.
 RUN := $(VENV)/.installed-run
 TEST := $(VENV)/.installed-test
+# The packages once more, with the hot path compiled; `make serve COMPILE=no` serves from the sources.
+COMPILE ?= yes
+COMPILED := $(VENV)/compiled
+# Without the safe path the folder that a process stands in comes before all others: the sources, where that is here.
+AS_COMPILED := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(COMPILED):$(CURDIR)
 PACKAGES := gateway s3api tiering
+COMPILED_TESTS := tests/wire tests/conformance tests/s3
 SOURCES := $(PACKAGES) clients tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help serve test test-rgw crash linear model power soak fuzz lint bench-smoke docs clean
+.PHONY: help serve compile test test-compiled test-rgw crash linear model power soak fuzz lint bench-smoke docs clean
 
 help:
 	@echo 'make serve        install what is needed and run the gateway (ARGS: options of recall serve)'
+	@echo 'make compile      compile the hot path, or say why it cannot be; make serve tries it by itself'
 	@echo 'make test         run the tests (ARGS: options of pytest)'
+	@echo 'make test-compiled  those that talk to a gateway or its engine against the compiled one'
 	@echo 'make test-rgw     run the tier tests against a Ceph RGW at RECALL_TEST_S3_ENDPOINT'
 	@echo 'make crash        kill -9 under load, again and again (ARGS: --minutes N --rounds N --seed S)'
 	@echo 'make linear       several workers held to one order of what their clients saw (ARGS: --minutes N --kill --seed S)'
@@ -30,11 +38,32 @@ help:
 	@echo 'make docs         write the generated tables of docs/ again'
 	@echo 'make clean        remove the environment and caches; data stays'
 
+ifeq ($(COMPILE),yes)
+serve: $(RUN) $(COMPILED)/.tried
+	exec env $(AS_COMPILED) $(BIN)/recall serve $(ARGS)
+else
 serve: $(RUN)
 	exec $(BIN)/recall serve $(ARGS)
+endif
+
+compile: $(RUN)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[compile]'
+	RECALL_COMPILE=yes $(BIN)/python setup.py --quiet build --parallel 2 --build-lib $(COMPILED)
+
+# What cannot be compiled here (no compiler, no headers of the interpreter) is served as it is.
+$(COMPILED)/.tried: $(RUN) setup.py $(shell find $(PACKAGES) -name '*.py')
+	@echo 'compiling the hot path, which takes a minute, once (COMPILE=no leaves it)'
+	@rm -rf $(COMPILED)
+	@mkdir -p $(VENV)
+	@$(MAKE) --no-print-directory compile >$(VENV)/compile.log 2>&1 || { rm -rf $(COMPILED); echo 'not compiled, serving from the sources: see $(VENV)/compile.log'; }
+	@mkdir -p $(COMPILED)
+	@touch $@
 
 test: $(TEST)
 	$(BIN)/pytest -m 'not rgw' $(ARGS)
+
+test-compiled: $(TEST) compile
+	$(AS_COMPILED) $(BIN)/pytest -m 'not rgw and not interpreted' --import-mode=append $(COMPILED_TESTS) $(ARGS)
 
 test-rgw: $(TEST)
 	@test -n "$$RECALL_TEST_S3_ENDPOINT" || { echo 'set RECALL_TEST_S3_ENDPOINT, RECALL_TEST_S3_ACCESS_KEY and RECALL_TEST_S3_SECRET_KEY to those of a Ceph RGW' >&2; exit 2; }

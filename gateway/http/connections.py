@@ -13,8 +13,8 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import Callable
-from typing import Final, Protocol
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol, cast
 
 from gateway.http.flow import Block, Blocks
 from gateway.http.head import HeadParser
@@ -138,7 +138,8 @@ class Listener:
 
     def __init__(self, server: asyncio.Server, connections: Connections) -> None:
         self.connections = connections
-        self.port: int = server.sockets[0].getsockname()[1]
+        sockets: Sequence[socket.socket] = cast(Any, server).sockets  # asyncio's are a tuple, uvloop's a list
+        self.port: int = sockets[0].getsockname()[1]
         self._server = server
 
     def stop_accepting(self) -> None:

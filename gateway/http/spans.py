@@ -126,7 +126,8 @@ class SpanSender:
         sock = self._sock
         while self._head:
             # MSG_MORE: the head waits in the socket for the first body bytes and leaves in one segment with them.
-            self._head = self._head[sock.send(self._head, socket.MSG_MORE) :]
+            sent = sock.send(self._head, socket.MSG_MORE)
+            self._head = self._head[sent:]
         out = sock.fileno()
         spans = self._spans
         turn_bytes = 0

@@ -130,6 +130,7 @@ def test_file_spans_arrive_whole_and_are_released_once(run: Runner, file: File, 
     run(work())
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize("size", [4096, 3 << 20])
 def test_file_spans_not_in_the_page_cache_are_read_by_a_thread(
     run: Runner, file: File, size: int, monkeypatch: pytest.MonkeyPatch

@@ -1,0 +1,42 @@
+"""Compiles the hot path where RECALL_COMPILE is set; everything else about the project is in pyproject.toml.
+
+Owns the list of what is compiled. The sources are the same either way and pass the same tests: a module is listed where that
+was measured to save time, not because it could be. See docs/decisions/0014-compiled-hot-path.md.
+Kind: shell.
+"""
+
+from __future__ import annotations
+
+import os
+
+from setuptools import setup
+
+HOT = (
+    "gateway/http/connections.py",
+    "gateway/http/flow.py",
+    "gateway/http/head.py",
+    "gateway/http/protocol.py",
+    "gateway/http/render.py",
+    "gateway/http/spans.py",
+    "s3api/access.py",
+    "s3api/facts.py",
+    "s3api/handlers/objects.py",
+    "s3api/message.py",
+    "s3api/moment.py",
+    "s3api/params.py",
+    "s3api/pipeline.py",
+    "s3api/preconditions.py",
+    "s3api/sigv4.py",
+    "s3api/target.py",
+    "tiering/conditions.py",
+    "tiering/flash.py",
+    "tiering/index.py",
+)
+
+extensions = []
+if os.environ.get("RECALL_COMPILE"):
+    from mypyc.build import mypycify
+
+    extensions = mypycify(list(HOT), opt_level="2", debug_level="0", separate=True)
+
+setup(ext_modules=extensions)
