@@ -51,7 +51,7 @@ compile: $(RUN)
 	RECALL_COMPILE=yes $(BIN)/python setup.py --quiet build --parallel 2 --build-lib $(COMPILED)
 
 # What cannot be compiled here (no compiler, no headers of the interpreter) is served as it is.
-$(COMPILED)/.tried: $(RUN) setup.py $(shell find $(PACKAGES) -name '*.py')
+$(COMPILED)/.tried: setup.py $(shell find $(PACKAGES) -name '*.py') | $(RUN)
 	@echo 'compiling the hot path, which takes a minute, once (COMPILE=no leaves it)'
 	@rm -rf $(COMPILED)
 	@mkdir -p $(VENV)

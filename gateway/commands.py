@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import importlib.util
 import json
 import os
 import resource
@@ -396,7 +397,9 @@ def _metrics_token(options: argparse.Namespace) -> int:
 
 
 def _version(_: argparse.Namespace) -> int:
-    print("recall", importlib.metadata.version("recall-gateway"))
+    found = importlib.util.find_spec("s3api.message")  # of those that may be compiled, any
+    form = "interpreted" if found is None or str(found.origin).endswith(".py") else "hot path compiled"
+    print("recall", importlib.metadata.version("recall-gateway"), f"({form})")
     return EXIT_DONE
 
 

@@ -101,8 +101,8 @@ class ChunkedPayload:
         "_body",
         "_decoder",
         "_document_bytes_max",
+        "_is_signed",
         "_pending",
-        "_signed",
         "length",
         "read_bytes",
         "trailer",
@@ -121,7 +121,7 @@ class ChunkedPayload:
         self.read_bytes = 0
         self._body = body
         self._decoder = decoder
-        self._signed = signed
+        self._is_signed = signed
         self._announced = announced  # trailer header → checksum algorithm
         self._pending: list[memoryview] = []  # slices of the view last read, in reverse
         self._document_bytes_max = document_bytes_max
@@ -133,7 +133,7 @@ class ChunkedPayload:
             if not len(view):
                 self._finish()
                 return _END
-            if self._signed and len(view) > INLINE_BYTES_MAX:
+            if self._is_signed and len(view) > INLINE_BYTES_MAX:
                 slices = await asyncio.get_running_loop().run_in_executor(None, self._decoder.feed, view)
             else:
                 slices = self._decoder.feed(view)

@@ -73,8 +73,8 @@ class Committer:
         self._ready = threading.Condition()
         self._working = False
         self._closing = False
-        self._thread = threading.Thread(target=self._work, name=f"committer-{name}", daemon=True)
-        self._thread.start()
+        self._worker = threading.Thread(target=self._work, name=f"committer-{name}", daemon=True)
+        self._worker.start()
 
     def submit(self, mutation: Mutation[_T]) -> asyncio.Future[_T]:
         """Queues a mutation from a running loop. Cancelling the future does not undo the mutation."""
@@ -127,7 +127,7 @@ class Committer:
             self._closing = True
             self._queue_here()
             self._ready.notify()
-        self._thread.join()
+        self._worker.join()
 
     def _commit_here(self) -> None:
         """On the loop: one transaction for what this turn brought, if nobody else is writing."""

@@ -210,4 +210,5 @@ def test_what_is_no_gateways_data_is_said(client: RecallClient, gateway: Gateway
 def test_the_client_needs_nothing_of_the_gateway() -> None:
     """Imported where only the client is on the path, without site packages."""
     code = "import recall_client, sys; assert not {'gateway', 's3api', 'tiering', 'msgspec'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-S", "-c", code], cwd=ROOT / "clients", check=True, timeout=60)
+    found = {"PYTHONPATH": str(ROOT / "clients")}
+    subprocess.run([sys.executable, "-S", "-c", code], env=found, check=True, timeout=60)

@@ -228,9 +228,12 @@ def make(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """The Makefile and pyproject alone, with an environment whose pip and tools only note that they were called."""
-    for name in ("Makefile", "pyproject.toml"):
+    """The Makefile and its like alone, with an environment whose pip and tools only note that they were called."""
+    for name in ("Makefile", "pyproject.toml", "setup.py"):
         shutil.copy(ROOT / name, tmp_path / name)
+    for name in ("gateway", "s3api", "tiering"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").touch()
     tools = tmp_path / ".venv" / "bin"
     tools.mkdir(parents=True)
     for name in ("python", "recall", "pytest", "ruff", "mypy"):
@@ -248,11 +251,34 @@ def calls(clone: Path) -> list[str]:
 
 def test_make_serve_installs_the_runtime_alone_and_once(clone: Path) -> None:
     assert make("serve", "ARGS=--workers 2", cwd=clone).returncode == 0
-    installed, served = calls(clone)
+    installed, compiler, compiled, served = calls(clone)
     assert installed.endswith("-e .")
+    assert compiler.endswith("-e .[compile]")
+    assert compiled.startswith("python setup.py --quiet build")
     assert served == "recall serve --workers 2"
     assert make("serve", cwd=clone).returncode == 0
     assert calls(clone) == ["recall serve"]
+
+
+def test_make_serve_compiles_again_when_a_source_changes(clone: Path) -> None:
+    assert make("serve", cwd=clone).returncode == 0
+    calls(clone)
+    os.utime(clone / "tiering" / "__init__.py", ((clone / ".venv/compiled/.tried").stat().st_mtime + 10,) * 2)
+    assert make("serve", "COMPILE=no", cwd=clone).returncode == 0
+    assert calls(clone) == ["recall serve"]
+    assert make("serve", cwd=clone).returncode == 0
+    assert calls(clone)[1].startswith("python setup.py")
+
+
+def test_make_serve_serves_from_the_sources_where_nothing_compiles(clone: Path) -> None:
+    python = clone / ".venv" / "bin" / "python"
+    python.write_text(python.read_text() + 'test "$1" != setup.py || { echo no headers; exit 1; }\n')
+    done = make("serve", cwd=clone)
+    assert done.returncode == 0
+    assert "not compiled, serving from the sources" in done.stdout
+    assert "no headers" in (clone / ".venv" / "compile.log").read_text()
+    assert calls(clone)[-1] == "recall serve"
+    assert "setup.py" not in make("serve", cwd=clone).stdout
 
 
 def test_make_test_installs_the_extras_once_and_serve_needs_nothing_more(clone: Path) -> None:
@@ -262,7 +288,7 @@ def test_make_test_installs_the_extras_once_and_serve_needs_nothing_more(clone: 
     assert tested == "pytest -m not rgw -x"
     assert make("lint", cwd=clone).returncode == 0
     assert [call.split()[0] for call in calls(clone)] == ["ruff", "ruff", "mypy"]
-    assert make("serve", cwd=clone).returncode == 0
+    assert make("serve", "COMPILE=no", cwd=clone).returncode == 0
     assert calls(clone) == ["recall serve"]
 
 
