@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from botocore.exceptions import ClientError
+from minio.error import S3Error
 
 from tests.s3.proxy import Fault, Proxy
 from tests.s3.rawclient import RawClient, Reply, Signer
@@ -204,9 +205,7 @@ def test_deleted_bucket_is_503_until_it_is_there_again(behind: Behind) -> None:
         str(row.object_name): client.get_object(behind.bucket, str(row.object_name)).read()
         for row in client.list_objects(behind.bucket, recursive=True)
     }
-    for name in kept:
-        client.remove_object(behind.bucket, name)
-    client.remove_bucket(behind.bucket)
+    wait_for(lambda: emptied(client, behind.bucket), "the bucket is deleted")
     try:
         reply = behind.get("short")
         assert reply is not None and reply.status == 503
@@ -222,6 +221,19 @@ def test_deleted_bucket_is_503_until_it_is_there_again(behind: Behind) -> None:
     wait_for(lambda: whole(behind, "short", behind.short), "it is read again")
     behind.chill("beside")
     assert whole(behind, "beside", b"beside")
+
+
+def emptied(client: Any, bucket: str) -> bool:
+    """Deletes a bucket with all it has; False when the keeper put something there meanwhile."""
+    for row in client.list_objects(bucket, recursive=True):
+        client.remove_object(bucket, str(row.object_name))
+    try:
+        client.remove_bucket(bucket)
+    except S3Error as error:
+        if error.code != "BucketNotEmpty":
+            raise
+        return False
+    return True
 
 
 def put(client: Any, bucket: str, name: str, body: bytes) -> None:
