@@ -62,7 +62,9 @@ class Connections:
         self.draining = False
         self.refused_requests = 0
         self.cut_slow = 0
-        self.blocks = Blocks(limits.receive_buffer_bytes, limits.receive_buffers_free_max)
+        self.blocks = Blocks(
+            limits.receive_buffer_bytes, limits.receive_buffers_free_max, limits.receive_buffer_small_bytes
+        )
         self.parser = HeadParser(limits.header_count_max)
         self.renderer = HeadRenderer(wall_s())
         self.scratch = Block(_HEAD_BYTES_MAX + SMALL_SPANS_BYTES)

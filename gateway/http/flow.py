@@ -18,6 +18,8 @@ from s3api.message import BodyError
 
 EMPTY: Final = memoryview(b"")
 PAGE_BYTES: Final = 4096
+ROOMY: Final = 32
+"""So many bodies receive into large blocks; with a thousand of them those would be most of a worker's memory."""
 
 _TURN_BYTES: Final = 4 << 20
 """Received without going back to the loop: a fast sender and a handler that never waits must not starve the others."""
@@ -37,29 +39,47 @@ class Blocks:
     """The receive blocks of a worker.
 
     One block, `current`, receives the heads of all connections: loops ask for the buffer when bytes are there and
-    hand them over before they read from another connection, so an idle connection needs none.
+    hand them over before they read from another connection, so an idle connection needs none. Bodies have blocks of
+    `size`, or, while more than ROOMY of them have bytes at hand, of `small_size`: then it is their number that counts.
     """
 
-    __slots__ = ("_free", "_free_max", "current", "size")
+    __slots__ = ("_free", "_free_max", "_out", "current", "size", "small_size")
 
-    def __init__(self, size: int, free_max: int) -> None:
+    def __init__(self, size: int, free_max: int, small_size: int) -> None:
         self.size = size
+        self.small_size = small_size
         self._free_max = free_max
         self._free: list[Block] = []
+        self._out = 0
         self.current = Block(size)
 
-    def take(self) -> Block:
+    @property
+    def crowded(self) -> bool:
+        """Whether bodies get small blocks now."""
+        return self._out >= ROOMY
+
+    def take(self, large: bool = False) -> Block:
         """A block for one body."""
+        self._out += 1
+        if self._out > ROOMY and not large:
+            return Block(self.small_size)
         return self._free.pop() if self._free else Block(self.size)
 
-    def take_current(self) -> Block:
-        """The block that holds the head just parsed, with the body bytes behind it, so that they are not copied."""
+    def take_current(self, start: int, stop: int) -> tuple[Block, int, int]:
+        """A block with what lies behind the head just parsed, and where: the one it arrived in, so that it is not copied."""
         block = self.current
-        self.current = self.take()
-        return block
+        if self.crowded and stop - start <= self.small_size:
+            taken = self.take()
+            taken.view[: stop - start] = block.view[start:stop]
+            return taken, 0, stop - start
+        self._out += 1
+        self.current = self._free.pop() if self._free else Block(self.size)
+        return block, start, stop
 
-    def give(self, block: Block) -> None:
-        if len(self._free) < self._free_max:
+    def give(self, block: Block, reuse: bool = True) -> None:
+        """Takes a block back. `reuse` False: something may still read from it."""
+        self._out -= 1
+        if reuse and len(block.view) == self.size and len(self._free) < self._free_max:
             self._free.append(block)
 
 
@@ -174,20 +194,20 @@ class InboundBody:
         return self._left if self._decoder is None or not self.receiving else None
 
     def adopt(self, block: Block, start: int, stop: int) -> None:
-        """Takes over the block in which the first bytes arrived behind the head."""
+        """Takes over a block that holds the first bytes, which arrived behind the head."""
         self._block = block
         self._start = self._stop = start
         self.received(stop - start)
 
-    def room(self) -> memoryview:
-        """Where the next bytes go; never empty while `receiving` and not paused."""
+    def room(self, large: bool = False) -> memoryview:
+        """Where the next bytes go; never empty while `receiving` and not paused. `large`: a block that is new is large."""
         block = self._block
         if block is None:
-            block = self._block = self._blocks.take()
+            block = self._block = self._blocks.take(large)
         stop = self._stop
         if self._decoder is not None:
             return block.view[stop:]
-        count = min(self._left, self._blocks.size - stop)
+        count = min(self._left, len(block.view) - stop)
         if count < self._left:
             # What fills its room ends on a page of the body, so that a consumer who writes it to a file writes whole pages.
             over = (self._at + count) % PAGE_BYTES
@@ -221,7 +241,7 @@ class InboundBody:
             self._drop()
         if not self.receiving:
             self._source.resume()
-        elif self._stop == self._blocks.size:
+        elif self._stop == len(block.view):
             self._source.pause()
         if used < end:
             self._source.behind(block.view[used:end])
@@ -273,12 +293,19 @@ class InboundBody:
             self.received(count)
             return
         self._turn_bytes = 0
+        self._let_go()
         self._waiter = self._loop.create_future()
         self._source.resume()
         try:
             await self._waiter
         finally:
             self._waiter = None
+
+    def _let_go(self) -> None:
+        """Waiting, it needs no block: slow senders cost none."""
+        block, self._block = self._block, None
+        if block is not None:
+            self._blocks.give(block)
 
     def _wake(self) -> None:
         waiter = self._waiter
@@ -304,7 +331,7 @@ class InboundBody:
     def close(self, reuse: bool) -> None:
         """Gives the block back. `reuse` is False when a cancelled handler's thread may still read from it."""
         block, self._block = self._block, None
-        if block is not None and reuse:
-            self._blocks.give(block)
+        if block is not None:
+            self._blocks.give(block, reuse)
         self.receiving = False
         self._pieces.clear()

@@ -39,8 +39,10 @@ class Limits(msgspec.Struct, frozen=True):
     linger_s: float = 5.0
     """How long the half-closed connection waits for the peer to close."""
     receive_buffer_bytes: int = 256 << 10
-    """One receive buffer: the worker has one for heads, a request with a body holds one while it runs. At
-    least twice `head_bytes_max`."""
+    """One receive buffer: the worker has one for heads, a request holds one while it has bytes of its body. At least twice
+    `head_bytes_max`."""
+    receive_buffer_small_bytes: int = 32 << 10
+    """The same while many requests hold one."""
     receive_buffers_free_max: int = 32
     """Receive buffers kept for the next bodies."""
     retry_after_s: int = 1

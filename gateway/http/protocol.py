@@ -153,8 +153,8 @@ class HttpProtocol(asyncio.BufferedProtocol):
         if body is not None and body.receiving:
             return body.room()
         view = self._blocks.current.view
-        if self._stash or self._state == _BUSY:
-            return view[: self._limits.head_bytes_max]  # goes to the stash, which has a bound
+        if self._stash or self._state == _BUSY or self._blocks.crowded:
+            return view[: self._limits.head_bytes_max]  # goes to the stash, which has a bound, or to a small block
         return view
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -346,9 +346,9 @@ class HttpProtocol(asyncio.BufferedProtocol):
         if at == stop:
             return at
         if shared:
-            body.adopt(self._blocks.take_current(), at, stop)
+            body.adopt(*self._blocks.take_current(at, stop))
             return stop
-        room = body.room()  # the stash's bound is below a block's size: all of it fits
+        room = body.room(large=True)  # the stash's bound is below such a block's size: all of it fits
         count = min(len(room), stop - at)
         room[:count] = memoryview(data)[at : at + count]
         body.received(count)

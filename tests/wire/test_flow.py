@@ -6,16 +6,23 @@ import asyncio
 
 import pytest
 
-from gateway.http.flow import PAGE_BYTES, Blocks, InboundBody
+from gateway.http.flow import PAGE_BYTES, ROOMY, Block, Blocks, InboundBody
 
 BLOCK = 64 << 10
+SMALL = 8 << 10
 
 
 class _Source:
+    """A sender that is faster than we are, for `arrivals` asks; then nothing is there yet."""
+
+    def __init__(self, arrivals: int = 1 << 30) -> None:
+        self.arrivals = arrivals
+
     def send_continue(self) -> None: ...
 
     def receive_now(self, view: memoryview) -> int:
-        return len(view)  # a sender faster than we are
+        self.arrivals -= 1
+        return len(view) if self.arrivals >= 0 else 0
 
     def behind(self, extra: memoryview) -> None: ...
 
@@ -28,10 +35,10 @@ class _Source:
 @pytest.mark.parametrize("length", [BLOCK, BLOCK + 1, 3 * BLOCK, 5 * BLOCK - 7])
 def test_pieces_of_a_fast_body_end_on_its_pages(first: int, length: int) -> None:
     async def main() -> list[int]:
-        blocks = Blocks(BLOCK, 4)
+        blocks = Blocks(BLOCK, 4, SMALL)
         body = InboundBody(_Source(), asyncio.get_running_loop(), blocks, length, False)
         if first:
-            body.adopt(blocks.take_current(), 0, first)
+            body.adopt(*blocks.take_current(0, first))
         sizes = []
         while view := await body.read():
             sizes.append(len(view))
@@ -49,14 +56,58 @@ def test_pieces_of_a_fast_body_end_on_its_pages(first: int, length: int) -> None
 )
 def test_a_body_is_had_at_once_when_all_of_it_is_there(arrived: int, expecting: bool, whole: bytes | None) -> None:
     async def main() -> tuple[bytes | None, bytes]:
-        blocks = Blocks(BLOCK, 4)
+        blocks = Blocks(BLOCK, 4, SMALL)
         body = InboundBody(_Source(), asyncio.get_running_loop(), blocks, 9, expecting)
-        block = blocks.take_current()
-        block.data[3:12] = b"some body"
-        body.adopt(block, 3, 3 + arrived)
+        blocks.current.data[3:12] = b"some body"
+        body.adopt(*blocks.take_current(3, 3 + arrived))
         found = body.whole()
         return None if found is None else bytes(found), bytes(await body.read())
 
     found, rest = asyncio.run(main())
     assert found == whole
     assert rest == (b"" if whole is not None else b"some body"[:arrived])
+
+
+def test_with_many_bodies_each_has_a_small_block() -> None:
+    blocks = Blocks(BLOCK, 4, SMALL)
+    large = [blocks.take() for _ in range(ROOMY)]
+    assert blocks.crowded
+    assert {len(block.view) for block in large} == {BLOCK}
+    small = blocks.take()
+    assert len(small.view) == SMALL
+    assert len(blocks.take(large=True).view) == BLOCK
+    blocks.current.view[5:9] = b"body"
+    copied, start, stop = blocks.take_current(5, 9)
+    assert (bytes(copied.view[start:stop]), len(copied.view)) == (b"body", SMALL)
+    for block in (small, copied, Block(BLOCK), *large[1:]):
+        blocks.give(block)
+    assert not blocks.crowded
+    assert len(blocks.take().view) == BLOCK
+
+
+@pytest.mark.parametrize("crowd", [0, ROOMY])
+def test_a_body_that_waits_for_its_sender_holds_no_block(crowd: int) -> None:
+    async def main() -> tuple[bytes, int]:
+        blocks = Blocks(BLOCK, 4, SMALL)
+        others = [blocks.take() for _ in range(crowd)]
+        length = 3 * BLOCK
+        body = InboundBody(_Source(0), asyncio.get_running_loop(), blocks, length, False)
+        got = b""
+        reading = asyncio.ensure_future(body.read())
+        while len(got) < length:
+            await asyncio.sleep(0)
+            assert (body._block, len(others)) == (None, crowd)  # what is counted is what is held
+            assert blocks.crowded == (crowd > 0)
+            room = body.room()
+            count = min(len(room), 5000)
+            room[:count] = bytes((at * 7) % 251 for at in range(len(got), len(got) + count))
+            body.received(count)
+            got += await reading
+            reading = asyncio.ensure_future(body.read())
+        assert not await reading
+        body.close(True)
+        return got, blocks._out
+
+    got, out = asyncio.run(main())
+    assert got == bytes((at * 7) % 251 for at in range(3 * BLOCK))
+    assert out == crowd
