@@ -14,20 +14,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench import aims, loader, memory
 from bench.measure import Figure, Measure, cells, estimate_s, figures_of, table
-from bench.operation import OPERATIONS
 from bench.peers import found, known, scaled
 from bench.peers.gateway import GatewayPeer
 from bench.peers.peer import Peer, PeerFailed
 from bench.peers.s3 import S3Peer
 from bench.quantity import parse_size, size_text
 
+OURS = "recall"
 SIZES = "4k,64k,2m,16m"
 CONNECTIONS = "1,8,64"
 WORKERS = "1,2"
@@ -54,7 +54,7 @@ class Wanted:
 def arguments(program: str, summary: str) -> argparse.ArgumentParser:
     """The arguments that `bench.load` has too."""
     parser = argparse.ArgumentParser(prog=f"python -m {program}", description=summary)
-    parser.add_argument("--operations", help=f"of {', '.join(OPERATIONS)} (default: all)")
+    parser.add_argument("--operations", help=f"of {', '.join(GatewayPeer.operations)} (default: all)")
     parser.add_argument("--sizes", help=f"object sizes (default {SIZES})")
     parser.add_argument("--connections", help=f"(default {CONNECTIONS})")
     parser.add_argument("--workers", help=f"worker processes (default {WORKERS})")
@@ -94,7 +94,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, peers: Sequen
             parser.error(f"{wanted.backing} is no S3 peer that is there")
         ours = [
             GatewayPeer(
-                scaled("recall", count),
+                scaled(OURS, count),
                 wanted.capacity_bytes,
                 count,
                 wanted.data_dir / str(count) if wanted.data_dir else None,
@@ -104,16 +104,16 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, peers: Sequen
         ]
         peers_all: list[Peer] = [*ours, *beside]
         todo = cells(peers_all, wanted.operations, wanted.sizes, wanted.connections)
-        _say(f"{len(todo)} cells, about {estimate_s(todo, wanted.seconds, wanted.rounds) / 60 + 0.5:.0f} minutes")
+        say(f"{len(todo)} cells, about {estimate_s(todo, wanted.seconds, wanted.rounds) / 60 + 0.5:.0f} minutes")
         for name, why in absent.items():
-            _say(f"{name}: not there ({why})")
+            say(f"{name}: not there ({why})")
         if args.estimate:
             return 0
         if not wanted.smoke:
-            _progress("touching memory")
+            progress("touching memory")
             memory.touch(2 * len(ours) * wanted.capacity_bytes)  # the pools' files and what the peers keep
         for peer in [*beside, *ours]:  # a backing store before the gateway
-            _progress(f"filling {peer.name}")
+            progress(f"filling {peer.name}")
             stack.callback(peer.stop)
             try:
                 peer.start(wanted.sizes, wanted.operations)
@@ -126,11 +126,11 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, peers: Sequen
             [cell for cell in todo if cell.peer not in absent],
             seconds=wanted.seconds,
             rounds=wanted.rounds,
-            progress=_progress,
+            progress=progress,
         )
-    _progress("")
+    progress("")
     mine = [peer.name for peer in ours]
-    figures = figures_of(samples, mine)
+    figures = figures_of(samples, lambda peer: "" if peer in mine else base_of(peer, mine))
     print(table(figures))
     for name, why in absent.items():
         print(f"{name}: not there ({why})")
@@ -140,11 +140,17 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, peers: Sequen
     return 1 if any(figure.bad for figure in figures if figure.cell.peer in mine) else 0
 
 
+def base_of(peer: str, ours: Collection[str]) -> str:
+    """Which of our gateways a peer is compared with: the one of as many workers, else the first."""
+    wanted = " ".join((OURS, *peer.split(" ")[1:]))
+    return wanted if wanted in ours else next(iter(ours))
+
+
 def _wanted(parser: argparse.ArgumentParser, args: argparse.Namespace, peers: Sequence[str], backing: str) -> Wanted:
     if args.smoke:
         args.seconds, args.rounds, args.capacity = 0.05, 1, "512m"
-    operations = args.operations.split(",") if args.operations else list(OPERATIONS)
-    for what, asked, there in (("operation", operations, OPERATIONS), ("peer", peers, known())):
+    operations = args.operations.split(",") if args.operations else list(GatewayPeer.operations)
+    for what, asked, there in (("operation", operations, GatewayPeer.operations), ("peer", peers, known())):
         if unknown := set(asked) - set(there):
             parser.error(f"no such {what}: {', '.join(sorted(unknown))}")
     try:
@@ -169,11 +175,13 @@ def _numbers(text: str) -> list[int]:
     return [int(each) for each in text.split(",")]
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """For whoever waits; figures go to the standard output."""
     print(text, file=sys.stderr, flush=True)
 
 
-def _progress(text: str) -> None:
+def progress(text: str) -> None:
+    """The one line that says what is done now, where somebody looks."""
     if sys.stderr.isatty():
         print(f"\r\033[K{text}", end="", file=sys.stderr, flush=True)
 

@@ -27,6 +27,8 @@ WARM_UP_S = 0.2
 pays for memory and disk blocks that it has for good afterwards."""
 PLAN_GOOD_S = 600
 """Signatures are good for 15 minutes; a plan is made again before."""
+DRAIN_BYTES_PER_S = 1e9
+"""At about this rate what is under way at a cell's end is finished; slow peers take longer."""
 ROUND_EXTRA_S = 0.12
 """What a round of a cell takes beside its seconds: starting the loader, signing, and what a DELETE or COLD prepares."""
 
@@ -55,7 +57,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Figure:
-    """A cell over all rounds. `cpu_ratio` and `rate_ratio`: ours over this one's; None for our own."""
+    """A cell over all rounds. `cpu_ratio` and `rate_ratio`: ours over its; None for the one it is compared with."""
 
     cell: Cell
     cpu_us: Spread
@@ -94,7 +96,7 @@ def estimate_s(todo: Sequence[Cell], seconds: float, rounds: int) -> float:
     """About how long `measure` will take: a guess, since slow peers finish late what is under way at the end."""
     warm_up = {True: seconds, False: min(WARM_UP_S, seconds)}
     return sum(
-        rounds * (seconds + ROUND_EXTRA_S + cell.connections * cell.size / 1e9)
+        rounds * (seconds + ROUND_EXTRA_S + cell.connections * cell.size / DRAIN_BYTES_PER_S)
         + warm_up[OPERATIONS[cell.operation].writes]
         for cell in todo
     )
@@ -158,12 +160,6 @@ class Measure:
         return plan
 
 
-def base_of(peer: str, ours: Iterable[str]) -> str:
-    """Which of our gateways a peer is compared with: the one of as many workers, else the one of one."""
-    wanted = " ".join(("recall", *peer.split(" ")[1:]))
-    return wanted if wanted in set(ours) else "recall"
-
-
 def summarise(cell: Cell, samples: Sequence[Sample], base: Sequence[Sample] = ()) -> Figure:
     """Medians and ranges over the rounds. `base`: the same rounds of our own cell; without any there are no ratios."""
     roles = {role for sample in samples for role in sample.cpu_s}
@@ -192,13 +188,12 @@ def summarise(cell: Cell, samples: Sequence[Sample], base: Sequence[Sample] = ()
     )
 
 
-def figures_of(samples: Mapping[Cell, Sequence[Sample]], ours: Sequence[str]) -> list[Figure]:
-    """A figure for each cell, the ratios to ours of the same operation, size and connections."""
-    figures = []
-    for cell, taken in samples.items():
-        base = () if cell.peer in ours else samples.get(replace(cell, peer=base_of(cell.peer, ours)), ())
-        figures.append(summarise(cell, taken, base))
-    return figures
+def figures_of(samples: Mapping[Cell, Sequence[Sample]], base_of: Callable[[str], str]) -> list[Figure]:
+    """A figure for each cell. `base_of` a peer: whom its ratios are to, at the same cell; for that one itself "" ."""
+    return [
+        summarise(cell, taken, samples.get(replace(cell, peer=base_of(cell.peer)), ()))
+        for cell, taken in samples.items()
+    ]
 
 
 def cell_text(cell: Cell) -> str:

@@ -30,6 +30,7 @@ OPERATIONS: Final = {
         Operation("DELETE", "of objects that are there, each once"),
         Operation("LOOKUP", "which of 256 keys are there, in one request", sized=False),
         Operation("BATCH", "several objects in one request"),
+        Operation("LIST", "a page of a thousand keys, in `bench.growth`"),
         Operation("COLD", "GET of an object that is only in the backing store, each once"),
     )
 }

@@ -47,6 +47,7 @@ COUNTED = (
     "survivor_bytes",
     "recalls",
     "recalled_bytes",
+    "expired",
 )
 """`recall_<name>_total` of the gateway's metrics."""
 

@@ -71,7 +71,7 @@ def _peer(name: str, workers: int, home: Path, running: Mapping[str, Callable[[]
             return S3Peer(label, functools.partial(rclone, _program("rclone"), home))
         case "mooncake":
             return MooncakePeer(label, _module("mooncake", home))
-    return S3Peer(label, running[name])
+    return S3Peer(label, running[name], durable=True)
 
 
 def _program(name: str) -> str:

@@ -43,7 +43,7 @@ def backing_settings(bucket_at: Running) -> dict[str, str]:
 class GatewayPeer(S3Peer):
     """`backing`: the started peer whose bucket is the backing store; None is a directory."""
 
-    operations: Collection[str] = (*S3Peer.operations, "LOOKUP", "BATCH", "COLD")
+    operations: Collection[str] = (*S3Peer.operations, "PUT standard", "LOOKUP", "BATCH", "COLD")
     pooled = True
 
     def __init__(
@@ -91,7 +91,7 @@ class GatewayPeer(S3Peer):
 
     def _many(self, verb: str, keys: Sequence[str], expect_bytes: int = -1) -> Plan:
         body = json.dumps({"keys": keys}).encode()
-        head = self._signer.head("POST", f"/{bucket('kv')}", len(body), query=f"recall={verb}")
+        head = self.signer.head("POST", f"/{bucket('kv')}", len(body), query=f"recall={verb}")
         return Plan([head], body=body, expect_bytes=expect_bytes)
 
 

@@ -102,14 +102,16 @@ def _own(child: Child) -> Running:
 
 
 class S3Peer:
-    """`pooled`: it is our gateway, whose buckets name their pool."""
+    """`durable`: it may be held against our durable pool. `pooled`: it is our gateway, whose buckets name their pool."""
 
-    operations: Collection[str] = ("GET", "HEAD", "404", "PUT kv", "PUT standard", "DELETE")
+    operations: Collection[str] = ("GET", "HEAD", "404", "PUT kv", "DELETE")
     connections_max = CONNECTIONS_MAX
     pooled = False
 
-    def __init__(self, name: str, launch: Callable[[], Running]) -> None:
+    def __init__(self, name: str, launch: Callable[[], Running], durable: bool = False) -> None:
         self.name = name
+        if durable:
+            self.operations = (*self.operations, "PUT standard")
         self._launch = launch
         self.running: Running | None = None
 
@@ -121,9 +123,13 @@ class S3Peer:
         assert self.running is not None, "the peer is not started"
         return self.running
 
-    def start(self, sizes: Sequence[int], operations: Collection[str]) -> None:
+    def up(self) -> None:
+        """Starts it, with whatever it holds."""
         running = self.running = self._launch()
-        self._signer = Signer(running.host, running.access_key, running.secret_key)
+        self.signer = Signer(running.host, running.access_key, running.secret_key)
+
+    def start(self, sizes: Sequence[int], operations: Collection[str]) -> None:
+        self.up()
         for pool in ("kv", "standard"):
             self.ask("PUT", f"/{bucket(pool)}", b"", (("x-recall-pool", pool),) if self.pooled else (), fine=(200, 409))
         for size in sizes:
@@ -148,7 +154,7 @@ class S3Peer:
         """One request on its own connection, over the raw head, so that what is signed is what is sent."""
         length = None if body is None else len(body)
         with socket.create_connection(self.address, timeout=60) as connection:
-            connection.sendall(self._signer.head(method, path, length, headers) + (body or b""))
+            connection.sendall(self.signer.head(method, path, length, headers) + (body or b""))
             reply = http.client.HTTPResponse(connection, method=method)
             reply.begin()
             data = reply.read()
@@ -186,7 +192,7 @@ class S3Peer:
     ) -> list[bytes]:
         """Signed heads for `count` keys that begin alike. No folders: rclone fails where several make one at once."""
         paths = [f"/{bucket(pool)}/{begin}-{number}" for number in range(count)]
-        return [self._signer.head(method, path, length, headers, query) for path in paths]
+        return [self.signer.head(method, path, length, headers, query) for path in paths]
 
     def processes(self) -> Mapping[str, Sequence[int]]:
         return {} if self.running is None else self.running.processes()
