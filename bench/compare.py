@@ -25,6 +25,7 @@ from bench.peers import found, known, scaled
 from bench.peers.gateway import GatewayPeer
 from bench.peers.peer import Peer, PeerFailed
 from bench.peers.s3 import S3Peer
+from bench.process import end_orderly
 from bench.quantity import parse_size, size_text
 
 OURS = "recall"
@@ -86,6 +87,7 @@ def run(parser: argparse.ArgumentParser, args: argparse.Namespace, peers: Sequen
     wanted = _wanted(parser, args, peers, backing)
     program = loader.build()
     begun_s = time.monotonic()
+    end_orderly()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="recall-bench-")))
         beside, absent = found(wanted.peers, wanted.workers, folder)

@@ -27,7 +27,7 @@ from bench.loader import Plan
 from bench.measure import Figure, Measure, cell_text, cells, figures_of
 from bench.peers.peer import content
 from bench.peers.s3 import Running, S3Peer, bucket
-from bench.process import cpu_by_role, resident
+from bench.process import cpu_by_role, end_orderly, resident
 from bench.quantity import Spread
 from bench.server import Gateway
 from gateway import config, engine
@@ -194,6 +194,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     say(
         f"about {sum(objects) * 1.2e-4 / 60 + len(objects) * args.rounds * (4 * args.seconds + 4) / 60 + 1:.0f} minutes"
     )
+    end_orderly()
     with ExitStack() as stack:
         top = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="recall-bench-", dir=args.data_dir)))
         stages = [Stage(count, top / str(count)) for count in objects]

@@ -27,7 +27,7 @@ from bench.loader import Plan
 from bench.measure import Measure, Sample
 from bench.peers.peer import MIB, content, read_keys
 from bench.peers.s3 import Running, S3Peer, bucket
-from bench.process import Resident, resident
+from bench.process import Resident, end_orderly, resident
 from bench.quantity import Spread, parse_size, size_text
 from bench.replay import tier_moves
 from bench.server import Gateway
@@ -220,6 +220,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.sizes, args.seconds, args.rounds = "4k", 0.5, 1
     sizes = [parse_size(text) for text in args.sizes.split(",")]
     say(f"about {args.rounds * len(sizes) * 3 * (args.seconds + 1) / 60 + 0.5:.0f} minutes")
+    end_orderly()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="recall-bench-")))
         peer = TailPeer(folder / "data")

@@ -171,6 +171,18 @@ def test_loader_takes_a_class_of_statuses(tmp_path: Path, wanted: int, ok: bool)
     assert (load.ok > 0, load.bad == 0) == (ok, ok)
 
 
+def test_a_terminated_run_cleans_up() -> None:
+    script = "import time; from bench.process import end_orderly; end_orderly()\ntry:\n print('up', flush=True); time.sleep(60)"
+    with subprocess.Popen(
+        [sys.executable, "-c", script + "\nfinally:\n print('cleaned')"], stdout=subprocess.PIPE, text=True
+    ) as run:
+        assert run.stdout is not None
+        assert run.stdout.readline() == "up\n"
+        run.terminate()
+        assert run.stdout.read() == "cleaned\n"
+    assert run.returncode == 143
+
+
 def test_a_driver_takes_the_loaders_place_and_its_failure_is_told(tmp_path: Path) -> None:
     said = '{"seconds":1,"ok":2,"bad":0,"first_bad":"","body_bytes":0,"connects":1,"first_byte_us":1,"p50_us":1,'
     said += '"p90_us":1,"p99_us":1,"p999_us":1,"max_us":1}'
