@@ -85,6 +85,13 @@ ALGORITHMS: Final[dict[str, Algorithm]] = {
     )
 }
 BY_HEADER: Final = {row.header: row for row in ALGORITHMS.values()}
+CLAIMS: Final = frozenset(BY_HEADER) | {
+    b"content-md5",
+    b"x-amz-decoded-content-length",
+    b"x-amz-sdk-checksum-algorithm",
+    b"x-amz-trailer",
+}
+"""Headers that say how content comes and is checked, and nothing else."""
 _NOT_VALUES: Final = frozenset({b"x-amz-checksum-mode", b"x-amz-checksum-algorithm", b"x-amz-checksum-type"})
 
 

@@ -502,7 +502,7 @@ class TieredStore:
         pool, owner = self._buckets.route(bucket)
         okey = layout.object_key(owner.number, key)
         now_ms = self._clock.now_ms()
-        okey, record = await pool.committer.submit(
+        okey, record = await pool.committer.submit_short(
             lambda batch: mutations.change_object(batch, pool, owner, okey, change, now_ms)
         )
         if record.unnoted:

@@ -54,7 +54,7 @@ async def begin(
         batch.put("uploads", ukey, layout.UPLOAD.encode(record))
         return record
 
-    return await pool.committer.submit(mutation)
+    return await pool.committer.submit_short(mutation)
 
 
 def part_writer(
@@ -105,7 +105,7 @@ async def _commit_part(pool: Pool, ukey: bytes, number: int, body: FlashBody, re
         crc64=body.crc64,
         extents=body.extents,
     )
-    return await pool.committer.submit(lambda batch: mutations.put_part(batch, pool, ukey, part))
+    return await pool.committer.submit_short(lambda batch: mutations.put_part(batch, pool, ukey, part))
 
 
 async def complete(

@@ -41,12 +41,12 @@ T = TypeVar("T")
 
 
 class _WriterDigest(Digest):
-    """A digest whose CRC64NVME is the one the writer computes anyway."""
+    """A digest of `names` whose CRC64NVME is the one the writer computes anyway."""
 
     __slots__ = ("_writer",)
 
     def __init__(self, names: set[str], writer: AnyWriter) -> None:
-        super().__init__(names - {"CRC64NVME"})
+        super().__init__(names)
         self._writer = writer
 
     def raw(self, name: str) -> bytes:
@@ -71,8 +71,9 @@ class Intake:
         names = wanted(requested)
         if md5:
             names.add("MD5")
+        names.discard("CRC64NVME")
         self._digest = _WriterDigest(names, writer)
-        self._idle = not names - {"CRC64NVME"}
+        self._idle = not names
 
     async def take(self, view: Buffer) -> None:
         """Writes and hashes `view`, at the same time where both wait."""

@@ -16,6 +16,7 @@ from urllib.parse import unquote_plus
 
 from s3api.access import ownership_for
 from s3api.call import Call
+from s3api.checksums import CLAIMS
 from s3api.errors import S3Error
 from s3api.extensions import write_intent
 from s3api.message import PLAIN_HEADERS, Headers
@@ -37,6 +38,9 @@ TAG_VALUE_CHARS_MAX: Final = 256
 CONTENT_TYPES_MAX: Final = 64
 CONTENT_TYPE_BYTES_MAX: Final = 128
 """How many options are kept for the next request that says the same, and of what content types."""
+_NO_OPTIONS: Final = PLAIN_HEADERS | CLAIMS | {b"content-encoding"}
+_AWS_CHUNKED: Final = b"aws-chunked"
+"""What writes carry that say nothing of their object but its type: the encoding only if it is of the transfer alone."""
 _PLAIN_OPTIONS: dict[bytes, PutOptions] = {}
 
 _META: Final = b"x-amz-meta-"
@@ -243,11 +247,11 @@ def put_options(call: Call, tags: Mapping[str, str] | None = None, event: str = 
     """All that the headers of PUT, CreateMultipartUpload or a replacing copy say. `tags` None reads x-amz-tagging.
     `event`: what to record with the object, as `Call.origin`."""
     headers = call.request.headers
-    if tags is None and PLAIN_HEADERS.issuperset(headers) and not call.config.key_rules:
+    if tags is None and _NO_OPTIONS.issuperset(headers) and not call.config.key_rules:
         bucket, who = call.bucket_info or call.store.bucket(call.bucket), call.identity
         if (who.owner == bucket.owner or not who.access_key) and not bucket.object_lock:
             origin = call.origin(event) if event else None
-            if origin is None:
+            if origin is None and headers.get(b"content-encoding", _AWS_CHUNKED) == _AWS_CHUNKED:
                 return _plain_options(headers.get(b"content-type", b""))
     metadata = metadata_of(headers)
     kept_tags = tags_of(headers) if tags is None else tags

@@ -594,8 +594,10 @@ def test_delete_objects_needs_a_true_checksum(s3: Harness) -> None:
         {"content-type": "text/plain"},
         {"content-type": "text/" + "x" * 200},
         {"user-agent": "x", "amz-sdk-request": "attempt=1", "x-amz-user-agent": "y"},
+        {"content-encoding": "aws-chunked", "x-amz-checksum-crc32": _value("crc32")},
+        {"content-encoding": "gzip,aws-chunked", "content-md5": base64.b64encode(hashlib.md5(DATA).digest()).decode()},
     ],
-    ids=["bare", "type", "long type", "clients"],
+    ids=["bare", "type", "long type", "clients", "checksum", "encoding"],
 )
 def test_a_plain_put_stores_what_one_with_more_headers_does(s3: Harness, headers: dict[str, str]) -> None:
     """Plain writes go a short way; `cache-control` sends the second the long one."""
