@@ -4,12 +4,14 @@ Regions are in two queues, each first in, first out: *fresh* regions hold what w
 stayed when its region was looked at. Of the two oldest the older is taken, unless one queue's regions have lately had many
 times fewer reads for each byte and each moment they stood: then that queue's. In the region taken, held objects stay, and
 objects read since they were last looked at do, one step cooler. An object that was evicted not long ago and came back counts as
-read once more: a chain of blocks that returns is worth more than one seen for the first time. A region in which nearly
-everything stays is left as it is, so that nothing of it is copied. Looking makes progress even when everything is hot:
-what stays beyond a long-run share of what is looked at is refused, the coolest first.
+read once more: a chain of blocks that returns is worth more than one seen for the first time. A kept object that nobody has
+read for a round goes in spite of the heat it has left, where such ones are read less often than evicted ones come back. A
+region in which nearly everything stays is left as it is, with all that is in it: dropping the rest would gain no room.
+Looking makes progress even when everything is hot: what stays beyond a long-run share of what is looked at is refused, the
+coolest first.
 
-Owns the credits, the densities and the memory of evicted objects of one pool (losing them in a restart is harmless), and
-the rule for heat. Does not know regions, keys, LMDB, nor where the heat counters are mapped.
+Owns the credits, the densities, the rates and the memory of evicted and kept objects of one pool (losing them in a restart is
+harmless), and the rule for heat. Does not know regions, keys, LMDB, nor where the heat counters are mapped.
 Kind: pure (no I/O, no time, no randomness; the same calls give the same verdicts). Invariants: a held object is never
 refused; the credit is never negative and never above its burst.
 Spec: docs/ARCHITECTURE.md, "Eviction"; checked against traces by `python -m bench.policy`.
@@ -46,13 +48,14 @@ STAY_SHARE_MIN: Final = 0.3
 """What is enough of a region to leave it, when most was moved: room is given away to spare the drive."""
 
 MOVED_SHARE: Final = 0.3
-"""Bytes copied on for each byte gained, above which regions stay as they are of which less and less stays. Counted over about one lap of
-the queues."""
+"""Bytes copied on for each byte gained, above which regions stay as they are of which less and less stays. Saved up over about one
+lap of the queues, from nothing."""
 
-DENSITY_RATIO: Final = 4
+DENSITY_RATIO: Final = 3.5
 """How many times fewer reads make a fresh region go before an older kept one. At 1 the fresh queue starves where a block's
-second read takes longer than the queue is long; far above 6 the queues' lengths no longer follow the load. From 3 to 6 hit rates
-differ by 0.004 at most. The other way round, kept before older fresh ones, changed nothing."""
+second read takes longer than the queue is long; far above 6 the queues' lengths no longer follow the load. From 2.5 to 6 hit rates
+differ by 0.006 at most: less is better at 5 and 10 % of the recorded trace, more at 25 %. The other way round, kept before older
+fresh ones, changed nothing."""
 
 DENSITY_WEIGHT: Final = 0.05
 """Of the newest region in a queue's density."""
@@ -73,6 +76,19 @@ GHOSTS: Final = 1 << 19
 GHOST_LAPS: Final = 5
 """An evicted object is remembered while the tier is looked at so many times over. One lap of them passes between the
 object's return and the look at it."""
+
+RETURN_LAPS: Final = 0.5
+"""How soon an evicted object must come back to count against idle ones that were kept."""
+
+RETURN_RATIO: Final = 0.6
+"""How many times less often than that idle ones must be read to go. From 0.5 to 1 hit rates differ by 0.001, but for 0.01 where few
+documents are read by many: 1 there drops documents that are read every other round."""
+
+RATE_FADE: Final = 0.998
+"""Of what a rate has seen, at each look."""
+
+TRIAL_LOOKS: Final = 8
+"""Every so many looks idle ones stay whatever their rate, so that it is known when it rises."""
 
 _LOW32: Final = (1 << 32) - 1
 
@@ -99,16 +115,82 @@ class Ghosts:
         if self._table and name:
             self._table[name % len(self._table)] = (name >> 32) << 32 | now & _LOW32
 
-    def take(self, name: int, now: int) -> bool:
-        """Whether it was evicted not long ago; asked once, it is forgotten."""
+    def take(self, name: int, now: int) -> int | None:
+        """How many looks ago it was evicted; None: not lately. Asked once, it is forgotten."""
         if not self._table or not name:
-            return False
+            return None
         slot = name % len(self._table)
         found = self._table[slot]
         if not found or found >> 32 != name >> 32:
-            return False
+            return None
         self._table[slot] = 0
-        return (now - found) & _LOW32 <= self._span
+        since = (now - found) & _LOW32
+        return since if since <= self._span else None
+
+
+class Rate:
+    """How often something came true of what was tried lately; `assumed` counts as four tries."""
+
+    def __init__(self, assumed: float) -> None:
+        self._tried = 4.0
+        self._true = 4 * assumed
+        self._assumed = assumed
+
+    def add(self, tried: float, true: float) -> None:
+        self._tried += tried
+        self._true += true
+
+    def fade(self) -> None:
+        self._tried = 4 + (self._tried - 4) * RATE_FADE
+        self._true = 4 * self._assumed + (self._true - 4 * self._assumed) * RATE_FADE
+
+    @property
+    def value(self) -> float:
+        return self._true / self._tried
+
+
+class Idlers:
+    """Kept objects that were not read for a round, and whether they are worth another.
+
+    By name, in a byte each: the heat an object went on with, and what it had when it was found idle. Two objects in one byte only
+    blur the rates.
+    """
+
+    def __init__(self, slots: int, span: float) -> None:
+        self._left = bytearray(slots)
+        self._span = span
+        self._read = [Rate(0.5) for _ in range(HEAT_MAX + 1)]  # by the heat they had; after 0 nobody is kept
+        self._returned = Rate(0)
+
+    def judge(self, name: int, heat: int) -> int:
+        """Of a kept object: the heat it has left if nobody read it since the last look, else 0. Learns from it."""
+        if not self._left or not name:
+            return 0
+        left = self._left[name % len(self._left)]
+        read = heat > left & 3
+        if left >> 2:
+            self._read[left >> 2].add(1, read)
+        return 0 if read else heat
+
+    def settle(self, name: int, heat: int, idle: int) -> None:
+        """It stays, with `heat`; `idle` as judged."""
+        if self._left and name:
+            self._left[name % len(self._left)] = heat | idle << 2
+
+    def evicted(self, count: int) -> None:
+        self._returned.add(count, 0)
+
+    def returned(self, looks: int) -> None:
+        """An evicted object came back after so many looks."""
+        if looks <= self._span:
+            self._returned.add(0, 1)
+
+    def worth(self, idle: int) -> bool:
+        return self._read[idle].value >= RETURN_RATIO * self._returned.value
+
+    def fade(self) -> None:
+        for rate in (*self._read, self._returned):
+            rate.fade()
 
 
 class Density:
@@ -149,13 +231,14 @@ class TwoQueues:
         self._burst = burst_regions
         self._credit = float(burst_regions)  # in regions, so that pools may change their region size
         self._moves_max = MOVED_SHARE * regions
-        self._moves = self._moves_max  # regions that may be copied before that is made rarer
+        self._moves = 0.0  # regions that may be copied before that is made rarer
         self._ratio = density_ratio
         self._stay_share = stay_share
         self._looked = 0
         self._fresh = Density()
         self._kept = Density()
         self._ghosts = Ghosts(ghosts, GHOST_LAPS * regions)
+        self._idlers = Idlers(ghosts, RETURN_LAPS * regions)
 
     def fresh_next(self, fresh: QueueHead, kept: QueueHead) -> bool:
         """Whether the oldest fresh region is the next to go, not the oldest kept one."""
@@ -172,31 +255,48 @@ class TwoQueues:
         A resident that does not fit does not stop a smaller one behind it. Cost: O(1) a resident, a pass a heat level.
         """
         self._looked += 1
-        stays = [False] * len(residents)
         levels: list[list[int]] = [[] for _ in range(HEAT_MAX + 1)]
-        survivors = reads = 0
+        idle = [0] * len(residents)
+        held = reads = 0
         for place, resident in enumerate(residents):
             heat = min(resident.heat, HEAT_MAX)
             reads += resident.size * heat
-            if fresh and self._ghosts.take(resident.name, self._looked):
-                heat = warmed(heat)
+            if fresh:
+                heat = self._came_back(resident.name, heat, age)
+            else:
+                idle[place] = self._idlers.judge(resident.name, heat)
             if resident.held:
-                stays[place] = True
-                survivors += resident.size
-            elif heat > 0:
+                held += resident.size
+            elif self._looked % TRIAL_LOOKS == 0 or not idle[place] or self._idlers.worth(idle[place]):
                 levels[heat].append(place)
         (self._fresh if fresh else self._kept).add(reads / region_bytes / max(1, age))
+        stays = [resident.held for resident in residents]
         room = int((self._share + self._credit) * region_bytes)
-        for level in reversed(levels):
-            for place in level:
-                size = residents[place].size
-                if survivors + size <= room:
-                    stays[place] = True
-                    survivors += size
-        for resident, stay in zip(residents, stays, strict=True):
-            if not stay:
+        survivors = _seat(residents, levels, stays, held, room)
+        refused = sum(map(len, levels[1:])) + sum(resident.held for resident in residents) > sum(stays)
+        whole = self._settle(survivors / region_bytes)
+        if whole and not refused:
+            stays = [True] * len(residents)
+        self._part(residents, stays, idle)
+        return Verdict(stays, whole)
+
+    def _came_back(self, name: int, heat: int, age: int) -> int:
+        """The heat of a fresh object, with what it gains if it was evicted not long ago."""
+        since = self._ghosts.take(name, self._looked)
+        if since is None:
+            return heat
+        self._idlers.returned(since - age)
+        return warmed(heat)
+
+    def _part(self, residents: Sequence[Resident], stays: Sequence[bool], idle: Sequence[int]) -> None:
+        """Remembers who goes and who stays."""
+        for resident, stay, heat in zip(residents, stays, idle, strict=True):
+            if stay:
+                self._idlers.settle(resident.name, cooled(resident.heat), heat)
+            else:
                 self._ghosts.add(resident.name, self._looked)
-        return Verdict(stays, self._settle(survivors / region_bytes))
+        self._idlers.evicted(len(stays) - sum(stays))
+        self._idlers.fade()
 
     def _settle(self, survivors: float) -> bool:
         """Books what stays of a region, as a share of it; whether it stays where it is."""
@@ -207,3 +307,16 @@ class TwoQueues:
             self._moves = min(self._moves_max, max(-self._moves_max, moves))
         self._credit = min(self._burst, max(0.0, self._credit + self._share - survivors))
         return whole
+
+
+def _seat(
+    residents: Sequence[Resident], levels: Sequence[Sequence[int]], stays: list[bool], taken: int, room: int
+) -> int:
+    """Marks in `stays` who fits into `room` beside the bytes that are taken, by `levels` of heat; returns all bytes taken."""
+    for level in reversed(levels[1:]):
+        for place in level:
+            size = residents[place].size
+            if taken + size <= room:
+                stays[place] = True
+                taken += size
+    return taken

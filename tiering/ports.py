@@ -99,7 +99,8 @@ class QueueHead(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """`stays`: one a resident, in order. `whole`: what stays is left where it is, and the region joins the kept ones."""
+    """`stays`: one a resident, in order. `whole`: what stays is left where it is, and the region joins the kept ones: no room is
+    gained, so that as a rule all of it stays."""
 
     stays: Sequence[bool]
     whole: bool = False

@@ -165,9 +165,11 @@ class EvictDuty:
             verdict = Verdict([resident.held for resident in residents], whole=True)
         else:
             verdict = self._policy.keep(residents, pool.flash.region_bytes, age, region not in self._kept)
+        kept, gone = [], []
+        for occupant, stays in zip(occupants, verdict.stays, strict=True):
+            (kept if stays and not self._expired(occupant, now_ms) else gone).append(occupant)
         # Drops first: they need no room, and what fails here (the backing store) should fail before bytes are copied.
-        await self._drop_all([o for o, stays in zip(occupants, verdict.stays, strict=True) if not stays], now_ms)
-        kept = [o for o, stays in zip(occupants, verdict.stays, strict=True) if stays]
+        await self._drop_all(gone, now_ms)
         if verdict.whole:
             for occupant in kept:
                 self._cool(occupant)
@@ -183,11 +185,15 @@ class EvictDuty:
         size = sum(extent.length for extent in record.extents if extent.region == region)
         if isinstance(record, PartRecord):
             return Resident(size, 0, held=record.cache or self._demoter is None)
-        if self._pool.expired(record, now_ms):
+        if self._expired(occupant, now_ms):
             return Resident(size, 0, held=False)
         lost_if_dropped = layout.is_dirty(record) and self._demoter is None
         held = lost_if_dropped or layout.hold_until_ms(record) > now_ms
         return Resident(size, self._pool.heat.heat(record.generation), held, crc64(occupant.key))
+
+    def _expired(self, occupant: _Occupant, now_ms: int) -> bool:
+        record = occupant.record
+        return isinstance(record, ObjectRecord) and self._pool.expired(record, now_ms)
 
     def _cool(self, occupant: _Occupant) -> None:
         if isinstance(occupant.record, ObjectRecord):
