@@ -20,7 +20,7 @@ from tests.model.world import SMALL, World, pattern, world
 from tests.support.engine import REGION, WORKER_SLOT
 from tiering import layout
 from tiering.backing.wrappers import Fault
-from tiering.contract import FOREVER_MS, ByteRange, Corrupt, NoSuchKey, PutOptions, ReadOptions, Residency
+from tiering.contract import FOREVER_MS, ByteRange, Corrupt, NoSuchKey, PutOptions, ReadOptions, Residency, Ttl
 from tiering.duties.evict import EvictDuty
 from tiering.index import Batch
 from tiering.layout import RegionState
@@ -389,6 +389,19 @@ def test_region_that_stays_as_it_is_goes_to_the_young_end_and_cools() -> None:
         assert pool.index.get_object(layout.object_key(1, "k0")) == record, "not a byte moved"
         with pool.index.view() as view:
             assert [layout.unpack_region(value) for _, value in view.rows("queue")][-1] == region
+
+
+def test_region_that_stays_as_it_is_loses_what_has_expired() -> None:
+    with world("cache") as w:
+        for each in range(5):
+            w.put(SMALL, f"k{each}", pattern(30_000, each), PutOptions(ttl=Ttl(1000) if each == 0 else None))
+        w.clock.advance(2)
+        pool = w.engine.pools["small"]
+        duty = EvictDuty(pool, None, _Staying(hot=True))
+        duty.low = pool.flash.regions
+        w.runner.run(_stepped(duty))
+        assert pool.index.get_object(layout.object_key(1, "k0")) is None
+        assert pool.index.get_object(layout.object_key(1, "k1")) is not None
 
 
 def test_regions_that_always_stay_cannot_keep_the_others_from_being_emptied() -> None:

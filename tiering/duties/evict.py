@@ -165,7 +165,8 @@ class EvictDuty:
             verdict = Verdict([resident.held for resident in residents], whole=True)
         else:
             verdict = self._policy.keep(residents, pool.flash.region_bytes, age, region not in self._kept)
-        kept, gone = [], []
+        kept: list[_Occupant] = []
+        gone: list[_Occupant] = []
         for occupant, stays in zip(occupants, verdict.stays, strict=True):
             (kept if stays and not self._expired(occupant, now_ms) else gone).append(occupant)
         # Drops first: they need no room, and what fails here (the backing store) should fail before bytes are copied.
