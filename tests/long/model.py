@@ -34,7 +34,7 @@ HISTORIES: Final = 12
 STEPS: Final = 500
 """Of a batch, and of a history."""
 AUDIT_EVERY: Final = 20
-SPACE_WAIT_S: Final = 0.05
+SPACE_WAIT_S: Final = 0.1
 
 
 class Batch(NamedTuple):

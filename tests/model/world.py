@@ -81,7 +81,7 @@ SMALL: Final = "b"
 BIG: Final = "big"
 """A bucket in a pool that holds parts of the size S3 asks for."""
 _PUMP_S: Final = 0.003
-_TRIES: Final = 4
+_TRIES: Final = 8
 _SAME: Final = (
     "generation",
     "size",
@@ -473,16 +473,19 @@ class World:
                 self._gone(*source)
             return
         except (ColdUnavailable, Corrupt):
-            assert cold and troubled
+            assert cold and troubled and thing is not None
+            self._touched(thing)  # it was opened
             return
         except (Busy, TierFull):
+            if thing is not None and (cold or source[0] != target[0]):
+                self._touched(thing)
             return
         assert thing is not None
         assert info.etag == thing.info.etag and info.checksum == thing.info.checksum
         assert info.metadata == thing.info.metadata and info.tags == thing.info.tags
         self.things[target] = Thing(thing.data, info, info.expires_ms)
-        if thing.info.sliding and (cold or source[0] != target[0]):
-            thing.expires_ms = max(thing.expires_ms, self.now + thing.info.ttl_ms)
+        if cold or source[0] != target[0]:  # its bytes were read
+            self._touched(thing)
 
     def append(self, bucket: str, key: str, data: bytes) -> None:
         thing = self.thing(bucket, key)
@@ -674,7 +677,8 @@ class World:
                 self._gone(bucket, key)
             return
         except (ColdUnavailable, Corrupt):
-            assert cold and troubled
+            assert cold and troubled and thing is not None
+            self._touched(thing)
             return
         assert thing is not None
         self.same(thing, reading.info)
