@@ -413,7 +413,7 @@ class Run:
                 merged.faults += log.faults
                 self.counts.update(log.counts)
         self.faults += merged.faults
-        await self._judge(merged)
+        await self.judge(merged)
 
     async def _process(self, number: int, until_s: float) -> Log:
         """A client process: its interpreter starts within its time."""
@@ -438,7 +438,8 @@ class Run:
                 self.gateway.kill(self._random.choice(running))
                 self.kills += 1
 
-    async def _judge(self, log: Log) -> None:
+    async def judge(self, log: Log) -> None:
+        """Adds to `faults` each history without an order."""
         values: dict[str, str] = {}
         for etag, value in log.etags:
             if values.setdefault(etag, value) != value:
@@ -446,9 +447,8 @@ class Run:
         histories: dict[tuple[str, str], list[Note]] = defaultdict(list)
         for note in log.notes:
             histories[note.bucket, note.key].append(note)
-        reader = Reader(self.target)
         for (bucket, key), notes in histories.items():
-            order = await self._written(reader, bucket, key, values) if BUCKETS[bucket] else None
+            order = await self._written(bucket, key, values) if BUCKETS[bucket] else None
             ops = [op for note in notes if (op := self._known(note, values)) is not None]
             self.keys += 1
             self.operations += len(ops)
@@ -456,7 +456,6 @@ class Run:
             wrong = await asyncio.to_thread(explain, ops, order)
             if wrong:
                 self.faults.append(f"{bucket}/{key}, {len(ops)} operations, versions {order}: {wrong}")
-        reader.close()
 
     def _known(self, note: Note, values: dict[str, str]) -> Op | None:
         """What is noted, told of bodies instead of ETags. An ETag of a lost write that nobody has read is of no body known: then
@@ -473,8 +472,9 @@ class Run:
         avoids = frozenset(value for each in note.avoids if (value := known(each)) is not None)
         return Op(note.begun_s, inf if note.ended_s is None else note.ended_s, note.what, needs, avoids, note.writes)
 
-    async def _written(self, reader: Reader, bucket: str, key: str, values: dict[str, str]) -> list[str]:
+    async def _written(self, bucket: str, key: str, values: dict[str, str]) -> list[str]:
         """What was written under a key with versions, the first first."""
+        reader = Reader(self.target)
         status, text = await reader.patient(f"/{bucket}", f"prefix={quote(key, safe='')}&versions=")
         assert status == 200, text
         found = []
@@ -487,6 +487,7 @@ class Run:
                     status, content = await reader.patient(f"/{bucket}/{key}", f"versionId={version}")
                     values[etag] = f"#{int.from_bytes(content[:8], 'big')}" if status == 200 else f"status {status}"
                 found.append(values[etag])
+        reader.close()
         return found[::-1]
 
     def __str__(self) -> str:

@@ -17,6 +17,21 @@ def test_workers_are_one_store_while_some_are_killed(tmp_path: Path) -> None:
     assert run.operations and run.kills
 
 
+def test_order_that_cannot_be_is_a_fault(tmp_path: Path) -> None:
+    def told(*notes: linear.Note) -> list[str]:
+        run = linear.Run(1, tmp_path)
+        asyncio.run(run.judge(linear.Log([*notes], etags=[('"a"', "#1"), ('"b"', "#2")])))
+        return run.faults
+
+    first = linear.Note("plain", "k", "put", 0, 1, writes="#1")
+    assert told(first, linear.Note("plain", "k", "head", 2, 3, needs='"a"')) == []
+    lost = linear.Note("plain", "k", "replace", 2, None, needs='"a"', writes="#2")
+    assert told(first, lost, linear.Note("plain", "k", "get", 3, 4, needs="#2")) == []
+    assert told(first, lost, linear.Note("plain", "k", "head", 3, 4, needs='"of nobody known"')) == []
+    assert "none of these can be next" in told(first, linear.Note("plain", "k", "list", 2, 3, needs=""))[0]
+    assert told(first, linear.Note("plain", "k", "replace", 2, 3, avoids=['"a"', ""]))
+
+
 def test_model_runs() -> None:
     done = model.batch("standard", 1, histories=2, steps=30)
     assert (done.failure, done.histories) == ("", 2)
