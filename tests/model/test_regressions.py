@@ -427,3 +427,15 @@ def test_regions_that_always_stay_cannot_keep_the_others_from_being_emptied() ->
 
 def _stands(w: World, key: str) -> bool:
     return w.engine.pools["small"].index.get_object(layout.object_key(1, key)) is not None
+
+
+def test_copy_that_finds_no_backing_store_has_read_its_source() -> None:
+    with world() as w:
+        w.put(SMALL, "a", pattern(1000, 1), PutOptions(ttl=Ttl(90_000, sliding=True)))
+        w.tier(SMALL, "a", "cold")
+        w.clock.advance(61)
+        w.backing.down = True
+        w.copy((SMALL, "a"), (SMALL, "b"))
+        w.clock.advance(61)
+        w.head(SMALL, "a")
+        assert w.thing(SMALL, "a") is not None
