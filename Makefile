@@ -19,7 +19,7 @@ COMPILED_TESTS := tests/wire tests/conformance tests/s3
 SOURCES := $(PACKAGES) clients tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help serve compile test test-compiled test-rgw crash linear model power soak fuzz lint bench-smoke docs clean
+.PHONY: help serve compile test test-compiled test-rgw crash linear model power soak hostile fuzz audit lint bench-smoke docs clean
 
 help:
 	@echo 'make serve        install what is needed and run the gateway (ARGS: options of recall serve)'
@@ -32,8 +32,10 @@ help:
 	@echo 'make model        the tiers against their model, long histories (ARGS: --minutes N --operations N --jobs N --seed S)'
 	@echo 'make power        cut the power at any point of a recorded load, again and again (ARGS: --minutes N --seed S)'
 	@echo 'make soak         everything at once for a long time (ARGS: --minutes N --seed S)'
+	@echo 'make hostile      attack a gateway while others use it (ARGS: --seconds N --count N --only ATTACK)'
 	@echo 'make fuzz         fuzz every parser of outside bytes for a minute each (ARGS: --minutes N, --target NAME, --seed N)'
 	@echo 'make lint         ruff and mypy'
+	@echo 'make audit        look the packages we run on up among known vulnerabilities (needs the network)'
 	@echo 'make bench-smoke  a short run of the benchmarks, to see that they work'
 	@echo 'make docs         write the generated tables of docs/ again'
 	@echo 'make clean        remove the environment and caches; data stays'
@@ -84,6 +86,9 @@ power: $(TEST)
 soak: $(TEST)
 	$(BIN)/python -m tests.long.soak $(ARGS)
 
+hostile: $(TEST)
+	PYTHONPATH=clients $(BIN)/python -m tests.long.hostile $(ARGS)
+
 # Led by coverage where atheris has a wheel for this interpreter and machine, else blind.
 fuzz: $(TEST)
 	$(BIN)/python -c 'import atheris' 2>/dev/null || $(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary atheris -e '.[fuzz]' || true
@@ -93,6 +98,9 @@ lint: $(TEST)
 	$(BIN)/ruff format --check $(SOURCES)
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/mypy
+
+audit: $(RUN)
+	.ci/audit $(BIN)/python
 
 bench-smoke: $(TEST)
 	$(BIN)/python -m bench.compare --smoke $(ARGS)

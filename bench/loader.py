@@ -28,6 +28,14 @@ class LoaderMissing(Exception):
 
 
 @dataclass(frozen=True)
+class Open:
+    """An open loop: requests a second, whatever becomes of them, and how long each is waited for."""
+
+    rate: float
+    patience_s: float
+
+
+@dataclass(frozen=True)
 class Plan:
     """What to send and what to expect. Each head is followed by `body`. `expect_bytes` -1: any length.
 
@@ -35,6 +43,7 @@ class Plan:
     begins with those bytes and is `reply_bytes` long. `once`: each request once, then the run ends. `before`: what is
     sent first, each request once, and not measured. `driver`: the peer is no server but a library, and this command
     takes the loader's place; it is given `--connections` and `--seconds` and prints what the loader prints.
+    `open_loop`: requests do not wait for the replies before them.
     """
 
     heads: Sequence[bytes] = ()
@@ -47,13 +56,15 @@ class Plan:
     once: bool = False
     before: Plan | None = None
     driver: Sequence[str] = ()
+    open_loop: Open | None = None
 
 
 @dataclass(frozen=True)
 class Load:
     """What the loader saw. Latencies are of successful requests, from first byte sent to last byte read.
 
-    `first_byte_us` is the median until the reply begins.
+    `first_byte_us` is the median until the reply begins. Of an open loop latencies run from when a request was due;
+    `refused` were answered 503 (their latencies from when they were sent), `late` had no reply in time.
     """
 
     seconds: float
@@ -68,6 +79,10 @@ class Load:
     p99_us: float
     p999_us: float
     max_us: float
+    refused: int = 0
+    refused_p50_us: float = 0.0
+    refused_p99_us: float = 0.0
+    late: int = 0
 
     @property
     def rate(self) -> float:
@@ -122,4 +137,6 @@ def _native(program: Path, address: tuple[str, int], plan: Plan, files: Path) ->
         arguments += ["--reply-prefix", plan.reply.decode("ascii"), "--reply-bytes", str(plan.reply_bytes)]
     arguments += ["--head"] if plan.head_only else []
     arguments += ["--once"] if plan.once else []
+    if plan.open_loop is not None:
+        arguments += ["--rate", str(plan.open_loop.rate), "--patience", str(plan.open_loop.patience_s)]
     return arguments

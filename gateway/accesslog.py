@@ -36,8 +36,11 @@ LINES_BYTES_MAX: Final = 8 << 20
 QUERY_SIGNED: Final = (b"X-Amz-Signature=", b"Signature=")
 
 _log = logging.getLogger("recall.accesslog")
-_HIDDEN: Final = re.compile(r"(-customer-key=)[^&]*", re.IGNORECASE)
-"""A customer's key in a query: URLs of Signature Version 2 carry headers there."""
+_HIDDEN: Final = re.compile(
+    r"((?:-customer-key|\bsignature|x-amz-signature|x-amz-security-token)=)[^&]*", re.IGNORECASE
+)
+"""What a query may hold that is nobody else's: a customer's key (URLs of Signature Version 2 carry headers there), and what makes
+a presigned URL good for whoever reads it. # differs from AWS: it logs signatures."""
 
 
 class _Place(NamedTuple):
@@ -114,7 +117,7 @@ class AccessLog:
             sent_bytes=sent_bytes,
             object_bytes=_object_bytes(request, response, trace),
             total_ms=round(seconds * 1000),
-            referer=headers.get(b"referer", b"").decode("latin-1"),
+            referer=_HIDDEN.sub(_hide, headers.get(b"referer", b"").decode("latin-1")),
             agent=headers.get(b"user-agent", b"").decode("latin-1"),
             version=parse_query(request.query).get("versionId", "") if b"versionId" in request.query else "",
             host_id=trace.host_id,

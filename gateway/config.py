@@ -118,11 +118,17 @@ class HttpSettings(msgspec.Struct, frozen=True, kw_only=True):
         "how long a peer may stand still before body_rate_bytes_min cuts it off",
         "rides out a pause of the engine or of the network")] = _LIMITS.body_grace_s
     connections_max: Annotated[int, Row("HTTP limits", v.whole_between(1, 1_000_000), "N",
-        "connections one worker holds; above it new ones are answered 503 and closed",
+        "connections one worker holds; above it new ones take the place of idle ones, else wait for one",
         "an engine opens 64 a GPU; each costs a file descriptor")] = _LIMITS.connections_max
     requests_in_flight_max: Annotated[int, Row("HTTP limits", v.whole_between(1, 1_000_000), "N",
-        "requests one worker has begun and not answered; above it the reply is 503 SlowDown",
+        "requests with a body one worker has under way; those above wait their turn, unread",
         "each may hold a receive buffer: the product bounds a worker's memory")] = _LIMITS.requests_in_flight_max
+    peer_fraction_max: Annotated[float, Row("HTTP limits", v.parse_fraction, "FRACTION",
+        "of connections_max and requests_in_flight_max, what one address may hold; 1 behind a proxy, where all come from one",
+        "whoever takes all there is, on purpose or not, leaves a quarter to others")] = _LIMITS.peer_fraction_max
+    queue_s: Annotated[float, Row("HTTP limits", v.parse_positive_duration, "DURATION",
+        "how long a request above a limit waits for its turn, or a connection for a place, before it is answered 503 SlowDown",
+        "waiting costs nothing, and being refused nearly as much as being served; SDKs wait for seconds")] = _LIMITS.queue_s
 
 
 class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,4 +1,4 @@
-/* A closed-loop load generator: prepared request bytes over keep-alive connections, one epoll loop, one thread.
+/* A load generator: prepared request bytes over keep-alive connections, one epoll loop, one thread.
  *
  * Each connection sends the next prepared request, waits for its whole reply, checks status and body length, and sends
  * again. Nothing is formatted, signed or copied while it runs, and reply bodies are discarded inside the kernel
@@ -6,6 +6,11 @@
  * and for any other protocol it is told how a right reply begins and how long it is, so that every peer is loaded by
  * the same code. At the deadline, or with --once when each request was sent, none is started and those under way are
  * finished, so that requests and server CPU cover the same work.
+ *
+ * With --rate the loop is open: a request is due every 1/rate seconds whatever became of those before, takes an idle
+ * connection, and waits for one where there is none. It is late when it has no reply --patience seconds after it was due:
+ * sent then or not, it counts as late. Latencies run from when a request was due, those of 503 replies (which are counted
+ * apart from other failures) from when it was sent.
  *
  * The requests file: uint32 count, count x uint32 head length (little endian), then the heads. The body file, if any,
  * follows every head. The result is one line of JSON on stdout; exit 0 unless the arguments or files are unusable.
@@ -32,7 +37,7 @@
 
 enum {
     HEAD_BYTES_MAX = 65536, /* of a reply's head, together with the start of its body */
-    CONNECTIONS_MAX = 4096,
+    CONNECTIONS_MAX = 16384,
     FAILURES_MAX = 1000, /* then the run is given up: the peer is not there */
     DRAIN_S = 20,        /* for requests under way at the deadline */
     SUB_BUCKETS = 64,    /* of a power of two: latencies are kept to 1.6 % */
@@ -51,7 +56,10 @@ struct connection {
     int64_t body_bytes; /* as stated by the reply */
     int64_t body_left;
     int answered; /* the first byte of the reply is there */
-    uint64_t started_ns, first_ns;
+    uint64_t started_ns; /* open loop: when it was due */
+    uint64_t sent_ns, first_ns;
+    struct connection *next_idle;
+    int idle; /* in the list of idle connections */
     char head[HEAD_BYTES_MAX];
 };
 
@@ -72,8 +80,12 @@ static size_t body_bytes;
 
 static uint64_t ok_count, bad_count, body_total, connect_count;
 static char first_bad[160];
-static uint64_t latency[64 * SUB_BUCKETS], first_byte[64 * SUB_BUCKETS];
+static uint64_t latency[64 * SUB_BUCKETS], first_byte[64 * SUB_BUCKETS], refusal_latency[64 * SUB_BUCKETS];
 static uint64_t latency_max_ns;
+static uint64_t refused_count, late_count, due_count; /* open loop */
+static double rate;                                   /* 0: closed loop */
+static uint64_t patience_ns = UINT64_MAX, begin_ns;
+static struct connection *idle_list;
 static uint64_t stop_ns;
 static size_t next_request;
 
@@ -107,9 +119,9 @@ static uint64_t bucket_floor(size_t bucket)
     return (1ull << top) + ((uint64_t)(bucket % SUB_BUCKETS) << (top - 6));
 }
 
-static double percentile_us(const uint64_t *counts, double share)
+static double percentile_us(const uint64_t *counts, uint64_t total, double share)
 {
-    uint64_t wanted = (uint64_t)(share * (double)ok_count), seen = 0;
+    uint64_t wanted = (uint64_t)(share * (double)total), seen = 0;
     for (size_t i = 0; i < sizeof latency / sizeof *latency; i++) {
         seen += counts[i];
         if (seen > wanted)
@@ -147,7 +159,10 @@ static void open_connection(struct connection *c)
         fatal("socket");
     connect_count++;
     c->busy = 0;
-    if (connect(c->fd, (struct sockaddr *)&address, sizeof address)) {
+    /* An open loop must not stand still while a server that is too busy leaves a connection waiting. */
+    if (rate)
+        fcntl(c->fd, F_SETFL, O_NONBLOCK);
+    if (connect(c->fd, (struct sockaddr *)&address, sizeof address) && errno != EINPROGRESS) {
         bad("connect", strerror(errno), 99);
         close(c->fd);
         c->fd = -1;
@@ -156,6 +171,11 @@ static void open_connection(struct connection *c)
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     fcntl(c->fd, F_SETFL, O_NONBLOCK);
     watch(c, EPOLL_CTL_ADD, 0);
+    if (rate && !c->idle) {
+        c->idle = 1;
+        c->next_idle = idle_list;
+        idle_list = c;
+    }
 }
 
 static void reopen(struct connection *c)
@@ -198,16 +218,42 @@ static int send_more(struct connection *c)
 static void start_request(struct connection *c, uint64_t now)
 {
     /* Finish what was begun and begin nothing after the deadline. */
-    if (now >= stop_ns || bad_count >= FAILURES_MAX || c->fd < 0 || (is_once && next_request >= request_count))
+    if (now >= stop_ns || (bad_count >= FAILURES_MAX && !rate) || c->fd < 0 || (is_once && next_request >= request_count))
         return;
     c->request = next_request++ % request_count;
     c->sent = c->head_used = 0;
     c->head_done = c->answered = 0;
     c->busy = 1;
-    c->started_ns = now;
+    c->started_ns = c->sent_ns = now;
     if (send_more(c) < 0) {
         bad("send", strerror(errno), 99);
         reopen(c);
+    }
+}
+
+/* Open loop: sends what is due on the connections that are idle, and gives up what nobody waits for any more. */
+static void send_due(uint64_t now)
+{
+    uint64_t all = (uint64_t)((double)((now < stop_ns ? now : stop_ns) - begin_ns) * rate / 1e9);
+    while (due_count < all) {
+        uint64_t due_ns = begin_ns + (uint64_t)((double)due_count * 1e9 / rate);
+        if (now - due_ns > patience_ns) {
+            late_count++;
+            due_count++;
+            continue;
+        }
+        struct connection *c = idle_list;
+        if (!c)
+            return;
+        idle_list = c->next_idle;
+        c->idle = 0;
+        if (c->fd < 0) {
+            open_connection(c);
+            return; /* it failed a moment ago: the next round tries again */
+        }
+        due_count++;
+        start_request(c, now);
+        c->started_ns = due_ns;
     }
 }
 
@@ -267,7 +313,12 @@ static void reply_done(struct connection *c)
 {
     uint64_t now = now_ns(), took = now - c->started_ns;
     c->busy = 0;
-    if (!is_expected(c->status))
+    if (rate && c->status == 503) {
+        refused_count++;
+        refusal_latency[bucket_of(now - c->sent_ns)]++;
+    } else if (took > patience_ns)
+        late_count++;
+    else if (!is_expected(c->status))
         bad("status", c->head, c->head_used);
     else if (expect_bytes >= 0 && c->body_bytes != expect_bytes)
         bad("length", c->head, c->head_used);
@@ -283,7 +334,13 @@ static void reply_done(struct connection *c)
     }
     if (c->closes || c->sent < request_bytes[c->request] + body_bytes)
         reopen(c);
-    start_request(c, now);
+    if (!rate)
+        start_request(c, now);
+    else if (!c->idle) {
+        c->idle = 1;
+        c->next_idle = idle_list;
+        idle_list = c;
+    }
 }
 
 /* Reads what has arrived. Returns -1 when the connection is lost or the reply is not understood. */
@@ -381,6 +438,7 @@ int main(int argc, char **argv)
         {"head", no_argument, 0, 'H'},             {"expect-status", required_argument, 0, 'S'},
         {"expect-bytes", required_argument, 0, 'L'}, {"host", required_argument, 0, 'h'},
         {"reply-bytes", required_argument, 0, 'B'}, {"once", no_argument, 0, 'o'},
+        {"rate", required_argument, 0, 'r' + 256}, {"patience", required_argument, 0, 'w'},
         {0},
     };
     int connections = 1, port = 0, option;
@@ -400,6 +458,8 @@ int main(int argc, char **argv)
         case 'S': expect_status = atoi(optarg); break;
         case 'L': expect_bytes = atoll(optarg); break;
         case 'h': host = optarg; break;
+        case 'r' + 256: rate = atof(optarg); break;
+        case 'w': patience_ns = (uint64_t)(atof(optarg) * 1e9); break;
         default: return 2;
         }
     }
@@ -420,18 +480,21 @@ int main(int argc, char **argv)
     for (int i = 0; i < connections; i++)
         open_connection(&all[i]);
     uint64_t begin = now_ns(), now = begin;
+    begin_ns = begin;
     stop_ns = begin + (uint64_t)(seconds * 1e9);
-    for (int i = 0; i < connections; i++)
+    for (int i = 0; i < connections && !rate; i++)
         start_request(&all[i], begin);
     for (;;) {
         int busy = 0;
         for (int i = 0; i < connections && !busy; i++)
             busy = all[i].busy;
         now = now_ns();
-        if (!busy || now > stop_ns + DRAIN_S * 1000000000ull)
+        if ((!busy && (!rate || now >= stop_ns)) || now > stop_ns + DRAIN_S * 1000000000ull)
             break;
+        if (rate)
+            send_due(now);
         struct epoll_event events[64];
-        int count = epoll_wait(epoll_fd, events, 64, 100);
+        int count = epoll_wait(epoll_fd, events, 64, rate && now < stop_ns ? 1 : 100);
         for (int i = 0; i < count; i++) {
             struct connection *c = events[i].data.ptr;
             if (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
@@ -440,7 +503,7 @@ int main(int argc, char **argv)
                     if (was_busy)
                         bad("connection lost or reply not understood", c->head, c->head_used);
                     reopen(c);
-                    if (was_busy)
+                    if (was_busy && !rate)
                         start_request(c, now_ns());
                     continue;
                 }
@@ -448,7 +511,8 @@ int main(int argc, char **argv)
             if ((events[i].events & EPOLLOUT) && c->busy && c->wants_write && send_more(c) < 0) {
                 bad("send", strerror(errno), 99);
                 reopen(c);
-                start_request(c, now_ns());
+                if (!rate)
+                    start_request(c, now_ns());
             }
         }
     }
@@ -457,10 +521,14 @@ int main(int argc, char **argv)
             bad("no reply", "", 0);
     printf("{\"seconds\": %.6f, \"ok\": %llu, \"bad\": %llu, \"first_bad\": \"%s\", \"body_bytes\": %llu, "
            "\"connects\": %llu, \"first_byte_us\": %.1f, \"p50_us\": %.1f, \"p90_us\": %.1f, \"p99_us\": %.1f, "
-           "\"p999_us\": %.1f, \"max_us\": %.1f}\n",
+           "\"p999_us\": %.1f, \"max_us\": %.1f, "
+           "\"refused\": %llu, \"refused_p50_us\": %.1f, \"refused_p99_us\": %.1f, \"late\": %llu}\n",
            (double)(now - begin) / 1e9, (unsigned long long)ok_count, (unsigned long long)bad_count, first_bad,
-           (unsigned long long)body_total, (unsigned long long)connect_count, percentile_us(first_byte, 0.5),
-           percentile_us(latency, 0.5), percentile_us(latency, 0.9), percentile_us(latency, 0.99),
-           percentile_us(latency, 0.999), (double)latency_max_ns / 1000.0);
+           (unsigned long long)body_total, (unsigned long long)connect_count, percentile_us(first_byte, ok_count, 0.5),
+           percentile_us(latency, ok_count, 0.5), percentile_us(latency, ok_count, 0.9),
+           percentile_us(latency, ok_count, 0.99), percentile_us(latency, ok_count, 0.999),
+           (double)latency_max_ns / 1000.0, (unsigned long long)refused_count,
+           percentile_us(refusal_latency, refused_count, 0.5), percentile_us(refusal_latency, refused_count, 0.99),
+           (unsigned long long)late_count);
     return 0;
 }

@@ -6,7 +6,7 @@ Owns the gateway's processes. Kind: shell. Spec: bench/README.md, "The peers"; d
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -41,7 +41,7 @@ def backing_settings(bucket_at: Running) -> dict[str, str]:
 
 
 class GatewayPeer(S3Peer):
-    """`backing`: the started peer whose bucket is the backing store; None is a directory."""
+    """`backing`: the started peer whose bucket is the backing store; None is a directory. `limits`: further settings."""
 
     operations: Collection[str] = (*S3Peer.operations, "PUT standard", "LOOKUP", "BATCH", "COLD")
     pooled = True
@@ -53,14 +53,16 @@ class GatewayPeer(S3Peer):
         workers: int = 1,
         data_dir: Path | None = None,
         backing: S3Peer | None = None,
+        limits: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(name, self._started)
         self._shape = (capacity_bytes, workers, data_dir)
         self._backing = backing
+        self._limits = limits or {}
 
     def _started(self) -> Running:
         capacity_bytes, workers, data_dir = self._shape
-        settings = gateway_settings(capacity_bytes)
+        settings = gateway_settings(capacity_bytes) | self._limits
         if self._backing is not None and self._backing.running is not None:
             settings |= backing_settings(self._backing.running)
         gateway = Gateway(settings, data_dir, workers).__enter__()

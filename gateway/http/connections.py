@@ -1,9 +1,10 @@
-"""The connections of one worker: how many, their clock, their common buffers; listening and draining.
+"""The connections of one worker: how many, whose turn it is, their clock, their common buffers; listening and draining.
 
-Promise: one periodic sweep keeps every time limit of every connection; over a limit the answer is 503, never silence;
+Promise: one periodic sweep keeps every time limit of every connection; who comes above a limit waits in line, and is answered
+503 if that takes too long, never left in silence; no address takes all there is; idle connections make room for new ones;
 after `drain` no connection and no handler is left.
-**Owns** the set of connections, the count of requests in flight, the sweep timer, the receive blocks, the head parser
-and renderer, the listening socket. **Does not know** what a request means.
+**Owns** the set of connections, who holds a place or a turn, the lines before both, the sweep timer, the receive blocks, the
+head parser and renderer, the listening socket. **Does not know** what a request means.
 Kind: owner and shell, on the loop's thread. Spec: none.
 """
 
@@ -13,12 +14,14 @@ import asyncio
 import socket
 import ssl
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, cast
 
 from gateway.http.flow import Block, Blocks
 from gateway.http.head import HeadParser
 from gateway.http.limits import Limits
+from gateway.http.line import Line
 from gateway.http.render import HeadRenderer
 
 SMALL_SPANS_BYTES: Final = 32 << 10
@@ -27,10 +30,24 @@ a second descriptor) that saved about 8 us of 31 at 4 KiB, 5 at 16 KiB, 3 at 32 
 three interleaved runs of bench/micro/http_core.py."""
 _HEAD_BYTES_MAX: Final = 64 << 10
 """Room for a response head in the scratch block."""
+SPARE_S: Final = 1.0
+"""A connection that has done nothing for so long may be closed when others need its place. Under load, clients leave theirs
+idle for milliseconds: closing such a one would lose the request that is on its way."""
+FAR_MORE: Final = 8
+"""An address with so many times the places of another, and more, is flooding us, or can spare some."""
+_LINE_S: Final = 0.05
+"""How often it is looked whether somebody has waited in line for too long."""
+_ADMITTED_MAX: Final = 32
+_IN_VAIN_MAX: Final = 32
+"""Addresses for which all connections are looked at in vain between two sweeps."""
+_ROOM_PART: Final = 16
+"""When all places are taken, up to one in so many is made free by one look at all connections."""
 
 
 class Connection(Protocol):
-    """What the owner asks of a connection."""
+    """What the owner asks of a connection. `unused`: it has not had a whole request yet."""
+
+    unused: bool
 
     def sweep(self, now_s: float, elapsed_s: float) -> None:
         """Applies the time limits."""
@@ -40,6 +57,17 @@ class Connection(Protocol):
 
     def abort(self) -> None:
         """Ends at once; a running handler is cancelled."""
+
+    def peer_address(self) -> str: ...
+
+    def spare_since_s(self) -> float | None:
+        """Since when it does nothing for anybody, so that it may be closed at once; None while it does."""
+
+    def begin(self) -> None:
+        """Its turn has come: goes on with the request it waits with."""
+
+    def turn_away(self) -> None:
+        """It has waited long enough: answers that request 503."""
 
 
 class Connections:
@@ -69,7 +97,22 @@ class Connections:
         self.renderer = HeadRenderer(wall_s())
         self.scratch = Block(_HEAD_BYTES_MAX + SMALL_SPANS_BYTES)
         self._wall_s = wall_s
-        self._open: set[Connection] = set()
+        self._open: dict[Connection, None] = {}  # in the order they came
+        self.pressed = False  # some requests must wait for their turn
+        self._places = 0  # taken, of connections_max
+        self._held = 0  # requests with a body, of requests_in_flight_max
+        self._held_by: Counter[str] = Counter()
+        self._placed_by: Counter[str] = Counter()
+        self._over_by: Counter[str] = Counter()
+        self._peer_places_max = max(1, int(limits.connections_max * limits.peer_fraction_max))
+        self._peer_held_max = max(1, int(limits.requests_in_flight_max * limits.peer_fraction_max))
+        self._full_peers: set[str] = set()  # hold all they may of requests
+        self._for_place: Line[Connection] = Line(limits.queue_s)
+        self._for_turn: Line[Connection] = Line(limits.queue_s)
+        self._admitting = False
+        self._ending: set[Connection] = set()  # closed to make room, and not gone yet
+        self._in_vain: set[str] = set()  # addresses for which no room was found since the last sweep
+        self._line_timer: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._empty: asyncio.Future[None] | None = None
 
@@ -82,20 +125,154 @@ class Connections:
             self._timer = self.loop.call_later(self.limits.sweep_s, self._tick)
 
     def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        for timer in (self._timer, self._line_timer):
+            if timer is not None:
+                timer.cancel()
+        self._timer = self._line_timer = None
+
+    # places: who may have a connection at all
 
     def add(self, connection: Connection) -> bool:
-        """Counts a connection in. False when it is over the limit: it is to be refused, and leaves by `discard` too."""
-        self._open.add(connection)
-        return len(self._open) <= self.limits.connections_max
+        """Counts a connection in. False when there is no place for it: its first request waits, or is refused."""
+        peer = connection.peer_address()
+        if not self._may_have_place(peer):
+            self._make_room(peer)
+        self._open[connection] = None
+        placed = self._take_place(peer)
+        if not placed:
+            self._over_by[peer] += 1
+        return placed
 
-    def discard(self, connection: Connection) -> None:
-        """Counts a connection out: it is closed and its handler has ended."""
-        self._open.discard(connection)
+    def is_crowded(self, peer: str) -> bool:
+        """Whether even the line is full, and its end is not for an address of which few wait."""
+        over = len(self._open) - self._places
+        room = self.limits.connections_refused_max
+        return over > room and (over > 2 * room or self._over_by[peer] > room // FAR_MORE)
+
+    def _take_place(self, peer: str) -> bool:
+        if not self._may_have_place(peer):
+            return False
+        self._places += 1
+        self._placed_by[peer] += 1
+        return True
+
+    def _may_have_place(self, peer: str) -> bool:
+        return self._places < self.limits.connections_max and self._placed_by[peer] < self._peer_places_max
+
+    def discard(self, connection: Connection, placed: bool) -> None:
+        """Counts a connection out: it is closed and its handler has ended. `placed`: it had a place."""
+        self._open.pop(connection, None)
+        self._ending.discard(connection)
+        peer = connection.peer_address()
+        if placed:
+            self._places -= 1
+            _less(self._placed_by, peer)
+            self._admit_soon()
+        else:
+            _less(self._over_by, peer)
         if not self._open and self._empty is not None and not self._empty.done():
             self._empty.set_result(None)
+
+    def _make_room(self, peer: str) -> None:
+        """Closes connections that are of no use to anybody now: of the address that has most of them, or of `peer` where that
+        has all it may have; the oldest first. Of an address with many times more places than `peer`, also those that have
+        just come and have not asked for anything yet.
+
+        One look at all of them is for many places, and is not repeated before they are free, or before the next sweep when it
+        was in vain.
+        """
+        now_s = self.clock_s()
+        if self._ending or peer in self._in_vain or len(self._in_vain) >= _IN_VAIN_MAX:
+            return
+        own = self._places < self.limits.connections_max
+        few = 0 if own else self._placed_by[peer] * FAR_MORE + FAR_MORE
+        spare: dict[str, list[tuple[float, int, Connection]]] = {}
+        for number, connection in enumerate(self._open):
+            since_s = connection.spare_since_s()
+            address = connection.peer_address()
+            if since_s is None or (own and address != peer):
+                continue
+            if now_s - since_s >= SPARE_S or (few and connection.unused and self._placed_by[address] > few):
+                spare.setdefault(address, []).append((since_s, number, connection))
+        if not spare:
+            self._in_vain.add(peer)
+            return
+        most = max(spare.values(), key=len)
+        count = max(1, self.limits.connections_max // _ROOM_PART)
+        self._ending = {connection for _, _, connection in sorted(most)[:count]}
+        for connection in self._ending:
+            connection.abort()
+
+    # turns: who may have a request under way
+
+    def hold(self, peer: str) -> None:
+        """Counts a request in that has a body and was not answered at once."""
+        self._held += 1
+        self._held_by[peer] += 1
+        if self._held_by[peer] >= self._peer_held_max:
+            self._full_peers.add(peer)
+        self.pressed = bool(self._full_peers) or self._held >= self.limits.requests_in_flight_max
+
+    def let_go(self, peer: str) -> None:
+        """Counts it out."""
+        self._held -= 1
+        if _less(self._held_by, peer) < self._peer_held_max:
+            self._full_peers.discard(peer)
+        if self.pressed:
+            self.pressed = bool(self._full_peers) or self._held >= self.limits.requests_in_flight_max
+            self._admit_soon()
+
+    def may_begin(self, peer: str) -> bool:
+        """Whether a request with a body may begin now from there. True unless `pressed`."""
+        return self._held < self.limits.requests_in_flight_max and peer not in self._full_peers
+
+    def wait(self, connection: Connection, placed: bool) -> None:
+        """Puts a connection into the line: for its turn, or for a place where it has none."""
+        line = self._for_turn if placed else self._for_place
+        line.join(connection.peer_address(), connection, self.clock_s())
+        if self._line_timer is None:
+            self._line_timer = self.loop.call_later(_LINE_S, self._line_tick)
+        self._admit_soon()
+
+    def stop_waiting(self, connection: Connection, placed: bool) -> None:
+        """The connection is gone."""
+        (self._for_turn if placed else self._for_place).leave(connection.peer_address(), connection)
+
+    def _admit_soon(self) -> None:
+        if not self._admitting and (self._for_turn or self._for_place):
+            self._admitting = True
+            self.loop.call_soon(self._admit)
+
+    def _admit(self) -> None:
+        """Lets in line as many begin as there is room for, but only so many before others have their turn on the loop."""
+        self._admitting = False
+        now_s = self.clock_s()
+        for _ in range(_ADMITTED_MAX):
+            connection = self._for_place.next(self._may_have_place, now_s)
+            if connection is not None:
+                self._take_place(connection.peer_address())
+                _less(self._over_by, connection.peer_address())
+            else:
+                connection = self._for_turn.next(self.may_begin, now_s)
+            if connection is None:
+                return
+            connection.begin()
+        self._admit_soon()
+
+    def _line_tick(self) -> None:
+        self.look_at_line()
+        waiting = self._for_turn or self._for_place
+        self._line_timer = self.loop.call_later(_LINE_S, self._line_tick) if waiting else None
+
+    def look_at_line(self) -> None:
+        """Turns away who has waited for too long: so many at once, called every _LINE_S while anybody waits."""
+        now_s = self.clock_s()
+        count = max(1, round(self.limits.refusals_per_s * _LINE_S))
+        for line in (self._for_turn, self._for_place):
+            for connection in list(line.impatient(count, now_s)):
+                self.refused_requests += 1
+                connection.turn_away()
+        self._admit_soon()
 
     def new_scratch(self) -> None:
         """The transport kept the scratch block: makes another."""
@@ -105,6 +282,7 @@ class Connections:
         """One check of every connection's time limits."""
         now_s = self.clock_s()
         elapsed_s, self.now_s = now_s - self.now_s, now_s
+        self._in_vain.clear()
         self.renderer.set_time(self._wall_s())
         for connection in list(self._open):
             connection.sweep(now_s, elapsed_s)
@@ -133,6 +311,15 @@ class Connections:
         done, _ = await asyncio.wait((self._empty,), timeout=seconds)
         self._empty = None
         return bool(done)
+
+
+def _less(counts: Counter[str], name: str) -> int:
+    """One less of `name`; keeps no zeros, since addresses are as many as there are clients."""
+    counts[name] -= 1
+    left = counts[name]
+    if not left:
+        del counts[name]
+    return left
 
 
 class Listener:

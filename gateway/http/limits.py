@@ -13,11 +13,19 @@ class Limits(msgspec.Struct, frozen=True):
     """Every bound of one worker's HTTP side. Sizes in bytes, times in seconds."""
 
     connections_max: int = 4096
-    """Connections served. The first request on one above is answered 503, and the connection closed."""
+    """Connections served. One above takes the place of an idle one, else its first request waits for a place, `queue_s` at
+    most, to be answered 503, and the connection is closed."""
     connections_refused_max: int = 1024
-    """Connections above the maximum kept until their first request, to answer it 503; further ones hear 503 at once."""
+    """Connections above the maximum that wait for a place; further ones hear 503 at once."""
     requests_in_flight_max: int = 1024
-    """Requests between their head and the last byte of their answer. Those above are answered 503."""
+    """Requests with a body between their head and the last byte of their answer. Those above wait for their turn, unread,
+    `queue_s` at most, and are then answered 503."""
+    peer_fraction_max: float = 0.75
+    """Of both maxima, what one address may hold: the rest is for others."""
+    queue_s: float = 0.5
+    """How long a place or a turn is waited for. Waiting costs nothing; being refused costs nearly as much as being served."""
+    refusals_per_s: int = 500
+    """Of those who have waited that long, as many are told so, so that refusing does not take the time of serving."""
     head_bytes_max: int = 32 << 10
     """Request line and header fields together: 431 above. Also how much a pipelining client may send ahead."""
     request_line_bytes_max: int = 16 << 10

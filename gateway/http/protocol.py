@@ -42,6 +42,15 @@ _JOIN_BYTES: Final = 64 << 10
 _TLS_PIECE_BYTES: Final = 64 << 10
 """Under TLS a body is written in pieces of this: the transport below takes one write whole and says nothing of it, so it
 would hold a whole body for a peer that does not read, and the minimum rate could not see it."""
+_HURRY: Final = 4
+"""So many times faster goes the patience with slow peers while others wait for their turn."""
+_LINE_BYTES: Final = 4 << 10
+"""Read of a request that may have to wait for its turn: a head, as a rule."""
+_CROWD: Final = 128
+_CROWD_UNSENT_BYTES: Final = 128 << 10
+"""What the kernel takes for a peer that does not read, beyond its window, while more than _CROWD requests are under way. Left to
+itself it takes 4 MiB, which makes a transfer cheaper, but a few hundred such peers bring the whole machine's TCP under memory
+pressure. What is on its way to a peer that reads is not bounded by it."""
 _TLS_GOODBYE_S: Final = 1.0
 """How long a peer has, while we drain, to answer that the connection is over. Clients do not while theirs rests in a pool."""
 _CLIENT_GONE: Final = 499
@@ -71,9 +80,10 @@ class HttpProtocol(asyncio.BufferedProtocol):
         "_method",
         "_moved_bytes",
         "_moved_seen_bytes",
-        "_over",
         "_pace",
         "_peer",
+        "_pending",
+        "_placed",
         "_reading_paused",
         "_request",
         "_response",
@@ -86,10 +96,14 @@ class HttpProtocol(asyncio.BufferedProtocol):
         "_state",
         "_task",
         "_task_started",
+        "_thrifty",
         "_tls",
         "_transport",
+        "_turned_away",
         "_version_1_0",
+        "_waiting",
         "_write_paused",
+        "unused",
     )
 
     _transport: asyncio.Transport
@@ -116,10 +130,15 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self._lingered_bytes = 0
         self._pace: Pace | None = None
         self._head_begun = False
-        self._over = False  # above the limit: the first request is refused
+        self.unused = True
+        self._placed = False  # not above the limit of connections
+        self._waiting = False  # in line with a request that is not read further
+        self._turned_away = False  # the next request is answered 503
+        self._thrifty = False  # the kernel holds little that is not sent
         self._lost = False
         # Of the request under way:
         self._active = False
+        self._pending = False  # it counts as held
         self._request: Request | None = None  # None also for one the application does not see
         self._response: Response | None = None
         self._body: InboundBody | None = None
@@ -143,10 +162,9 @@ class HttpProtocol(asyncio.BufferedProtocol):
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if not self._connections.add(self):
-            self._over = True
-            if len(self._connections) > self._limits.connections_max + self._limits.connections_refused_max:
-                self._refuse(503)
+        self._placed = self._connections.add(self)
+        if not self._placed and self._connections.is_crowded(self._peer):
+            self._refuse(503)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         body = self._body
@@ -155,6 +173,8 @@ class HttpProtocol(asyncio.BufferedProtocol):
         view = self._blocks.current.view
         if self._stash or self._state == _BUSY or self._blocks.crowded:
             return view[: self._limits.head_bytes_max]  # goes to the stash, which has a bound, or to a small block
+        if self._connections.pressed:
+            return view[:_LINE_BYTES]  # it may have to wait, and as many may as there are connections
         return view
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -195,11 +215,14 @@ class HttpProtocol(asyncio.BufferedProtocol):
         sock, self._sock = self._sock, None
         if sock is not None:
             sock.close()
+        if self._waiting:
+            self._waiting = False
+            self._connections.stop_waiting(self, self._placed)
         if self._body is not None:
             self._body.fail("gone")
         if self._task is None:
             self._finish(False)
-            self._connections.discard(self)
+            self._connections.discard(self, self._placed)
         elif self._task_started:
             self._task.cancel()
         # A task that has not started would, cancelled now, never run: it sees for itself, and ends us.
@@ -248,9 +271,11 @@ class HttpProtocol(asyncio.BufferedProtocol):
                 if status:
                     self._refuse(status)
                     break
+            if (self._connections.pressed or not self._placed) and not self._may_begin(parser.length != 0):
+                break
             start = self._accept(data, end, stop, shared)
         self._serving = False
-        if self._stash and self._state == _HEAD:
+        if self._stash and self._state == _HEAD and not self._waiting:
             self._loop.call_soon(self._serve_stash)  # a body's last bytes came with the next request
         if start < stop and self._state < _LINGER:
             self._stash += memoryview(data)[start:stop]
@@ -258,13 +283,45 @@ class HttpProtocol(asyncio.BufferedProtocol):
 
     def _serve_stash(self) -> None:
         """Answers what was stashed. Called when something was added to it or a request has ended."""
+        if self._waiting:
+            return
         if self._state == _HEAD and self._stash:
             data, self._stash = self._stash, bytearray()
             self._serve(data, len(data), False)
-            if self._body is None or not self._body.receiving:
+            if not self._waiting and (self._body is None or not self._body.receiving):
                 self.resume()
         if self._eof and self._state == _HEAD:
             self._close()
+
+    def _may_begin(self, has_body: bool) -> bool:
+        """Whether the request whose head is there may begin; if not, it is in line now, and read no further."""
+        if self._turned_away or (self._placed and (not has_body or self._connections.may_begin(self._peer))):
+            return True
+        self._waiting = True
+        self._connections.wait(self, self._placed)
+        self.pause()
+        return False
+
+    def begin(self) -> None:
+        """See `Connection`."""
+        self._waiting = False
+        self._placed = True
+        self._serve_stash()
+
+    def turn_away(self) -> None:
+        """See `Connection`."""
+        self._waiting = False
+        self._turned_away = True
+        self._serve_stash()
+
+    def peer_address(self) -> str:
+        """See `Connection`."""
+        return self._peer
+
+    def spare_since_s(self) -> float | None:
+        """See `Connection`. Also a head that does not end, and a peer that does not close, are nobody's use."""
+        idle = self._state == _HEAD and not self._waiting and (self._head_begun or not self._stash)
+        return self._since_s if idle or self._state == _LINGER else None
 
     def _judge_partial(self, data: bytearray, start: int, stop: int) -> None:
         """Refuses early what can no longer become a request, so that it does not wait for the time limit."""
@@ -294,6 +351,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         parser = connections.parser
         self._state = _BUSY
         self._active = True
+        self.unused = False
         self._head_begun = False
         self._keep = parser.keep_alive
         self._version_1_0 = parser.version_1_0
@@ -318,13 +376,13 @@ class HttpProtocol(asyncio.BufferedProtocol):
             # No body, so nothing to hold back. botocore asks even then, and after a final reply without 100 takes the next
             # reply on this connection for a continuation of that one, and waits for ever.
             self.send_continue()
-        if self._over or connections.in_flight >= self._limits.requests_in_flight_max:
-            connections.refused_requests += 1
+        if self._turned_away:
+            self._turned_away = False
             retry = b"Retry-After: %d\r\n" % self._limits.retry_after_s
             refusal = self._app.refusal(503)
             # A GET has no body at 503, as from the application itself: some clients cannot take one.
             text = b"" if method in ("GET", "HEAD") else refusal.body
-            self._respond(Response(503, refusal.headers + retry, text, close=self._over))
+            self._respond(Response(503, refusal.headers + retry, text, close=not self._placed))
             return at
         connections.in_flight += 1
         self._request = request
@@ -339,6 +397,9 @@ class HttpProtocol(asyncio.BufferedProtocol):
                 self._start(self._send(sending))
         else:
             self._start(self._run(answer))
+        if self._active and self._body is not None:
+            self._pending = True
+            connections.hold(self._peer)
         return at
 
     def _first_bytes(self, body: InboundBody, data: bytearray, at: int, stop: int, shared: bool) -> int:
@@ -413,7 +474,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self._task = None
         self._finish(complete and not self._lost)
         if self._lost:
-            self._connections.discard(self)
+            self._connections.discard(self, self._placed)
 
     # ---------------------------------------------------------------- responses
 
@@ -482,6 +543,10 @@ class HttpProtocol(asyncio.BufferedProtocol):
         sock = self._own_socket()
         if sock is None:
             return copy_spans(self._loop, head, body, self._write)
+        thrifty = self._connections.in_flight >= _CROWD
+        if thrifty != self._thrifty:
+            self._thrifty = thrifty
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _CROWD_UNSENT_BYTES if thrifty else 0)
         self._sender = sender = SpanSender(self._loop, sock, head, body, self._spans_sent)
         if self._write_paused:
             self._after_drain = sender.start  # an interim response is still in the transport
@@ -598,6 +663,9 @@ class HttpProtocol(asyncio.BufferedProtocol):
             self._body = None
         if request is not None:
             self._connections.in_flight -= 1
+        if self._pending:
+            self._pending = False
+            self._connections.let_go(self._peer)
         try:
             if response is not None and isinstance(response.body, FileSpans):
                 response.body.release()
@@ -685,7 +753,9 @@ class HttpProtocol(asyncio.BufferedProtocol):
         limits = self._limits
         waited_s = now_s - self._since_s
         if self._state == _HEAD:
-            if waited_s >= (limits.head_s if self._head_begun or self._over else limits.idle_s):
+            if self._waiting:
+                pass  # for us
+            elif waited_s >= (limits.head_s if self._head_begun or not self._placed else limits.idle_s):
                 if self._head_begun:
                     self._refuse(408)
                 else:
@@ -708,7 +778,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
             return
         if self._pace is None:
             self._pace = Pace(self._limits.body_rate_bytes_min, self._limits.body_grace_s)
-        if self._pace.step(elapsed_s, moved):
+        if self._pace.step(elapsed_s * (_HURRY if self._connections.pressed else 1), moved):
             return
         self._connections.cut_slow += 1
         if body is not None and receiving:

@@ -39,10 +39,11 @@ class FakeTransport:
         self.closing = False
         self.lost = False
         self.secure = secure
+        self.peer = "192.0.2.7"
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         if name == "peername":
-            return ("192.0.2.7", 50000)
+            return (self.peer, 50000)
         return FakeChannel() if name == "ssl_object" and self.secure else default
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
@@ -148,13 +149,16 @@ class Wire:
         self.loop = asyncio.new_event_loop()
         self.now_s = 1000.0
         self.app = app or App()
+        self._transports: list[FakeTransport] = []
         self.connections = Connections(
             Limits(**limits), self.loop, clock_s=lambda: self.now_s, wall_s=lambda: 784111777.0
         )
         self.transport, self.protocol = self.connect(secure)
 
-    def connect(self, secure: bool = False) -> tuple[FakeTransport, HttpProtocol]:
+    def connect(self, secure: bool = False, peer: str = "192.0.2.7") -> tuple[FakeTransport, HttpProtocol]:
         transport = FakeTransport(self.loop, secure)
+        transport.peer = peer
+        self._transports.append(transport)
         protocol = HttpProtocol(self.app, self.connections.limits, self.connections)
         transport.protocol = protocol
         protocol.connection_made(transport)  # type: ignore[arg-type]
@@ -165,7 +169,8 @@ class Wire:
 
     def __exit__(self, *_: object) -> None:
         try:
-            self.transport.close()
+            for transport in self._transports:
+                transport.close()
             self.settle()
             assert self.connections.in_flight == 0
         finally:
@@ -211,6 +216,7 @@ class Wire:
             self.now_s += step
             seconds -= step
             self.connections.sweep()
+            self.connections.look_at_line()
             self.settle()
 
     @property

@@ -9,8 +9,9 @@ import pytest
 from gateway.http.connections import Connections
 from gateway.http.flow import Pace
 from gateway.http.limits import Limits
+from gateway.http.line import Line
 from s3api.message import Request, Response
-from tests.wire.harness import App, Chunks, Wire
+from tests.wire.harness import Answer, App, Chunks, FakeTransport, Wire, parse_replies
 
 GET = b"GET /a HTTP/1.1\r\nHost: h\r\n\r\n"
 PUT = b"PUT /k HTTP/1.1\r\nHost: h\r\nContent-Length: 100000\r\n\r\n"
@@ -87,50 +88,157 @@ def test_lingering_connection_reads_only_so_much() -> None:
         assert wire.transport.closing
 
 
-def test_request_above_the_limit_in_flight_is_503_with_retry_after() -> None:
-    async def forever(request: Request) -> Response:
-        await asyncio.Event().wait()
-        raise AssertionError
+class Doors:
+    """An application that answers `PUT /slow` when told to, and anything else at once."""
 
-    with Wire(App(forever), requests_in_flight_max=1) as wire:
-        wire.feed(GET)
-        assert wire.connections.in_flight == 1
-        first, (wire.transport, wire.protocol) = wire.transport, wire.connect()
-        wire.feed(GET)
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+
+    def answer(self, request: Request) -> Answer:
+        return self.wait() if request.path == b"/slow" else Response(200, b"", b"quick")
+
+    async def wait(self) -> Response:
+        await self.open.wait()
+        return Response(200, b"", b"slow")
+
+
+SLOW = b"PUT /slow HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nx"
+WRITE = b"PUT /w HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nx"
+
+
+def another(wire: Wire, peer: str = "192.0.2.7", request: bytes = WRITE) -> FakeTransport:
+    """A further connection with a request on it."""
+    wire.transport, wire.protocol = wire.connect(peer=peer)
+    wire.feed(request)
+    return wire.transport
+
+
+def statuses(transport: FakeTransport) -> list[int]:
+    return [status for status, _, _ in parse_replies(bytes(transport.out), [])]
+
+
+def test_request_above_the_limit_in_flight_waits_unread_and_is_answered_in_its_turn() -> None:
+    doors = Doors()
+    with Wire(App(doors.answer), requests_in_flight_max=1) as wire:
+        wire.feed(SLOW)
+        assert wire.connections.pressed
+        first = another(wire)
+        second = another(wire, request=WRITE + GET)
+        reader = another(wire, request=GET)
+        assert statuses(reader) == [200]  # holds no buffer
+        assert (first.out, first.reading, len(wire.app.requests)) == (b"", False, 2)
+        doors.open.set()
+        wire.settle()
+        assert (statuses(first), statuses(second)) == ([200], [200, 200])
+        assert first.reading and second.reading and not wire.connections.pressed
+
+
+def test_who_waits_too_long_for_a_turn_is_told_503_with_retry_after_and_may_ask_again() -> None:
+    doors = Doors()
+    with Wire(App(doors.answer), requests_in_flight_max=1, queue_s=0.5) as wire:
+        wire.feed(SLOW)
+        another(wire)
+        wire.pass_time(0.4)
+        assert wire.out == b""
+        wire.pass_time(0.2)
         status, headers, body = wire.replies()[0]
         assert (status, headers[b"retry-after"], body) == (503, b"1", b"")
-        assert not wire.transport.closing
         assert (len(wire.app.requests), wire.connections.refused_requests) == (1, 1)
-        first.abort()
+        assert not wire.transport.closing and wire.transport.reading
+        doors.open.set()
         wire.settle()
-        assert wire.connections.in_flight == 0
+        wire.feed(GET)
+        assert statuses(wire.transport) == [503, 200]
 
 
-def test_connection_above_the_limit_hears_503_at_its_first_request() -> None:
-    with Wire(connections_max=1, connections_refused_max=1) as wire:
+def test_refusals_are_no_more_than_leave_time_to_serve() -> None:
+    with Wire(App(Doors().answer), requests_in_flight_max=1, queue_s=0.5, refusals_per_s=40) as wire:
+        wire.feed(SLOW)
+        waiting = [another(wire) for _ in range(5)]
+        wire.now_s += 1
+        wire.connections.look_at_line()
+        wire.settle()
+        assert [statuses(each) for each in waiting] == [[503], [503], [], [], []]
+        wire.protocol.connection_lost(None)  # one that waits leaves
+        for _ in range(3):
+            wire.connections.look_at_line()
+            wire.settle()
+        assert [statuses(each) for each in waiting] == [[503], [503], [503], [503], []]
+
+
+def test_no_address_takes_all_turns() -> None:
+    with Wire(App(Doors().answer), requests_in_flight_max=4, peer_fraction_max=0.5) as wire:
+        wire.feed(SLOW)
+        another(wire, request=SLOW)
+        greedy = another(wire, request=SLOW)
+        other = another(wire, peer="192.0.2.9")
+        assert (statuses(greedy), statuses(other)) == ([], [200])
+        assert len(wire.app.requests) == 3
+
+
+def test_connection_above_the_limit_takes_the_place_of_an_idle_one() -> None:
+    with Wire(connections_max=2, peer_fraction_max=1.0) as wire:
+        idle = wire.transport
+        begun = another(wire, request=b"GET / HT")  # a head that does not end is no use either, but newer
+        wire.pass_time(0.5)
+        busy = another(wire)
+        assert busy.out == b""  # so short a time is none: a request may be on its way
+        busy.close()
+        wire.pass_time(0.5)
+        late = another(wire)
+        assert (statuses(late), idle.lost, begun.lost) == ([200], True, False)
+        assert len(wire.connections) == 2
+
+
+def test_connection_above_the_limit_waits_for_a_place_and_is_told_503_and_closed() -> None:
+    doors = Doors()
+    with Wire(App(doors.answer), connections_max=1, connections_refused_max=1, queue_s=0.5) as wire:
+        wire.feed(SLOW)
         first = wire.transport
-        wire.transport, wire.protocol = second, _ = wire.connect()
-        assert wire.out == b""
-        wire.feed(GET)
-        assert [(status, headers[b"connection"]) for status, headers, _ in wire.replies()] == [(503, b"close")]
-        assert wire.app.requests == []
-        wire.transport, wire.protocol = wire.connect()
-        wire.settle()
-        assert second.lost
-        third = wire.transport
-        wire.transport, wire.protocol = wire.connect()  # above both limits
-        assert [status for status, _, _ in wire.replies()] == [503]
-        for transport in (first, third):
-            transport.close()
+        second = another(wire)
+        assert second.out == b""
+        another(wire)  # above both limits
+        assert statuses(wire.transport) == [503]
         wire.transport.close()
+        wire.transport = second
+        wire.pass_time(0.6)
+        assert [(status, headers[b"connection"]) for status, headers, _ in wire.replies()] == [(503, b"close")]
+        second.close()
         wire.settle()
-        assert len(wire.connections) == 0
-        wire.transport, wire.protocol = wire.connect()
-        wire.feed(GET)
-        assert [status for status, _, _ in wire.replies()] == [200]
+        third = another(wire)
+        doors.open.set()
+        wire.settle()
+        assert third.out == b""
+        first.close()
+        wire.settle()
+        assert statuses(third) == [200]
+        assert len(wire.connections) == 1
 
 
-# ---------------------------------------------------------------- rates
+def test_address_with_all_places_it_may_have_gives_up_one_of_its_own() -> None:
+    with Wire(connections_max=4, peer_fraction_max=0.5) as wire:
+        first = wire.transport
+        other, _ = wire.connect(peer="192.0.2.9")
+        another(wire)
+        wire.pass_time(1)
+        last = another(wire)
+        assert (first.lost, other.lost, statuses(last)) == (True, False, [200])
+
+
+def test_line_serves_addresses_in_turns_and_the_newest_first_when_the_oldest_may_have_given_up() -> None:
+    line: Line[str] = Line(1.0)
+    for number, name in enumerate(("a1", "a2", "a3", "b1", "b2")):
+        line.join(name[0], name, number / 100)
+
+    def anybody(peer: str) -> bool:
+        return True
+
+    assert [line.next(anybody, 0.1) for _ in range(3)] == ["a1", "b1", "a2"]
+    line.join("a", "a4", 0.8)
+    assert line.next(lambda peer: peer == "a", 0.9) == "a4"
+    assert [*line.impatient(5, 1.03)] == ["a3"]
+    assert [*line.impatient(5, 1.05)] == ["b2"]
+    assert line.next(anybody, 2.0) is None and len(line) == 0
 
 
 def test_pace_cuts_after_the_grace_and_never_above_the_rate() -> None:
@@ -277,3 +385,14 @@ def test_connection_whose_response_was_under_way_at_drain_closes_after_it() -> N
         assert wire.loop.run_until_complete(drain()) == 0
         assert [status for status, _, _ in wire.replies()] == [200]
         assert wire.app.finishes == [(200, 3, True)]
+
+
+def test_address_that_floods_makes_room_for_another_at_once() -> None:
+    with Wire(connections_max=20, connections_refused_max=4, peer_fraction_max=1.0) as wire:
+        flood = [wire.transport, *(wire.connect()[0] for _ in range(21))]
+        other = another(wire, peer="192.0.2.9", request=GET)
+        assert statuses(other) == [200]
+        assert statuses(another(wire, request=GET)) == []  # one more of the flood's address
+        assert [each.lost for each in flood[:2]] == [True, False]
+        crowd = [wire.connect()[0] for _ in range(4)]
+        assert statuses(crowd[-1]) == [503]  # the line is full too

@@ -1,0 +1,67 @@
+"""The line before a worker that has no room: who waits for a turn, by address.
+
+Promise: addresses take turns, so that a long line of one does not make another wait; within an address it is first come, first
+served, until the first has waited so long that it may have given up, and then the newest first: whoever serves in order under
+lasting overload serves only those who no longer listen.
+**Owns** the line. **Does not know** what is waited for. Kind: owner, on the loop's thread. Spec: docs/decisions/0015.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict  # a dict takes the longer for its first the more went before it
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+
+class Line(Generic[T]):
+    """`patience_s`: how long one may wait. Times are of one monotonic clock."""
+
+    __slots__ = ("_by_peer", "_count", "_patience_s")
+
+    def __init__(self, patience_s: float) -> None:
+        self._patience_s = patience_s
+        self._by_peer: OrderedDict[str, OrderedDict[T, float]] = (
+            OrderedDict()
+        )  # who → since when, in the order they came
+        self._count = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def join(self, peer: str, who: T, now_s: float) -> None:
+        self._by_peer.setdefault(peer, OrderedDict())[who] = now_s
+        self._count += 1
+
+    def leave(self, peer: str, who: T) -> None:
+        """Takes one out, wherever it stands."""
+        waiting = self._by_peer[peer]
+        del waiting[who]
+        self._count -= 1
+        if not waiting:
+            del self._by_peer[peer]
+
+    def next(self, may: Callable[[str], bool], now_s: float) -> T | None:
+        """Takes out who is next among the addresses that `may`; None without any."""
+        for peer, waiting in self._by_peer.items():
+            if may(peer):
+                oldest, since_s = next(iter(waiting.items()))
+                late = now_s - since_s > self._patience_s / 2
+                who = next(reversed(waiting)) if late else oldest
+                self.leave(peer, who)
+                if waiting:  # the others first
+                    self._by_peer.move_to_end(peer)
+                return who
+        return None
+
+    def impatient(self, count: int, now_s: float) -> Iterator[T]:
+        """Takes out up to `count` who have waited for the whole patience, address by address, the oldest first."""
+        for peer in list(self._by_peer):
+            while count and (waiting := self._by_peer.get(peer)):
+                who, since_s = next(iter(waiting.items()))
+                if now_s - since_s < self._patience_s:
+                    break
+                self.leave(peer, who)
+                count -= 1
+                yield who
