@@ -186,6 +186,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     workers: Annotated[int, Row("Process", v.whole_between(1, 256), "N",
         "worker processes; one uses about one core",
         "one worker serves gigabytes a second; add them as cores are to spare")] = 1
+    pin_workers: Annotated[Literal["no", "yes"], Row("Process", v.one_of("no", "yes"), "yes|no",
+        "whether each worker, with its threads, keeps to one of the CPUs that the gateway may use, the next one the next",
+        "the kernel places them well on a machine that does other things too")] = "no"
     start_s: Annotated[float, Row("Process", v.parse_positive_duration, "DURATION",
         "time a child process has to become ready",
         "after a crash the keeper verifies the index, which takes minutes for millions of objects")] = 300.0

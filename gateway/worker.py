@@ -11,6 +11,7 @@ import asyncio
 import gc
 import itertools
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -59,6 +60,9 @@ _log = logging.getLogger("recall.worker")
 def run(briefing: Briefing, slot: int, ready: Ready) -> None:
     """Serves until SIGTERM, then drains. Raises what keeps it from starting."""
     sys.setswitchinterval(SWITCH_S)
+    if briefing.settings.pin_workers == "yes":
+        cpus = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cpus[slot % len(cpus)]})  # threads that are started later inherit it
     uvloop.run(_serve(briefing, slot, ready))
 
 

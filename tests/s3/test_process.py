@@ -23,7 +23,7 @@ SMALL = {"pools.standard.capacity_bytes": "8MiB", "pools.kv.capacity_bytes": "8M
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[Gateway]:
-    with Gateway(workers=2, settings=SMALL) as running:
+    with Gateway(workers=2, settings=SMALL | {"pin_workers": "yes"}) as running:
         running.boto3_client().create_bucket(Bucket="shared")
         yield running
 
@@ -54,6 +54,15 @@ def test_port_0_is_bound_printed_and_written(gateway: Gateway) -> None:
     assert gateway.port > 0
     assert f"Recall is ready at {gateway.endpoint}" in gateway.log
     assert set(gateway.pids()) == {"supervisor", "keeper", "worker-0", "worker-1"}
+
+
+def test_pinned_workers_keep_to_a_cpu_each(gateway: Gateway) -> None:
+    allowed = sorted(os.sched_getaffinity(0))
+    pids = gateway.pids()
+    for slot in range(2):
+        for thread in os.listdir(f"/proc/{pids[f'worker-{slot}']}/task"):
+            assert os.sched_getaffinity(int(thread)) == {allowed[slot % len(allowed)]}, (slot, thread)
+    assert os.sched_getaffinity(pids["keeper"]) == set(allowed)
 
 
 def test_health_and_metrics_answer_without_a_signature(gateway: Gateway) -> None:
