@@ -19,7 +19,7 @@ COMPILED_TESTS := tests/wire tests/conformance tests/s3
 SOURCES := $(PACKAGES) clients tests bench
 
 .DEFAULT_GOAL := help
-.PHONY: help serve compile test test-compiled test-rgw crash linear model power soak hostile fuzz audit lint bench-smoke docs clean
+.PHONY: help serve compile test test-compiled test-rgw crash linear model power soak hostile fuzz audit lint bench bench-smoke docs clean
 
 help:
 	@echo 'make serve        install what is needed and run the gateway (ARGS: options of recall serve)'
@@ -36,6 +36,7 @@ help:
 	@echo 'make fuzz         fuzz every parser of outside bytes for a minute each (ARGS: --minutes N, --target NAME, --seed N)'
 	@echo 'make lint         ruff and mypy'
 	@echo 'make audit        look the packages we run on up among known vulnerabilities (needs the network)'
+	@echo 'make bench        the whole comparison, with the hot path compiled (ARGS: options of bench.compare)'
 	@echo 'make bench-smoke  a short run of the benchmarks, to see that they work'
 	@echo 'make docs         write the generated tables of docs/ again'
 	@echo 'make clean        remove the environment and caches; data stays'
@@ -101,6 +102,9 @@ lint: $(TEST)
 
 audit: $(RUN)
 	.ci/audit $(BIN)/python
+
+bench: $(TEST) compile
+	$(AS_COMPILED) $(BIN)/python -m bench.compare $(ARGS)
 
 bench-smoke: $(TEST)
 	$(BIN)/python -m bench.compare --smoke $(ARGS)

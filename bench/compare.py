@@ -208,6 +208,7 @@ def circumstances() -> dict[str, object]:
         "commit": _said("git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"),
         "machine": {"cores": os.cpu_count(), "cpu": _cpu_model(), "kernel": platform.release()},
         "python": platform.python_version(),
+        "gateway": _said(sys.executable, "-m", "gateway", "version"),
         "load_average": os.getloadavg(),
     }
 
