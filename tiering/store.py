@@ -105,6 +105,7 @@ class TieredStore:
             {name: Recalls(pool, cold, slot, meter) for name, pool in pools.items()} if cold is not None else {}
         )
         self._threads = ThreadPoolExecutor(READ_THREADS, "flash-read")
+        self._loading: dict[tuple[str, tuple[layout.Extent, ...]], asyncio.Future[bool]] = {}
 
     async def close(self) -> None:
         """Ends recalls and threads. The pools are the opener's to close."""
@@ -202,12 +203,17 @@ class TieredStore:
             await self._lose_hot_copy(pool, row, record)
 
     async def _load(self, pool: Pool, extents: Sequence[layout.Extent]) -> bool:
-        """Reads extents into memory and checks them, in a thread."""
+        """Reads extents into memory and checks them, in a thread: once for all who ask for the same at the same time."""
+        what = (pool.config.name, tuple(extents))
+        loading = self._loading.get(what)
+        if loading is None:
 
-        def check() -> bool:
-            return all(pool.flash.passes(extent) for extent in extents)
+            def check() -> bool:
+                return all(pool.flash.passes(extent) for extent in extents)
 
-        return await asyncio.get_running_loop().run_in_executor(self._threads, check)
+            loading = self._loading[what] = asyncio.get_running_loop().run_in_executor(self._threads, check)
+            loading.add_done_callback(lambda _: self._loading.pop(what))
+        return await asyncio.shield(loading)  # who began it may leave before the others
 
     async def _lose_hot_copy(self, pool: Pool, okey: bytes, record: ObjectRecord) -> None:
         """After a failed checksum: the cold copy takes over; without one the object is gone or unreadable."""

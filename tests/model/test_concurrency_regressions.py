@@ -610,3 +610,22 @@ def test_cold_source_that_goes_while_it_is_copied_is_looked_for_again(again: boo
             assert len(gets) == 2
 
     run(body())
+
+
+def test_who_began_a_check_of_bytes_may_leave_before_the_others(tmp_path: Path) -> None:
+    """A long object that nobody has read since the start is checked once for all who come at the same time."""
+
+    async def body() -> None:
+        async with engine(tmp_path) as opened:
+            content = pattern(40_000, 1)
+            info = await steps.put(opened.store, "k", content)
+            opened.pools["p"].heat.doubt(info.generation)
+            readers = [asyncio.ensure_future(steps.get(opened.store, "k")) for _ in range(8)]
+            await asyncio.sleep(0)
+            readers[0].cancel()
+            done = await asyncio.gather(*readers, return_exceptions=True)
+            assert isinstance(done[0], asyncio.CancelledError)
+            assert done[1:] == [content] * 7
+            assert opened.store._loading == {}
+
+    run(body())
