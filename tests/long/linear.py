@@ -456,6 +456,7 @@ class Run:
             wrong = await asyncio.to_thread(explain, ops, order)
             if wrong:
                 self.faults.append(f"{bucket}/{key}, {len(ops)} operations, versions {order}: {wrong}")
+                self.faults += [f"  {op}" for op in sorted(ops, key=lambda op: op.begun)]
 
     def _known(self, note: Note, values: dict[str, str]) -> Op | None:
         """What is noted, told of bodies instead of ETags. An ETag of a lost write that nobody has read is of no body known: then
@@ -508,7 +509,7 @@ async def watch(run: Run, minutes: float, kill: bool) -> bool:
                 said_s = time.monotonic()
                 print(f"{(said_s - begun_s) / 60:.1f} min: {run}", flush=True)
     print(", ".join(f"{what}: {number}" for what, number in sorted(run.counts.items())))
-    for fault in run.faults[:20]:
+    for fault in run.faults[:1000]:
         print(fault)
     verdict = "FAILED" if run.faults else "every history has an order"
     print(f"{verdict}: seed {run.seed}, {(time.monotonic() - begun_s) / 60:.1f} min, {run}", flush=True)

@@ -6,7 +6,7 @@ conditions. An operation whose reply was lost may have taken effect at any momen
 
 The search is that of Wing and Gong with Lowe's memory of states already tried; operations that only look are taken as soon as
 they fit, since that never stands in another's way. Its cost grows with how many writes are under way at once, not with how long
-the history is.
+the history is. Lost ones are under way for ever: of those that could stand for one another, only the first to begin is tried.
 
 Owns nothing. Does not know HTTP. Kind: pure. Spec: Herlihy and Wing, "Linearizability"; Lowe, "Testing for linearizability".
 """
@@ -57,10 +57,35 @@ def explain(operations: Sequence[Op], writes: Sequence[str] | None = None) -> st
     return "" if search.found() else search.why()
 
 
+_UNSEEN: Final = "?"
+"""What any lost write left that nobody has seen: whichever it was, it makes no difference."""
+
+
+def _told_apart(ops: list[Op], writes: Sequence[str] | None) -> list[Op]:
+    """The same with lost writes as far as they can be told apart; without those of which it is known that they did not happen."""
+    seen = {ABSENT, *(op.needs for op in ops), *(value for op in ops for value in op.avoids)}
+    if writes is not None:
+        return [op for op in ops if op.ended < inf or op.writes in writes]
+    return [op if op.ended < inf or op.writes in seen else op._replace(writes=_UNSEEN) for op in ops]
+
+
+def _twins(ops: list[Op]) -> list[int]:
+    """For each lost write the one before it that would do the same, else -1."""
+    last: dict[tuple[str | None, frozenset[str], str | None], int] = {}
+    found = []
+    for at, op in enumerate(ops):
+        alike = op.needs, op.avoids, op.writes
+        found.append(last.get(alike, -1) if op.ended == inf else -1)
+        if op.ended == inf:
+            last[alike] = at
+    return found
+
+
 class _Search:
     def __init__(self, ops: list[Op], writes: Sequence[str] | None) -> None:
-        self._ops = ops
+        self._ops = ops = _told_apart(ops, writes)
         self._writes = writes
+        self._twin = _twins(ops)
         self._needed = sum(1 << at for at, op in enumerate(ops) if op.ended < inf)
         self._farthest = _State(0, ABSENT, 0)
         self._tried: set[_State] = set()
@@ -119,6 +144,8 @@ class _Search:
         for at in self._open(state.done):
             op = self._ops[at]
             if op.writes is None or not op.fits(state.value):
+                continue
+            if self._twin[at] >= 0 and not state.done >> self._twin[at] & 1:
                 continue
             if self._writes is not None and self._writes[state.written : state.written + 1] != [op.writes]:
                 continue
