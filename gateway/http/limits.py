@@ -17,7 +17,7 @@ class Limits(msgspec.Struct, frozen=True):
     most, to be answered 503, and the connection is closed."""
     connections_refused_max: int = 1024
     """Connections above the maximum that wait for a place; further ones hear 503 at once."""
-    requests_in_flight_max: int = 1024
+    requests_in_flight_max: int = 2048
     """Requests with a body between their head and the last byte of their answer. Those above wait for their turn, unread,
     `queue_s` at most, and are then answered 503."""
     peer_fraction_max: float = 0.75

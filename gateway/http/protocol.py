@@ -409,7 +409,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         if shared:
             body.adopt(*self._blocks.take_current(at, stop))
             return stop
-        room = body.room(large=True)  # the stash's bound is below such a block's size: all of it fits
+        room = body.room(large=stop - at > self._blocks.small_size)  # all of it fits: the stash is bounded
         count = min(len(room), stop - at)
         room[:count] = memoryview(data)[at : at + count]
         body.received(count)
