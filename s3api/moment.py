@@ -29,7 +29,12 @@ def _http_date(at_s: int) -> str:
 
 def iso_second(at_ms: int) -> str:
     """`1994-11-06T08:49:37Z`: policies, the token service, errors about clocks."""
-    t = time.gmtime(min(at_ms, _FAR_MS) // 1000)
+    return _iso_second(min(at_ms, _FAR_MS) // 1000)
+
+
+@functools.lru_cache(maxsize=1024)  # as above: a listing names a thousand moments
+def _iso_second(at_s: int) -> str:
+    t = time.gmtime(at_s)
     return f"{t[0]:04d}-{t[1]:02d}-{t[2]:02d}T{t[3]:02d}:{t[4]:02d}:{t[5]:02d}Z"
 
 

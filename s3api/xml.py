@@ -25,8 +25,8 @@ DEPTH_MAX: Final = 16
 ELEMENTS_MAX: Final = 100_000
 """10,000 parts of seven elements each is the largest document S3 takes."""
 
-_SPECIAL = re.compile('[&<>"\r\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]')
-_UNREADABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]")
+_SPECIAL = re.compile(r'[&<>"\r\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]')
+_UNREADABLE = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff\ud800-\udfff]")
 _ENTITY: Final = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "\r": "&#13;"}
 
 
@@ -35,7 +35,7 @@ def _special(match: re.Match[str]) -> str:
     entity = _ENTITY.get(char)
     if entity is not None:
         return entity
-    if "\ud800" <= char <= "\udfff":
+    if 0xD800 <= ord(char) <= 0xDFFF:
         return "\ufffd"
     return f"&#x{ord(char):x};"
 

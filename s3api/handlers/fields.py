@@ -19,6 +19,7 @@ from s3api.moment import http_date, iso_moment
 from tiering.contract import FOREVER_MS, Checksum, ObjectInfo, Residency
 
 _HEADER: Final = {name: row.header.decode() for name, row in ALGORITHMS.items()}
+_NO_VALUE: Final = Checksum("CRC64NVME", "")
 DEFAULT_CONTENT_TYPE: Final = "binary/octet-stream"
 STANDARD: Final = "STANDARD"
 EVICTED_CLASS: Final = "GLACIER_IR"
@@ -30,6 +31,11 @@ def kept_checksum(info: ObjectInfo) -> Checksum:
     if info.checksum is not None:
         return info.checksum
     return Checksum("CRC64NVME", crc64_text(info.crc64))
+
+
+def shown_checksum(info: ObjectInfo) -> Checksum:
+    """As `kept_checksum` for those who show the algorithm and the type alone: the value may be missing."""
+    return info.checksum or _NO_VALUE
 
 
 def crc64_text(crc64: int) -> str:

@@ -13,7 +13,7 @@ from typing import Final
 from s3api import xml
 from s3api.call import Call
 from s3api.handlers.buckets import owner
-from s3api.handlers.fields import STANDARD, kept_checksum, storage_class
+from s3api.handlers.fields import STANDARD, shown_checksum, storage_class
 from s3api.handlers.objects import bucket_of
 from s3api.message import Response
 from s3api.moment import iso_date
@@ -51,7 +51,7 @@ class Page:
 def _contents(writer: xml.XmlWriter, call: Call, page: Page, listing: Listing, owners: bool) -> None:
     restore = restore_wanted(call)
     for key, info in listing.objects:
-        checksum = kept_checksum(info)
+        checksum = shown_checksum(info)
         with writer.nested("Contents"):
             writer.leaf("Key", page.text(key))
             writer.leaf("LastModified", iso_date(info.modified_ms))
