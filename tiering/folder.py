@@ -9,14 +9,17 @@ Spec: POSIX fsync and its rationale; docs/SEMANTICS.md, "Durability".
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 
 def make_folder(path: Path) -> None:
     """Makes a folder, and those above it, which only we may enter; one that is there stays as it is."""
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
     missing = []
-    while not path.is_dir():
+    while not path.exists():
         missing.append(path)
         path = path.parent
     for folder in reversed(missing):

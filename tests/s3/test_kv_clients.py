@@ -796,23 +796,25 @@ def test_mistake_connection_lost_between_requests(raw: RawClient, stored: tuple[
 
 def test_mistake_overload_is_503_with_an_empty_body(tmp_path: Any) -> None:
     """Over its limit the gateway answers, so that the client retries; a dropped connection counts towards its breaker."""
-    settings = {"http.requests_in_flight_max": "1"}
+    settings = {"http.connections_max": "1", "http.peer_fraction_max": "1", "http.queue_s": "200ms"}
     with Gateway(data_dir=tmp_path / "data", settings=settings) as gateway:
         signer = Signer(gateway.access_key, gateway.secret_key)
-        with RawClient(gateway.port, signer) as holder, RawClient(gateway.port, signer) as client:
-            assert client.request("PUT", "/busy", length=True).status == 200
-            assert client.request("PUT", "/busy/block", body=b"block").status == 200
+        with RawClient(gateway.port, signer) as holder:
+            assert holder.request("PUT", "/busy", length=True).status == 200
+            assert holder.request("PUT", "/busy/block", body=b"block").status == 200
             headers = signer.sign("PUT", "/busy/held", (), {"host": holder.host}, "UNSIGNED-PAYLOAD")
             lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
             head = f"PUT /busy/held HTTP/1.1\r\n{lines}content-length: 5\r\nexpect: 100-continue\r\n\r\n"
             holder._socket.sendall(head.encode())
             assert holder._read("PUT").status == 100  # under way now, and stays so until its body comes
-            refused = client.request("GET", "/busy/block")
+            with RawClient(gateway.port, signer) as client:
+                refused = client.request("GET", "/busy/block")
             assert (refused.status, refused.body) == (503, b"")
             assert int(refused.headers["retry-after"]) >= 1
             holder._socket.sendall(b"12345")
             assert holder._read("PUT").status == 200
-            assert client.request("GET", "/busy/block").body == b"block", "the same connection goes on"
+        with RawClient(gateway.port, signer) as client:
+            assert client.request("GET", "/busy/block").body == b"block"
 
 
 def test_health_and_metrics_answer_beside_s3(gateway: Gateway) -> None:

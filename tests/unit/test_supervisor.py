@@ -205,8 +205,9 @@ def test_data_dir_refuses_a_second_owner_in_one_process(locked: DataDir) -> None
 
 def test_data_dir_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StartError, match="cannot be used: Not a directory"):
-        DataDir(load({"RECALL_DATA_DIR": str(tmp_path / "file" / "data")}))
+    for path in (tmp_path / "file", tmp_path / "file" / "data"):
+        with pytest.raises(StartError, match="cannot be used: Not a directory"):
+            DataDir(load({"RECALL_DATA_DIR": str(path)}))
 
 
 def test_hold_gives_a_port_that_others_can_share_only_by_asking() -> None:
