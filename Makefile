@@ -51,16 +51,14 @@ endif
 
 compile: $(RUN)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[compile]'
+	rm -rf $(COMPILED)
 	RECALL_COMPILE=yes $(BIN)/python setup.py --quiet build --parallel 2 --build-lib $(COMPILED)
+	@mkdir -p $(COMPILED) && touch $(COMPILED)/.tried
 
 # What cannot be compiled here (no compiler, no headers of the interpreter) is served as it is.
 $(COMPILED)/.tried: setup.py $(shell find $(PACKAGES) -name '*.py') | $(RUN)
 	@echo 'compiling the hot path, which takes a minute, once (COMPILE=no leaves it)'
-	@rm -rf $(COMPILED)
-	@mkdir -p $(VENV)
-	@$(MAKE) --no-print-directory compile >$(VENV)/compile.log 2>&1 || { rm -rf $(COMPILED); echo 'not compiled, serving from the sources: see $(VENV)/compile.log'; }
-	@mkdir -p $(COMPILED)
-	@touch $@
+	@$(MAKE) --no-print-directory compile >$(VENV)/compile.log 2>&1 || { rm -rf $(COMPILED); mkdir -p $(COMPILED); touch $@; echo 'not compiled, serving from the sources: see $(VENV)/compile.log'; }
 
 test: $(TEST)
 	$(BIN)/pytest -m 'not rgw' $(ARGS)
