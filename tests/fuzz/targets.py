@@ -10,12 +10,14 @@ for long. Owns nothing that outlives an input, but for a store nobody writes to.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import base64
 import hashlib
 import inspect
 import itertools
 import logging
 import os
+import shutil
 import struct
 import tempfile
 from collections.abc import Callable, Mapping
@@ -1106,6 +1108,7 @@ def rows(data: bytes) -> None:
 
 
 _FOLDER = Path(tempfile.mkdtemp(prefix="recall-fuzz-"))
+atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
 
 
 def _private(name: str, content: bytes) -> Path:

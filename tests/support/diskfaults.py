@@ -14,6 +14,7 @@ Owns the compiled library and one file of rules. Does not know the gateway. Kind
 
 from __future__ import annotations
 
+import atexit
 import functools
 import mmap
 import shutil
@@ -46,7 +47,9 @@ def _library() -> Path | None:
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         return None
-    target = Path(tempfile.mkdtemp(prefix="recall-diskfaults-")) / "diskfaults.so"
+    folder = Path(tempfile.mkdtemp(prefix="recall-diskfaults-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    target = folder / "diskfaults.so"
     source = Path(__file__).with_suffix(".c")
     subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", str(target), str(source), "-ldl"], check=True)
     return target
