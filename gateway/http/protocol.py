@@ -586,6 +586,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
     async def _send_stream(self, head: bytes, body: StreamBody) -> None:
         left = body.length
         pending = head  # leaves with the first chunk
+        failure: BaseException | None = None
         try:
             async for chunk in body.chunks:
                 size = len(chunk)
@@ -596,8 +597,11 @@ class HttpProtocol(asyncio.BufferedProtocol):
                 await self._written((pending, chunk) if pending else (chunk,))
                 pending = b""
                 self._sent_bytes += size
-        finally:
-            await self._close_chunks(self._response)
+        except BaseException as error:
+            failure = error
+        await self._close_chunks(self._response)
+        if failure is not None:
+            raise failure
         if left:
             raise ValueError(f"the body ended {left} bytes early")
         if pending:

@@ -152,8 +152,10 @@ async def _read_later(
     except NotModified as unchanged:
         return _unchanged(call, unchanged)
     except InvalidRange as error:
-        return await _refused(call, options, error)
-    return await _reply_any(call, reading, options, overrides)
+        refused = _refused(call, options, error)
+    else:
+        return await _reply_any(call, reading, options, overrides)
+    return await refused
 
 
 async def _reply_sealed(
@@ -208,7 +210,8 @@ async def _read_if_range(call: Call, options: ReadOptions, overrides: Mapping[st
     except NotModified as unchanged:
         return _unchanged(call, unchanged)
     except InvalidRange as error:
-        return await _refused(call, options, error)
+        refused = _refused(call, options, error)
+    return await refused
 
 
 def _is_named(if_range: str, info: ObjectInfo) -> bool:

@@ -40,3 +40,26 @@ def test_no_bound_of_a_slice_does_anything(path: str) -> None:
 def test_no_attribute_is_a_keyword_of_c(path: str) -> None:
     named = {node.attr for node in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(node, ast.Attribute)}
     assert named & {f"_{keyword}" for keyword in KEYWORDS} == set()
+
+
+def _waits(body: list[ast.stmt]) -> list[ast.AST]:
+    """Where a function's statements may be suspended, those of functions inside it left out."""
+    found: list[ast.AST] = []
+    todo: list[ast.AST] = list(body)
+    while todo:
+        node = todo.pop()
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.Await | ast.Yield | ast.YieldFrom | ast.AsyncFor | ast.AsyncWith):
+            found.append(node)
+        todo.extend(ast.iter_child_nodes(node))
+    return found
+
+
+@pytest.mark.parametrize("path", HOT)
+def test_nothing_is_awaited_while_an_exception_is_handled(path: str) -> None:
+    """A compiled coroutine has no state of exceptions of its own: suspended there, it leaves its exception to the whole thread
+    as the one being handled, and whoever else is will be given back another's."""
+    tries = [node for node in ast.walk(ast.parse((ROOT / path).read_text())) if isinstance(node, ast.Try)]
+    bodies = [handler.body for node in tries for handler in node.handlers] + [node.finalbody for node in tries]
+    assert [ast.unparse(wait) for body in bodies for wait in _waits(body)] == []
