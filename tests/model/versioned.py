@@ -106,9 +106,6 @@ class Versioned(World):
         assert bucket != BUCKET, f"{key} is gone"
         super()._gone(bucket, key)
 
-    def _troubled(self) -> bool:
-        return self.backing.down or bool(self.backing.script)
-
     def _equal(self, kept: Kept, info: ObjectInfo) -> None:
         assert (info.version, info.marker) == (kept.version, kept.data is None)
         if kept.info is not None:
@@ -215,10 +212,11 @@ class Versioned(World):
         if kept is None or kept.data is None:
             return
         was_cold = self._info(key, kept).residency == Residency.COLD_ONLY
+        troubled = self._troubled()
         try:
             info = self.do(self.engine.store.change(BUCKET, key, ObjectChange(tier=tier, version=kept.version)))
         except (ColdUnavailable, Corrupt):
-            assert self._troubled() or (tier == "hot" and was_cold)
+            assert troubled or (tier == "hot" and was_cold)
             return
         self._equal(kept, info)
         assert tier != "cold" or info.residency == Residency.COLD_ONLY
