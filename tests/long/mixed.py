@@ -613,7 +613,12 @@ class Client(Caller):
     async def _contend(self, contest: Contest) -> None:
         """Reads a contested key and overwrites what it found there, if nobody was faster."""
         path, begun_s = f"/plain/{contest.key}", time.monotonic()
-        reply = await self.reply("GET", path)
+        try:
+            reply = await self.reply("GET", path)
+        except ClientError as error:
+            self._mixed.lose(error, cut=True)  # the others write it over all the time
+            self.close()
+            return
         self._mixed.counts[f"get {reply.status}"] += 1
         if reply.status not in (200, 404):
             return
