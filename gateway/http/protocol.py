@@ -597,7 +597,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
                 await self._written((pending, chunk) if pending else (chunk,))
                 pending = b""
                 self._sent_bytes += size
-        except BaseException as error:
+        except BaseException as error:  # not `finally`: nothing may be awaited there, see docs/decisions/0014
             failure = error
         await self._close_chunks(self._response)
         if failure is not None:

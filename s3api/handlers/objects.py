@@ -152,7 +152,7 @@ async def _read_later(
     except NotModified as unchanged:
         return _unchanged(call, unchanged)
     except InvalidRange as error:
-        refused = _refused(call, options, error)
+        refused = _refused(call, options, error)  # awaited below: see docs/decisions/0014
     else:
         return await _reply_any(call, reading, options, overrides)
     return await refused
@@ -210,7 +210,7 @@ async def _read_if_range(call: Call, options: ReadOptions, overrides: Mapping[st
     except NotModified as unchanged:
         return _unchanged(call, unchanged)
     except InvalidRange as error:
-        refused = _refused(call, options, error)
+        refused = _refused(call, options, error)  # awaited below: see docs/decisions/0014
     return await refused
 
 
