@@ -242,8 +242,8 @@ def open_pool(
 ) -> Pool:
     """Opens (and on first use makes) a pool for one process. Raises IndexCorrupt, DiskFull, ValueError.
 
-    `anew`: also where its index is lost. Without it that is refused: a pool that starts empty over bytes that were its
-    objects' looks like one that has lost nothing.
+    `anew`: also where its index is lost, or has not got back all there was. Without it that is refused: a pool that starts
+    empty over bytes that were its objects' looks like one that has lost nothing, and writes where they are.
     """
     make_folder(config.path)
     bytes_left = not _is_blank(config.path / "flash")
@@ -253,6 +253,10 @@ def open_pool(
     with index.view() as view:
         shape = _planned(view, config)
         made = view.get("meta", b"shape") is None
+        owed = view.get("meta", _OWED) is not None
+    if owed and not anew:
+        index.close()
+        raise IndexCorrupt(f"{config.path}: a rebuild of the index was cut short: run `recall rebuild`")
     if made and bytes_left and not anew:
         index.close()
         raise IndexCorrupt(f"{config.path}: the index is empty and flash is not: run `recall rebuild`")

@@ -137,7 +137,7 @@ def test_restored_object_is_hot_for_its_days_and_cold_again(tmp_path: Path) -> N
         w.engine.start_keeper()
         await w.store.change("bucket", "k", ObjectChange(restore_ms=5000))
         assert (await w.head("bucket", "k")).residency is Residency.BOTH
-        await w.engine._stop_keeper()
+        await w.engine.stop_keeper()
         w.engine.clock.advance(4)
         await w.engine.settle()
         assert (await w.head("bucket", "k")).residency is Residency.BOTH

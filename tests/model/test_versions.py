@@ -376,7 +376,7 @@ def test_renamed_objects_keep_a_copy_in_the_backing_store(tmp_path: Path, tier: 
             await steps.put(store, key, pattern(30_000, len(key)))
             if tier:
                 await store.change("b", key, ObjectChange(tier=tier))
-        await s.engine._stop_keeper()
+        await s.engine.stop_keeper()
         s.engine.start_keeper()
         renamed = asyncio.ensure_future(store.rename("b", "from", "to", RenameOptions()))
         await renamed

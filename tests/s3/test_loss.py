@@ -15,6 +15,7 @@ import lmdb.verify
 import pytest
 from botocore.exceptions import ClientError
 
+from tests.crash.scenes_above import lose_the_free_pages
 from tests.support.gateway import Gateway, GatewayFailed, wait_for
 
 PAGE = 4096
@@ -175,6 +176,24 @@ def test_damaged_index_gives_back_what_it_still_says(world: World) -> None:
         world.put(s3, "docs", "after")
         world.judge(gateway, world.names(pool="standard") - there - {"docs/after"})
     assert world.gateway().command("check").returncode == 0
+
+
+def test_rebuild_that_was_cut_short_is_finished_before_anything_is_served(world: World) -> None:
+    """A gateway would take back what the backing store has, serve the rest as gone, and write where its bytes are."""
+    data = world.index("standard") / "data.mdb"
+    lose_the_free_pages(data)
+    cold = world.path / "cold"
+    cold.rename(world.path / "away")
+    done = world.gateway("").command("rebuild")
+    assert (done.returncode, done.stdout) == (1, "") and "the backing store does not answer" in done.stderr
+    (world.path / "away").rename(cold)
+    with pytest.raises(GatewayFailed, match="was cut short: run `recall rebuild`"):
+        world.gateway().start()
+    done = world.gateway().command("rebuild")
+    assert done.returncode == 0, done.stdout + done.stderr
+    with world.gateway() as gateway:
+        world.judge(gateway)
+        assert gateway.command("check").returncode == 0
 
 
 def wreck_a_leaf(data: Path) -> bool:

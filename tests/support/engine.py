@@ -47,11 +47,13 @@ def default_configs(path: Path, **fields: Any) -> list[PoolConfig]:
 class Engine:
     """Open with `await Engine.open(…)`; `store` is the store, `duties` the keeper's by pool and kind."""
 
-    def __init__(self, path: Path, clock: ManualClock, backing: Backing, configs: list[PoolConfig]) -> None:
+    def __init__(
+        self, path: Path, clock: ManualClock, backing: Backing, configs: list[PoolConfig], prefix: str = "cold"
+    ) -> None:
         self.path = path
         self.clock = clock
         self.backing = backing
-        self.cold = ColdSide(backing, "cold")
+        self.cold = ColdSide(backing, prefix)
         self.pools: dict[str, Pool] = {
             config.name: open_pool(config, KEEPER_SLOT, clock, self.wake) for config in configs
         }
@@ -67,10 +69,17 @@ class Engine:
 
     @classmethod
     async def open(
-        cls, path: Path, clock: ManualClock, backing: Backing, configs: list[PoolConfig] | None = None
+        cls,
+        path: Path,
+        clock: ManualClock,
+        backing: Backing,
+        configs: list[PoolConfig] | None = None,
+        *,
+        prefix: str = "cold",
     ) -> Engine:
+        """`prefix`: of its names in the backing store."""
         await asyncio.to_thread(path.mkdir, parents=True, exist_ok=True)
-        return cls(path, clock, backing, configs or default_configs(path))
+        return cls(path, clock, backing, configs or default_configs(path), prefix)
 
     def _duties(self, pool: Pool) -> list[Duty]:
         keeps_copies = pool.config.demote != "never"
@@ -136,14 +145,15 @@ class Engine:
             reports[name] = report
         return reports
 
-    async def _stop_keeper(self) -> None:
+    async def stop_keeper(self) -> None:
+        """Its duties take no further step by themselves."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
             self._task = None
 
     async def close(self) -> None:
-        await self._stop_keeper()
+        await self.stop_keeper()
         await self.store.close()
         self.buckets.close()
         for name, pool in self.pools.items():
@@ -153,7 +163,7 @@ class Engine:
 
     async def crash(self) -> None:
         """Ends without any of the orderly steps. What was queued for the committer is committed: it was acknowledged."""
-        await self._stop_keeper()
+        await self.stop_keeper()
         await self.store.close()
         self.buckets.close()
         for name, pool in self.pools.items():
