@@ -17,6 +17,9 @@ AS_COMPILED := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(COMPILED):$(CURDIR)
 PACKAGES := gateway s3api tiering
 COMPILED_TESTS := tests/wire tests/conformance tests/s3
 SOURCES := $(PACKAGES) clients tests bench
+# Files of tests are dealt to two processes: most of them wait for a device or a gateway. JOBS=0 is one, for a debugger.
+JOBS ?= 2
+PYTEST := $(BIN)/pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help serve compile test test-compiled test-rgw crash linear model power soak hostile fuzz audit lint bench bench-smoke docs clean
@@ -24,7 +27,7 @@ SOURCES := $(PACKAGES) clients tests bench
 help:
 	@echo 'make serve        install what is needed and run the gateway (ARGS: options of recall serve)'
 	@echo 'make compile      compile the hot path, or say why it cannot be; make serve tries it by itself'
-	@echo 'make test         run the tests (ARGS: options of pytest)'
+	@echo 'make test         run the tests (ARGS: options of pytest; JOBS=0: in one process)'
 	@echo 'make test-compiled  those that talk to a gateway or its engine against the compiled one'
 	@echo 'make test-rgw     run the tier tests against a Ceph RGW at RECALL_TEST_S3_ENDPOINT'
 	@echo 'make crash        kill -9 under load, again and again (ARGS: --minutes N --rounds N --seed S)'
@@ -61,10 +64,10 @@ $(COMPILED)/.tried: setup.py $(shell find $(PACKAGES) -name '*.py') | $(RUN)
 	@$(MAKE) --no-print-directory compile >$(VENV)/compile.log 2>&1 || { rm -rf $(COMPILED); mkdir -p $(COMPILED); touch $@; echo 'not compiled, serving from the sources: see $(VENV)/compile.log'; }
 
 test: $(TEST)
-	$(BIN)/pytest -m 'not rgw' $(ARGS)
+	$(PYTEST) -m 'not rgw' $(ARGS)
 
 test-compiled: $(TEST) compile
-	$(AS_COMPILED) $(BIN)/pytest -m 'not rgw and not interpreted' --import-mode=append $(COMPILED_TESTS) $(ARGS)
+	$(AS_COMPILED) $(PYTEST) -m 'not rgw and not interpreted' --import-mode=append $(COMPILED_TESTS) $(ARGS)
 
 test-rgw: $(TEST)
 	@test -n "$$RECALL_TEST_S3_ENDPOINT" || { echo 'set RECALL_TEST_S3_ENDPOINT, RECALL_TEST_S3_ACCESS_KEY and RECALL_TEST_S3_SECRET_KEY to those of a Ceph RGW' >&2; exit 2; }

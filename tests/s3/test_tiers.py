@@ -55,6 +55,8 @@ SETTINGS: Final = {
     "pools.safe.buckets": "safe-*",
 }
 SEED: Final = 20_261_124
+PATIENCE_S: Final = 120.0
+"""For what many writes through a slow bucket must bring about."""
 _numbers = itertools.count(1)
 
 
@@ -170,7 +172,7 @@ class Tiered:
                 assert reply.status in (200, 503), reply
             return False
 
-        wait_for(evicted, f"{keys} evicted", 30)
+        wait_for(evicted, f"{keys} evicted", PATIENCE_S)
 
 
 def check(gateway: Gateway, backing: str) -> None:

@@ -27,8 +27,8 @@ from typing import Any, Final, Self
 ROOT: Final = Path(__file__).resolve().parents[2]
 ACCESS_KEY: Final = "recalltest"
 SECRET_KEY: Final = "recalltest-secret"
-START_S: Final = 30.0
-STOP_S: Final = 30.0
+START_S: Final = 60.0
+STOP_S: Final = 60.0
 POLL_S: Final = 0.02
 
 
@@ -40,7 +40,7 @@ class GatewayFailed(AssertionError):
         self.status = gateway.process.poll() if gateway.process else None
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 30.0) -> Any:
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> Any:
     """Polls until the condition gives something true, and returns that."""
     deadline_s = time.monotonic() + seconds
     while True:
@@ -171,7 +171,7 @@ class Gateway:
         self.process.wait(STOP_S)
         wait_for(lambda: not any(_runs(pid) for pid in pids.values()), "killed processes are gone")
 
-    def wait_restarted(self, name: str, before: int, seconds: float = 20.0) -> int:
+    def wait_restarted(self, name: str, before: int, seconds: float = 60.0) -> int:
         """Waits until the child runs again and is ready; returns its new process id."""
 
         def again() -> int:
