@@ -132,19 +132,6 @@ class Counters(msgspec.Struct, array_like=True):
     watched: int = 0  # buckets whose changes are recorded as events
 
 
-class RecallRecord(msgspec.Struct, array_like=True):
-    """A recall under way: who lands it, where, and which slot of the progress board tells how far it is.
-
-    `landing` is a number no other landing has: a slot of the board is soon used again, also for the same object.
-    """
-
-    generation: int
-    slot: int
-    board: int
-    landing: int
-    extents: tuple[Extent, ...]
-
-
 class Order(msgspec.Struct, array_like=True):
     """A request to the keeper: `verb` is "demote" (copy to the backing store), "evict" (and drop the hot copy), "part",
     "manifest" or "note" (write that)."""
@@ -201,7 +188,6 @@ PART: Final = Codec(PartRecord)
 UPLOAD: Final = Codec(UploadRecord)
 REGION: Final = Codec(RegionRecord)
 COUNTERS: Final = Codec(Counters)
-RECALL: Final = Codec(RecallRecord)
 ORDER: Final = Codec(Order)
 EVENT: Final = Codec(EventRecord)
 SCRUB: Final = Codec(ScrubRecord)
@@ -226,7 +212,6 @@ DATABASES: Final = (
     "manifests",  # generation → object key: cold in pieces, manifest to be written
     "unnoted",  # generation → object key: its description has changed since its copy was made, note to be written
     "chills",  # generation → object key: its storage class sends it out of the tier
-    "recalls",  # object key → RecallRecord
     "orders",  # number → Order
     "stale_buckets",  # bucket name → empty: its record in the backing store is out of date
     "watched",  # bucket number → bucket name: its changes are recorded as events

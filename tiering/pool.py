@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from tiering import device, layout
+from tiering import board, device, layout
 from tiering.committer import Committer
 from tiering.contract import Busy, Clock, ObjectInfo, PinLimit, TierFull
 from tiering.epochs import Epochs
@@ -339,7 +339,7 @@ def _adopt_shape(batch: Batch, shape: PoolShape, generation: int, owed: bool) ->
 
 
 def reclaim(batch: Batch, slot: int | None) -> int:
-    """Ends what a dead process of `slot` (None: of any) left open: its regions are sealed, its recalls and long PUTs dropped.
+    """Ends what a dead process of `slot` (None: of any) left open: its regions are sealed, its long PUTs dropped.
 
     Returns how many regions were sealed.
     """
@@ -349,9 +349,6 @@ def reclaim(batch: Batch, slot: int | None) -> int:
         if record.state == RegionState.OPEN and slot in (None, record.slot):
             batch.seal_region(layout.unpack_region(key))
             sealed += 1
-    for okey, value in list(batch.rows("recalls")):
-        if slot in (None, layout.RECALL.decode(value).slot):
-            batch.delete("recalls", okey)
     for ukey, value in list(batch.rows("uploads")):
         upload = layout.UPLOAD.decode(value)
         if upload.internal and slot in (None, upload.slot):  # its one writer is gone
@@ -362,6 +359,7 @@ def reclaim(batch: Batch, slot: int | None) -> int:
 def recover(pool: Pool) -> None:
     """Run by the keeper before any other process opens the pool: nobody else is inside, whatever the rows say."""
     pool.heat.adopt()
+    board.remove(pool.config.path)
     sealed = pool.committer.run(lambda batch: reclaim(batch, None))
     if sealed:
         _log.info("pool %s: sealed %d regions left open", pool.config.name, sealed)

@@ -2,9 +2,10 @@
 
 Promise: however many clients ask for a cold object at once, the backing store is asked once for the whole (a range of a
 long object also asks for the frames it needs); what a client is given in full passed the object's checksum, because the last byte is withheld until it did.
-Owns this process's landings and its slots of the pool's progress board. Does not know HTTP or eviction.
-Kind: owner; one thread (the loop's) and its own tasks, ended by `close`. Invariants: a follower finds and reads each
-piece in one loop step; when a landing fails, its followers go on reading from the backing store.
+Owns this process's landings and its places of the pool's board. Does not know HTTP or eviction.
+Kind: owner; one thread (the loop's) and its own tasks, ended by `close`. Invariants: nothing that waits for the device stands
+before the first byte; a follower finds and reads each piece in one loop step; when a landing fails, its followers go on
+reading from the backing store.
 Spec: docs/ARCHITECTURE.md, "Recall".
 """
 
@@ -12,73 +13,51 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import secrets
-import struct
-from collections.abc import AsyncGenerator
+from collections import deque
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from pathlib import Path
 from typing import Final
 
-from tiering import device, events, layout, mutations
+from tiering import board, events, layout, mutations
+from tiering.board import Board, Claim
 from tiering.cold import ColdSide
 from tiering.coldstream import FRAME_BYTES
 from tiering.contract import Buffer, Busy, ColdUnavailable, Corrupt, Reading, Residency, StoreError
 from tiering.flash import crc64
-from tiering.index import Batch
-from tiering.layout import Extent, ObjectRecord, RecallRecord
+from tiering.layout import Extent, ObjectRecord
 from tiering.pool import Pool
 from tiering.ports import Meter
 from tiering.writer import FlashBody
 
 LANDINGS_MAX: Final = 64
 """Recalls under way a process and pool; beyond it, reads pass through without landing."""
-_BOARD_SLOTS: Final = 64 * LANDINGS_MAX
-_SLOT = struct.Struct("<QQII")  # landing, landed bytes, process id, state
-_LANDING, _DONE, _FAILED = 1, 2, 3
 _POLL_S: Final = 0.002
+_CLAIM_S: Final = 1.0
+_CLAIM_POLL_S: Final = 0.0002
 _CHUNK: Final = 256 << 10
+_FRESH_BYTES: Final = 512 << 10
+"""Of a landing, what came last is passed on from memory: a follower that keeps up needs no look at flash."""
 
 _log = logging.getLogger("recall.recall")
-
-
-_HOT_ALREADY: Final = RecallRecord(0, 0, 0, 0, ())
-
-
-class Board:
-    """The mapped progress board of a pool: one slot a landing, written by its owner, read by everybody."""
-
-    def __init__(self, path: Path) -> None:
-        self._map = device.mapped(path, _BOARD_SLOTS * _SLOT.size)
-
-    def post(self, slot: int, landing: int, landed: int, state: int) -> None:
-        _SLOT.pack_into(self._map, slot * _SLOT.size, landing, landed, os.getpid(), state)
-
-    def landed(self, slot: int, landing: int) -> int | None:
-        """How far that landing is; None when it failed, its process died, or the slot has another landing."""
-        owner, landed, pid, state = _SLOT.unpack_from(self._map, slot * _SLOT.size)
-        if owner != landing or state == _FAILED or (state == _LANDING and not _runs(pid)):
-            return None
-        return int(landed)
-
-    def close(self) -> None:
-        self._map.close()
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
 
 
 class _Landing:
     """One object on its way into flash. `extents` None until it is known where; `failed` ends the following."""
 
-    __slots__ = ("_event", "extents", "failed", "landed", "number", "over", "remote", "slot", "task")
+    __slots__ = (
+        "_event",
+        "_fresh",
+        "_fresh_bytes",
+        "extents",
+        "failed",
+        "landed",
+        "number",
+        "over",
+        "remote",
+        "slot",
+        "task",
+    )
 
     def __init__(self, slot: int) -> None:
         self.slot = slot  # of the board
@@ -90,6 +69,29 @@ class _Landing:
         self.remote: int | None = None  # the number of another process's landing that this one follows
         self.task: asyncio.Task[None] | None = None
         self._event = asyncio.Event()
+        self._fresh: deque[tuple[int, Buffer]] = deque()
+        self._fresh_bytes = 0
+
+    def keep(self, start: int, piece: Buffer) -> None:
+        """Holds the content that begins at `start`, instead of what came longest ago."""
+        self._fresh.append((start, piece))
+        self._fresh_bytes += len(piece)
+        while self._fresh_bytes > _FRESH_BYTES and len(self._fresh) > 1:
+            self._fresh_bytes -= len(self._fresh.popleft()[1])
+
+    def fresh(self, at: int) -> Buffer | None:
+        """The content from `at` on that is held and has landed, as far as one piece goes."""
+        for start, piece in self._fresh:
+            if start <= at < min(start + len(piece), self.landed):
+                return (
+                    piece
+                    if start == at and start + len(piece) <= self.landed
+                    else memoryview(piece)[at - start : self.landed - start]
+                )
+        return None
+
+    def forget(self) -> None:
+        self._fresh.clear()
 
     def notify(self) -> None:
         event, self._event = self._event, asyncio.Event()
@@ -106,9 +108,10 @@ class Recalls:
         self._pool = pool
         self._cold = cold
         self._slot = slot
-        self._board = Board(pool.config.path / "recalls")
-        first = slot * LANDINGS_MAX % _BOARD_SLOTS
+        self._board = Board(pool.config.path, pool.space.pieces_max(pool.stream_bytes))
+        first = slot * LANDINGS_MAX % board.SLOTS
         self._free_slots = list(range(first, first + LANDINGS_MAX))
+        self._board.wipe(first, LANDINGS_MAX)
         self._landings: dict[tuple[bytes, int], _Landing] = {}
         self._count = meter
 
@@ -168,66 +171,80 @@ class Recalls:
         body = FlashBody(pool, record.size)
         try:
             await body.begin_whole()
-            self._board.post(slot, landing.number, 0, _LANDING)
-            claim = RecallRecord(record.generation, self._slot, slot, landing.number, body.places)
-            other = await pool.committer.submit(lambda batch: _claim(batch, self._board, okey, claim))
-            if other is _HOT_ALREADY:
-                return
+            other = await self._claim(landing, record.generation, body.places)
             if other is not None:
-                landing.remote, landing.extents = other.landing, other.extents
-                await self._watch(landing, other.board, record)
+                await self._watch(landing, other, record)
+                return
+            now = pool.index.standing(okey, record.generation)
+            if now is not None and now[1].residency != Residency.COLD_ONLY:
+                self._board.post(slot, landing.number, record.size, board.DONE)  # by another, before this one's claim
                 return
             landing.extents = body.places
             await self._fetch(landing, body, record)
             await pool.committer.submit(
-                lambda batch: _recalled(
-                    batch, okey, landing.number, record.generation, body.extents, pool.clock.now_ms()
-                )
+                lambda batch: mutations.recalled(batch, okey, record.generation, body.extents, pool.clock.now_ms())
             )
             self._count(events.RECALLED, pool.config.name, 1)
             self._count(events.RECALLED_BYTES, pool.config.name, record.size)
             pool.heat.fresh(record.generation)
-            self._publish(landing, record.size, _DONE)
+            self._board.post(slot, landing.number, record.size, board.DONE)
         except BaseException as error:
-            self._board.post(slot, landing.number, 0, _FAILED)
+            self._board.post(slot, landing.number, 0, board.FAILED)
             landing.failed = error if isinstance(error, Exception) else ColdUnavailable("stopping", retry_s=1)
             if not isinstance(error, StoreError | asyncio.CancelledError):
                 _log.exception("recall failed")
             if isinstance(error, Corrupt):
                 self._damaged(okey, record)
-            if landing.remote is None and landing.extents is not None:
-                pool.committer.submit(lambda batch: _unclaim(batch, okey, landing.number))
             if isinstance(error, asyncio.CancelledError):
                 raise
         finally:
+            self._board.release(slot)
             body.settle()
             self._free_slots.append(slot)
             landing.over = True
+            landing.forget()
             del self._landings[okey, record.generation]
             landing.notify()
+
+    async def _claim(self, landing: _Landing, generation: int, places: Sequence[Extent]) -> Claim | None:
+        """Takes the recall for this process; the other's claim when another has it. Raises Busy, DiskFull."""
+        deadline_s = asyncio.get_running_loop().time() + _CLAIM_S
+        while not self._board.lock():
+            if asyncio.get_running_loop().time() > deadline_s:
+                raise Busy("the recall board is held", retry_s=1)
+            await asyncio.sleep(_CLAIM_POLL_S)
+        try:
+            return self._board.claim(landing.slot, landing.number, generation, places)
+        finally:
+            self._board.unlock()
 
     async def _fetch(self, landing: _Landing, body: FlashBody, record: ObjectRecord) -> None:
         async with aclosing(self._cold.read(record, 0, record.size)) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
+                start = body.written
                 waiting = body.write(chunk)
                 if waiting is not None:
                     await waiting
+                landing.keep(start, chunk)
                 # The last byte stays back until the whole is checked.
-                self._publish(landing, min(body.written, record.size - 1), _LANDING)
+                self._publish(landing, min(body.written, record.size - 1))
         body.judge_complete()
         if body.crc64 != record.crc64:
             raise Corrupt("the cold copy is not this object's")
-
-    def _publish(self, landing: _Landing, landed: int, state: int) -> None:
-        landing.landed = landed
-        self._board.post(landing.slot, landing.number, landed, state)
+        # For the followers here; others look where the record says once the board says that it is committed.
+        landing.landed = record.size
         landing.notify()
 
-    async def _watch(self, landing: _Landing, board: int, record: ObjectRecord) -> None:
+    def _publish(self, landing: _Landing, landed: int) -> None:
+        landing.landed = landed
+        self._board.post(landing.slot, landing.number, landed, board.LANDING)
+        landing.notify()
+
+    async def _watch(self, landing: _Landing, other: Claim, record: ObjectRecord) -> None:
         """Follows another process's landing on the board."""
-        assert landing.remote is not None
+        landing.remote, landing.extents = other.landing, other.places
         while landing.landed < record.size:
-            landed = self._board.landed(board, landing.remote)
+            landed = self._board.landed(other.slot, other.landing)
             if landed is None:
                 raise Busy("the process that recalled it is gone", retry_s=1)
             if landed > landing.landed:
@@ -279,9 +296,13 @@ class Recalls:
 
     def _landed(
         self, landing: _Landing, okey: bytes, record: ObjectRecord, at: int, stop: int, whole: bool
-    ) -> bytes | None:
-        """The next bytes that are on flash, at most _CHUNK; None when there are none (yet)."""
-        if landing.over or landing.landed == record.size:
+    ) -> Buffer | None:
+        """The next bytes that have landed, at most _CHUNK; None when there are none (yet)."""
+        whole = whole or landing.landed == record.size  # which is vouched for
+        piece = landing.fresh(at) if whole else None
+        if piece is not None:
+            return piece if len(piece) <= stop - at else memoryview(piece)[: stop - at]
+        if landing.over or (landing.remote is not None and landing.landed == record.size):
             now = self._pool.index.standing(okey, record.generation)
             if now is None or not now[1].extents:
                 return None
@@ -320,30 +341,3 @@ async def _chain(first: Buffer, rest: AsyncGenerator[Buffer, None]) -> AsyncGene
             yield first
         async for chunk in rest:
             yield chunk
-
-
-def _claim(batch: Batch, board: Board, okey: bytes, claim: RecallRecord) -> RecallRecord | None:
-    """Takes the recall for this process; the other's claim when one is landing it; _HOT_ALREADY when one has."""
-    found = batch.standing(okey, claim.generation)
-    if found is not None and found[1].residency != Residency.COLD_ONLY:
-        return _HOT_ALREADY
-    data = batch.get("recalls", okey)
-    if data is not None:
-        other: RecallRecord = layout.RECALL.decode(data)
-        if other.generation == claim.generation and board.landed(other.board, other.landing) is not None:
-            return other
-    batch.put("recalls", okey, layout.RECALL.encode(claim))
-    return None
-
-
-def _unclaim(batch: Batch, okey: bytes, landing: int) -> None:
-    data = batch.get("recalls", okey)
-    if data is not None and layout.RECALL.decode(data).landing == landing:
-        batch.delete("recalls", okey)
-
-
-def _recalled(
-    batch: Batch, okey: bytes, landing: int, generation: int, extents: tuple[Extent, ...], now_ms: int
-) -> bool:
-    _unclaim(batch, okey, landing)
-    return mutations.recalled(batch, okey, generation, extents, now_ms)

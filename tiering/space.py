@@ -80,6 +80,10 @@ class Space:
         region.pending += 1
         return piece
 
+    def pieces_max(self, length: int) -> int:
+        """How many pieces `length` bytes may come in: each but the last has a region's share at least."""
+        return length // (self._flash.region_bytes // SPLIT_SHARE) + 2
+
     async def reserve_waiting(self, length: int) -> Piece:
         """As `reserve`, claiming a region when needed. Raises Busy when none is freed in time."""
         while True:

@@ -1087,7 +1087,7 @@ def cold_key(data: bytes) -> None:
 
 _CODECS = {
     b"o": layout.OBJECT, b"b": layout.BUCKET, b"p": layout.PART, b"u": layout.UPLOAD, b"r": layout.REGION,
-    b"c": layout.COUNTERS, b"l": layout.RECALL, b"q": layout.ORDER, b"e": layout.EVENT,
+    b"c": layout.COUNTERS, b"q": layout.ORDER, b"e": layout.EVENT,
 }  # fmt: skip
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import resource
 import shutil
+import subprocess
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -19,14 +20,16 @@ from typing import Any
 import pytest
 
 from tests.conformance import steps
-from tests.crash.hooked import Hooked
+from tests.crash.hooked import Hooked, Paced
 from tests.model.world import pattern
 from tests.support.clock import ManualClock
 from tests.support.engine import REGION, Engine, pool_config
+from tiering import board as boards
 from tiering import layout, mutations
 from tiering import recall as recall_module
 from tiering.backing import keys
 from tiering.backing.memory import MemoryBacking
+from tiering.board import Board
 from tiering.contract import (
     BucketChange,
     BucketInfo,
@@ -47,11 +50,11 @@ from tiering.duties.demote import DemoteDuty
 from tiering.duties.evict import EvictDuty
 from tiering.flash import crc64
 from tiering.index import Batch
-from tiering.layout import ObjectRecord, RecallRecord
+from tiering.layout import ObjectRecord
 from tiering.pool import Pool, PoolConfig, open_pool
 from tiering.ports import Backing, QueueHead, Resident, Verdict
 from tiering.rebuild import rebuild
-from tiering.recall import LANDINGS_MAX, Board, Recalls
+from tiering.recall import LANDINGS_MAX, Recalls
 from tiering.space import Space
 from tiering.writer import FlashBody
 
@@ -124,6 +127,17 @@ def rows(pool: Pool, database: str) -> list[bytes]:
         return [key for key, _ in view.rows(database)]
 
 
+def other_board(e: Engine) -> Board:
+    """The board of pool `p` as another process sees it."""
+    pool = e.served["p"]
+    return Board(pool.config.path, pool.space.pieces_max(pool.stream_bytes))
+
+
+def claimed(e: Engine) -> bool:
+    """Whether anybody has a claim in pool `p`."""
+    return any((e.served["p"].config.path / boards.NAMES[0]).read_bytes()[: 8 * boards.SLOTS])
+
+
 # -- recalls -----------------------------------------------------------------------------------------------------
 
 
@@ -141,7 +155,7 @@ def test_more_recalls_at_once_than_there_are_slots_all_finish(tmp_path: Path) ->
             recalls = e.store.recalls["p"]
             await until(lambda: not recalls._landings)
             assert len(recalls._free_slots) == LANDINGS_MAX
-            assert not rows(e.pools["p"], "recalls")
+            assert not claimed(e)
 
     run(body())
 
@@ -157,17 +171,16 @@ def test_follower_does_not_take_a_newer_landings_progress_for_its_own(tmp_path: 
             place = FlashBody(served, record.size)  # the other process's landing, which never gets beyond 5000 bytes
             await place.begin_whole()
             await steps.settled(place.write(data[:5000]))
-            board = Board(served.config.path / "recalls")
-            board.post(slot, 111, 5000, recall_module._LANDING)
-            claim = RecallRecord(record.generation, 3, slot, 111, place.places)
-            served.committer.run(lambda batch: batch.put("recalls", okey, layout.RECALL.encode(claim)))
+            board = other_board(e)
+            assert board.claim(slot, 111, record.generation, place.places) is None
+            board.post(slot, 111, 5000, boards.LANDING)
 
             space = Space(served.committer, served.flash, 2, e.wake, 1.0)
             pool = Pool(served.config, served.index, served.flash, served.heat, served.committer, space, served.clock)
             follower = Recalls(pool, e.cold, 2)
             reading = await follower.read(okey, record, 0, record.size)
             assert [landing.remote for landing in follower._landings.values()] == [111]
-            board.post(slot, 222, record.size - 1, recall_module._LANDING)
+            board.post(slot, 222, record.size - 1, boards.LANDING)
             assert board.landed(slot, 111) is None
             assert await steps.content(reading) == data
             await follower.close()
@@ -189,16 +202,15 @@ def test_bytes_of_a_landing_that_failed_are_checked_before_the_last_is_given(tmp
             place = FlashBody(served, record.size)
             await place.begin_whole()
             await steps.settled(place.write(bytes(5000)))  # not what the object holds
-            board = Board(served.config.path / "recalls")
-            board.post(slot, 111, 5000, recall_module._LANDING)
-            claim = RecallRecord(record.generation, 3, slot, 111, place.places)
-            served.committer.run(lambda batch: batch.put("recalls", okey, layout.RECALL.encode(claim)))
+            board = other_board(e)
+            assert board.claim(slot, 111, record.generation, place.places) is None
+            board.post(slot, 111, 5000, boards.LANDING)
 
             space = Space(served.committer, served.flash, 2, e.wake, 1.0)
             pool = Pool(served.config, served.index, served.flash, served.heat, served.committer, space, served.clock)
             follower = Recalls(pool, e.cold, 2)
             reading = await follower.read(okey, record, 0, record.size)
-            board.post(slot, 111, 5000, recall_module._FAILED)
+            board.post(slot, 111, 5000, boards.FAILED)
             with pytest.raises(Corrupt):
                 await steps.content(reading)
             await follower.close()
@@ -209,7 +221,7 @@ def test_bytes_of_a_landing_that_failed_are_checked_before_the_last_is_given(tmp
     run(body())
 
 
-def test_stale_claim_of_ones_own_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_claim_of_a_landing_that_failed_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A landing that could not even take its claim back left it behind; the next in its slot waited for itself.
     def full(*_: object) -> None:
         raise DiskFull("the index has no room")
@@ -221,14 +233,62 @@ def test_stale_claim_of_ones_own_is_not_followed(tmp_path: Path, monkeypatch: py
             await make_cold(e, "k")
             with monkeypatch.context() as patch:
                 patch.setattr(mutations, "recalled", full)
-                patch.setattr(recall_module, "_unclaim", full)
                 assert await steps.get(e.store, "k") == data
                 await until(lambda: not e.store.recalls["p"]._landings)
-                await e.served["p"].committer.submit(lambda batch: None)  # behind the refused taking back
-            assert rows(e.pools["p"], "recalls")
+            assert not claimed(e)
             assert await asyncio.wait_for(steps.get(e.store, "k"), 3) == data
             await until(lambda: not e.store.recalls["p"]._landings)
-            assert not rows(e.pools["p"], "recalls")
+            assert not claimed(e)
+
+    run(body())
+
+
+def test_claim_of_a_process_that_is_gone_is_taken(tmp_path: Path) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+
+    async def body() -> None:
+        async with engine(tmp_path) as e:
+            data = pattern(20_000, 1)
+            await steps.put(e.store, "k", data)
+            record = await make_cold(e, "k")
+            board = other_board(e)
+            assert board.claim(5, 111, record.generation, ()) is None
+            found = board.claim(6, 222, record.generation, ())
+            assert found is not None
+            assert found[:2] == (5, 111)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(os, "getpid", lambda: gone.pid)
+                board.post(5, 111, 0, boards.LANDING)
+            assert await steps.get(e.store, "k") == data
+            await until(lambda: not e.store.recalls["p"]._landings)
+            assert record_of(e, "k") != record, "it was landed, not passed through"
+            board.close()
+
+    run(body())
+
+
+def test_board_that_is_held_is_waited_for_and_then_done_without(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with engine(tmp_path) as e:
+            for key in ("short", "long"):
+                await steps.put(e.store, key, pattern(20_000, 1))
+                await make_cold(e, key)
+            board = other_board(e)
+            assert board.lock()
+            reading = asyncio.create_task(steps.get(e.store, "short"))
+            await asyncio.sleep(0.01)
+            assert not reading.done()
+            board.unlock()
+            assert await reading == pattern(20_000, 1)
+            assert board.lock()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(recall_module, "_CLAIM_S", 0.01)
+                assert await steps.get(e.store, "long") == pattern(20_000, 1)
+            found = record_of(e, "long")
+            assert found is not None
+            assert found.residency == Residency.COLD_ONLY
+            board.close()
 
     run(body())
 
@@ -583,19 +643,17 @@ def test_growing_beyond_the_disk_leaves_the_pool_openable(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("again", [True, False])
 def test_cold_source_that_goes_while_it_is_copied_is_looked_for_again(again: bool, tmp_path: Path) -> None:
-    # Deleted while it landed: the landing had nothing to become, the copy went on in the backing store, and there was nothing.
+    # Deleted before its first byte came: there was nothing in the backing store any more.
     async def body() -> None:
         gets = []
 
         async def hook(verb: str, key: str) -> None:
             if verb == "get":
                 gets.append(key)
-                if len(gets) == 1:
-                    await e.store.delete("b", "source")
-                    if again:
-                        await steps.put(e.store, "source", pattern(60_000, 2))
-                else:
-                    await e.settle()
+                await e.store.delete("b", "source")
+                if again:
+                    await steps.put(e.store, "source", pattern(60_000, 2))
+                await e.settle()
 
         async with engine(tmp_path, Hooked(MemoryBacking(), hook)) as e:
             await steps.put(e.store, "source", pattern(50_000, 1))
@@ -607,7 +665,29 @@ def test_cold_source_that_goes_while_it_is_copied_is_looked_for_again(again: boo
             else:
                 with pytest.raises(NoSuchKey):
                     await copying
-            assert len(gets) == 2
+            assert len(gets) == 1
+
+    run(body())
+
+
+def test_cold_object_that_goes_while_it_is_read_is_given_whole(tmp_path: Path) -> None:
+    # Deleted while it landed: what has come and passed its checksum needs no record to be given to who asked before.
+    async def body() -> None:
+        gets = []
+
+        async def hook(verb: str, key: str) -> None:
+            if verb == "get":
+                gets.append(key)
+                await e.store.delete("b", "k")
+
+        async with engine(tmp_path, Hooked(Paced(MemoryBacking()), hook)) as e:
+            data = pattern(900_000, 1)
+            await steps.put(e.store, "k", data)
+            await make_cold(e, "k")
+            assert await steps.get(e.store, "k") == data
+            with pytest.raises(NoSuchKey):
+                await steps.get(e.store, "k")
+            assert len(gets) == 1
 
     run(body())
 

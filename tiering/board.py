@@ -1,0 +1,148 @@
+"""The recall board of a pool: which process lands which object, where, and how far it is. In memory; no disk waits.
+
+Promise: of all processes one at most has the claim of a generation, as long as it lives and has not released it.
+Owns the pool's mapped board and the file of places beside it. Does not know objects, readers or the backing store.
+Kind: owner; one thread. Invariants: a slot is written by its process only; places are written before the claim that shows
+them; `claim` is called under `lock`, which is held for some µs and goes with the process that has it.
+Spec: docs/FORMAT.md, "Recall board".
+
+A claim was a row of the index before, and the first byte of every recall waited for the device to have it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from tiering import device
+from tiering.layout import Extent
+
+SLOTS: Final = 4096
+LANDING, DONE, FAILED = 1, 2, 3
+
+NAMES: Final = ("recalls", "recalls.places")
+"""The second has only what was written of it: as many places as a long object may have are too many to allocate for all."""
+
+_GENERATION: Final = struct.Struct("<Q")
+_SLOT: Final = struct.Struct("<QQII")  # landing, landed bytes, process id, state
+_SLOTS_AT: Final = SLOTS * _GENERATION.size
+_COUNT: Final = struct.Struct("<QI")  # landing, places
+_PLACE: Final = struct.Struct("<IQQ")  # region, offset, length
+
+
+class Claim(NamedTuple):
+    """A landing of some process. `landing` is a number no other has: a slot is soon used again, also for the same object."""
+
+    slot: int
+    landing: int
+    places: tuple[Extent, ...]
+
+
+class Board:
+    """The board in a pool's folder, made if need be; `places_max`: of one landing. Raises DiskFull, DeviceFailed."""
+
+    def __init__(self, folder: Path, places_max: int) -> None:
+        path = folder / NAMES[0]
+        self._map = device.mapped(path, _SLOTS_AT + SLOTS * _SLOT.size)
+        self._stride = _COUNT.size + places_max * _PLACE.size
+        self._what = f"{folder.name}/{NAMES[1]}"
+        # An open file of its own: the lock is this Board's, not the process's.
+        self._lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        self._places = os.open(folder / NAMES[1], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+    def close(self) -> None:
+        self._map.close()
+        os.close(self._lock)
+        os.close(self._places)
+
+    def lock(self) -> bool:
+        """False while another process claims: it takes some µs, so ask again."""
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def unlock(self) -> None:
+        fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def claim(self, slot: int, landing: int, generation: int, places: Sequence[Extent]) -> Claim | None:
+        """Takes `generation` for a landing in `slot`; the claim of whoever has it. Under `lock`. Raises DiskFull, DeviceFailed."""
+        for held in self._slots_of(generation):
+            owner, _, pid, state = _SLOT.unpack_from(self._map, _at(held))
+            if state == LANDING and held != slot and _runs(pid):
+                return Claim(held, owner, self._read_places(held, owner))
+        self._write_places(slot, landing, places)
+        self.post(slot, landing, 0, LANDING)
+        _GENERATION.pack_into(self._map, slot * _GENERATION.size, generation)
+        return None
+
+    def release(self, slot: int) -> None:
+        """Others may claim what `slot` had; how its landing ended stays to be seen."""
+        _GENERATION.pack_into(self._map, slot * _GENERATION.size, 0)
+
+    def wipe(self, first: int, count: int) -> None:
+        """Ends whatever a process before this one left in its slots."""
+        for slot in range(first, first + count):
+            self.release(slot)
+            self.post(slot, 0, 0, FAILED)
+
+    def post(self, slot: int, landing: int, landed: int, state: int) -> None:
+        """How far the landing in a slot of one's own is."""
+        _SLOT.pack_into(self._map, _at(slot), landing, landed, os.getpid(), state)
+
+    def landed(self, slot: int, landing: int) -> int | None:
+        """How far that landing is; None when it failed, its process died, or the slot has another landing."""
+        owner, landed, pid, state = _SLOT.unpack_from(self._map, _at(slot))
+        if owner != landing or state == FAILED or (state == LANDING and not _runs(pid)):
+            return None
+        return int(landed)
+
+    def _slots_of(self, generation: int) -> Iterator[int]:
+        sought, claimed = _GENERATION.pack(generation), self._map[:_SLOTS_AT]
+        at = claimed.find(sought)
+        while at >= 0:
+            if at % _GENERATION.size == 0:
+                yield at // _GENERATION.size
+            at = claimed.find(sought, at + 1)
+
+    def _write_places(self, slot: int, landing: int, places: Sequence[Extent]) -> None:
+        data = _COUNT.pack(landing, len(places))
+        data += b"".join(_PLACE.pack(place.region, place.offset, place.length) for place in places)
+        assert len(data) <= self._stride
+        try:
+            os.pwrite(self._places, data, slot * self._stride)
+        except OSError as error:
+            raise device.refusal(error, self._what) from error
+
+    def _read_places(self, slot: int, landing: int) -> tuple[Extent, ...]:
+        """() when they are another landing's by now: the slot says so too."""
+        owner, count = _COUNT.unpack(os.pread(self._places, _COUNT.size, slot * self._stride))
+        if owner != landing:
+            return ()
+        data = os.pread(self._places, count * _PLACE.size, slot * self._stride + _COUNT.size)
+        return tuple(Extent(region, offset, length, 0) for region, offset, length in _PLACE.iter_unpack(data))
+
+
+def remove(folder: Path) -> None:
+    """Ends whatever claims there are. Only where no process has the pool open."""
+    for name in NAMES:
+        (folder / name).unlink(missing_ok=True)
+
+
+def _at(slot: int) -> int:
+    return _SLOTS_AT + slot * _SLOT.size
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
