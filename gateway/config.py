@@ -224,6 +224,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     notify_webhooks: Annotated[Mapping[str, str], Row("S3", v.parse_webhooks, "NAME=URL,…",
         "where notifications of buckets may be sent; a configuration names one as arn:minio:sqs::NAME:webhook, or as a topic, "
         "queue or function NAME")] = {}
+    notify_owners: Annotated[Mapping[str, tuple[str, ...]], Row("S3", v.parse_owners, "NAME=ID+ID,…",
+        "canonical ids of the accounts whose buckets a webhook is for; one that is not named here is for every bucket")] = {}
     notify_timeout_s: Annotated[float, Row("S3", v.parse_positive_duration, "DURATION",
         "time a webhook has to answer; without a 2xx by then the event is sent again later",
         "a receiver only has to take a kilobyte")] = 10.0
@@ -485,6 +487,8 @@ def _combinations(settings: Settings) -> Iterator[str]:
             yield f"key_rules: there is no pool {rule.pool}"
         if rule.pool and rule.key:
             yield f"key_rules: a pool is chosen for a bucket: the rule for key {rule.key} cannot give one"
+    for name in settings.notify_owners.keys() - settings.notify_webhooks.keys():
+        yield f"notify_owners: notify_webhooks has no {name}"
     for bucket in (*settings.host_buckets.values(), *(listener.bucket for listener in settings.bucket_listeners)):
         try:
             check_bucket_name(bucket)

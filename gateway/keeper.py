@@ -216,7 +216,9 @@ def _notify_duties(
 
     host_id = base64.b64encode(os.urandom(24)).decode()
     journals = [PoolJournal(pool) for pool in pools.values()]
-    route = RouteDuty(journals, store, spools, settings.region, ROOT_CANONICAL_ID, host_id, queued, count)
+    route = RouteDuty(
+        journals, store, spools, settings.region, ROOT_CANONICAL_ID, host_id, queued, count, settings.notify_owners
+    )
     return [route, *(DeliveryDuty(name, spools[name], webhooks[name].send, count) for name in spools)]
 
 

@@ -71,7 +71,8 @@ def _uncounted(fate: str, number: int) -> None:
 class RouteDuty:
     """Takes events out of the journals and queues a message for each webhook that is to be told.
 
-    `owner`: canonical id of the root account, who owns buckets that name nobody. `wake`: rings for the deliveries.
+    `owner`: canonical id of the root account, who owns buckets that name nobody. `owners`: whose buckets some webhooks are for
+    alone. `wake`: rings for the deliveries.
     """
 
     def __init__(
@@ -84,8 +85,10 @@ class RouteDuty:
         host_id: str,
         wake: Callable[[], None] = lambda: None,
         count: Count = _uncounted,
+        owners: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.name = "notify"
+        self._owners = owners or {}
         self._journals = journals
         self._buckets = buckets
         self._spools = spools
@@ -126,6 +129,7 @@ class RouteDuty:
         return [
             (target, notification.message(event, number, notice, self._region, owner, self._host_id))
             for target, notice in notification.receivers(notification.load(text), event)
+            if notification.is_for(target, owner, self._owners)  # also where it was not yet, when it was named
         ]
 
     def _queue(self, target: str, messages: Sequence[bytes]) -> None:

@@ -176,6 +176,17 @@ def parse_webhooks(value: object) -> dict[str, str]:
     return dict(pairs)
 
 
+def parse_owners(value: object) -> dict[str, tuple[str, ...]]:
+    """Canonical ids by the name of the webhook that is for their buckets alone."""
+    if isinstance(value, dict):
+        pairs = [(name, ids if isinstance(ids, list) else [ids]) for name, ids in value.items()]
+    else:
+        pairs = [(name, ids.split("+")) for name, _, ids in (item.partition("=") for item in parse_texts(value))]
+    if not all(name and ids and all(isinstance(each, str) and each for each in ids) for name, ids in pairs):
+        raise ValueError("must be NAME=ID+ID pairs (in TOML also a table of lists)")
+    return {name: tuple(ids) for name, ids in pairs}
+
+
 def parse_bucket_listeners(value: object) -> tuple[BucketListener, ...]:
     listeners = []
     for item in parse_texts(value):

@@ -83,6 +83,7 @@ async def _serve(briefing: Briefing, slot: int, ready: Ready) -> None:
         host_buckets=settings.host_buckets,
         key_rules=settings.key_rules,
         notify_targets=tuple(settings.notify_webhooks),
+        notify_owners=settings.notify_owners,
         keys=keys,
         buckets_max=settings.buckets_max,
         object_ownership=settings.object_ownership,

@@ -119,6 +119,7 @@ class ApiConfig(msgspec.Struct, frozen=True):
     object_ownership: str = ""  # of new buckets whose maker says nothing; "" gives them no document
     presign_expires_max_s: int = 604_800
     notify_targets: tuple[str, ...] = ()  # names of the webhooks that notifications may be sent to
+    notify_owners: Mapping[str, tuple[str, ...]] = {}  # whose buckets' alone, by canonical id, for some of them
     keys: KeyRing = NO_KEYS  # the master keys of sealed objects
     day_ms: int = 86_400_000  # what rules and restores count as a day; another length is for tests
 

@@ -16,7 +16,7 @@ import base64
 import functools
 import hashlib
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, Final, Literal
 from urllib.parse import quote_plus
 
@@ -102,8 +102,16 @@ def target_name(arn: str, kind: Kind) -> str:
     return ""
 
 
-def parse(body: bytes, targets: Collection[str], validate: bool = True) -> Notices:
-    """A NotificationConfiguration document. `targets`: names of webhooks there are; `validate` False takes any ARN.
+def is_for(target: str, owner: str, owners: Mapping[str, Collection[str]]) -> bool:
+    """Whether a webhook takes events of the buckets of `owner`, a canonical id. `owners`: whom some are for alone."""
+    return target not in owners or owner in owners[target]
+
+
+def parse(
+    body: bytes, targets: Collection[str], validate: bool = True, refused: Collection[str] = frozenset()
+) -> Notices:
+    """A NotificationConfiguration document. `targets`: names of webhooks there are; `validate` False takes any ARN, but
+    those of the webhooks named in `refused`.
 
     Raises MalformedXML, InvalidArgument, NotImplemented.
     """
@@ -123,8 +131,7 @@ def parse(body: bytes, targets: Collection[str], validate: bool = True) -> Notic
     if len({notice.id for notice in notices}) != len(notices):
         raise _invalid("Same ID used for multiple configurations. IDs must be unique.")
     _check_overlaps(notices)
-    if validate:
-        _check_targets(notices, targets)
+    _check_targets(notices, lambda name: name in targets if validate else name not in refused)
     return Notices(tuple(notices))
 
 
@@ -195,13 +202,15 @@ def _covers(pattern: str, event: str) -> bool:
     return pattern == event or (pattern.endswith(":*") and event.startswith(pattern[:-1]))
 
 
-def _check_targets(notices: list[Notice], targets: Collection[str]) -> None:
-    unknown = [notice.arn for notice in notices if target_name(notice.arn, notice.kind) not in targets]
+def _check_targets(notices: list[Notice], is_known: Callable[[str], bool]) -> None:
+    unknown = [notice.arn for notice in notices if not is_known(target_name(notice.arn, notice.kind))]
     if unknown:
         fields: dict[str, str] = {}
         for number, arn in enumerate(dict.fromkeys(unknown), start=1):
             fields[f"ArgumentName{number}"] = arn[:256]
-            fields[f"ArgumentValue{number}"] = "The destination does not exist: notify_webhooks has no such name."
+            fields[f"ArgumentValue{number}"] = (
+                "The destination does not exist: notify_webhooks has no such name for this bucket."
+            )
         raise _invalid("Unable to validate the following destination configurations", **fields)
 
 

@@ -286,6 +286,18 @@ def test_webhooks_have_names_and_urls() -> None:
         assert fault.startswith("RECALL_NOTIFY_WEBHOOKS"), wrong
 
 
+def test_webhooks_may_be_of_some_owners(tmp_path: Path) -> None:
+    webhooks = "a=http://a,b=http://b"
+    settings = load({"RECALL_NOTIFY_WEBHOOKS": webhooks, "RECALL_NOTIFY_OWNERS": "a=one+two,b=one"})
+    assert settings.notify_owners == {"a": ("one", "two"), "b": ("one",)}
+    file = tmp_path / "recall.toml"
+    file.write_text('[notify_webhooks]\na = "http://a"\n[notify_owners]\na = ["one", "two"]\n')
+    assert load({}, file=str(file)).notify_owners == {"a": ("one", "two")}
+    for wrong in ("a", "a=", "a=one+", "c=one"):
+        (fault,) = faults_of({"RECALL_NOTIFY_WEBHOOKS": webhooks, "RECALL_NOTIFY_OWNERS": wrong})
+        assert fault.lower().replace("recall_", "").startswith("notify_owners"), fault
+
+
 def test_certificate_and_key_come_together() -> None:
     assert load({}, overrides=[("tls_cert", "c.pem"), ("tls_key", "k.pem")]).tls_cert == "c.pem"
     for name, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):

@@ -11,7 +11,7 @@ from s3api import notification
 from s3api.call import ApiConfig
 from s3api.errors import S3Error
 from tests.support.clock import NEW_YEAR_MS
-from tests.unit.handler_harness import Harness
+from tests.unit.handler_harness import ROOT, Harness
 from tiering.contract import EventRecord
 
 HOOK = "arn:minio:sqs:us-east-1:hook:webhook"
@@ -198,6 +198,24 @@ def test_test_message() -> None:
         "RequestId": "R",
         "HostId": "host",
     }
+
+
+def test_a_webhook_of_some_accounts_is_unknown_to_others() -> None:
+    target, arn = TARGETS[0], f"arn:minio:sqs::{TARGETS[0]}:webhook"
+    wanted = document(queue(CREATED, arn=arn))
+    s3 = Harness(ApiConfig(notify_targets=TARGETS, notify_owners={target: ("another", ROOT.owner_id)}))
+    s3("PUT", "/bucket")
+    assert s3("PUT", "/bucket?notification", {}, wanted).status == 200
+    s3.config = ApiConfig(notify_targets=TARGETS, notify_owners={target: ("another",)})
+    for headers in ({}, {"x-amz-skip-destination-validation": "true"}):
+        reply = s3("PUT", "/bucket?notification", headers, wanted)
+        assert (reply.code, reply.fields["ArgumentName1"]) == ("InvalidArgument", arn)
+    assert (
+        s3(
+            "PUT", "/bucket?notification", {}, document(queue(CREATED, arn=f"arn:minio:sqs::{TARGETS[1]}:webhook"))
+        ).status
+        == 200
+    )
 
 
 def test_configuration_through_the_handlers() -> None:

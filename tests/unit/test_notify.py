@@ -77,6 +77,23 @@ class World:
             pass
 
 
+def test_events_of_others_buckets_are_not_told_to_a_webhook_of_some(tmp_path: Path) -> None:
+    async def run() -> None:
+        world = World(tmp_path)
+        await world.bucket()
+        for owners in ({"one": ("another",)}, {"one": ("another", "root")}, {}):
+            world.route = RouteDuty(
+                [world.rows], world.store, world.spools, "us-east-1", "root", "host", count=world.count, owners=owners
+            )
+            world.rows.add("ObjectCreated:Put", f"a{len(owners)}{sum(map(len, owners.values()))}")
+            await world.route.step()
+        await world.deliver()
+        assert world.sent == ["ObjectCreated:Put a12", "ObjectCreated:Put a00"]
+        assert world.counts == {"delivered": 2}
+
+    asyncio.run(run())
+
+
 def test_events_reach_whom_they_concern_in_order(tmp_path: Path) -> None:
     async def run() -> None:
         world = World(tmp_path)
