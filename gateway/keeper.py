@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import itertools
 import logging
 import os
 import signal
@@ -30,7 +31,7 @@ from gateway.metrics import Metrics
 from gateway.notify import DeliveryDuty, PoolJournal, RouteDuty
 from gateway.runner import Briefing, Ready
 from gateway.spool import Spool
-from gateway.worker import EPOCH_S, OPERATION_NAMES, SWITCH_S
+from gateway.worker import EPOCH_S, OPERATION_NAMES, SLOW_TURNS, SWITCH_S
 from tiering.buckets import Buckets
 from tiering.cold import ColdSide
 from tiering.contract import Busy, DeviceFailed, DiskFull
@@ -260,11 +261,13 @@ async def _probe(cold: ColdSide, url: str) -> None:
 
 
 async def _turn_epochs(pools: Mapping[str, Pool]) -> None:
-    while True:
+    for turn in itertools.count(1):
         await asyncio.sleep(EPOCH_S)
         try:
             for pool in pools.values():
                 pool.epochs.rotate()
+                if turn % SLOW_TURNS == 0:
+                    pool.rest()
         except DeviceFailed:
             pass  # said, and soon the end of this process
         except Exception:

@@ -43,8 +43,8 @@ from tiering.store import TieredStore
 
 EPOCH_S: Final = 0.02
 """How often a read epoch starts: freed regions wait about this long before they can be written again. A turn costs 5 µs."""
-IDENTITY_TURNS: Final = 20
-"""After how many turns the file of identities is looked at: well within a second."""
+SLOW_TURNS: Final = 20
+"""After how many turns the file of identities is looked at, and the open regions: well within a second."""
 GARBAGE_OBJECTS: Final = 20_000
 """New objects between two collections. Python's 700 are those of a turn of the loop with some dozen PUTs under way, all still
 in use: looking at them cost 3 µs a PUT, and cycles are only made by what goes wrong."""
@@ -170,8 +170,10 @@ async def _turn(store: TieredStore, connections: Connections, metrics: Metrics, 
             for pool in store.pools.values():
                 pool.epochs.rotate()
                 pool.flush_touches()
-            if next(turns) % IDENTITY_TURNS == 0:
+            if next(turns) % SLOW_TURNS == 0:
                 known.refresh()
+                for pool in store.pools.values():
+                    pool.rest()
         except DeviceFailed:
             pass  # said, and soon the end of this process
         except Exception:

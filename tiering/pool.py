@@ -181,6 +181,13 @@ class Pool:
             touches, self._touches = self._touches, {}
             self.committer.submit(lambda batch: _write_touches(batch, touches))
 
+    def rest(self) -> None:
+        """Gives the open region up where this process has written nothing while others wrote much. Called now and then."""
+        if self.space.rests:
+            with self.index.view() as view:
+                sequence = view.counters().region_sequence
+            self.space.give_up(sequence)
+
     @property
     def keeps_versions(self) -> bool:
         """Whether its buckets may have versions: what a power loss or an eviction may take must not be a version."""

@@ -1,7 +1,8 @@
 """Room for new bytes: the regions this process has open in one pool.
 
 Promise: a reservation is exclusively the caller's until it gives it back, and the region it lies in is not sealed
-before that — so no duty ever looks at a region that is still being written.
+before that — so no duty ever looks at a region that is still being written. One that nobody writes to any more is sealed, too,
+when others have gone far beyond it, so that what lies in it has its turn.
 Owns this process's open region and the ones waiting for their last writer. Does not know objects or what is evicted to
 make room: it asks the index for a free region, wakes the keeper when there is none, and waits a bounded time.
 Kind: owner; one thread (the loop's). Spec: docs/ARCHITECTURE.md, "Regions".
@@ -29,6 +30,10 @@ SPLIT_SHARE: Final = 16
 """An object longer than a region / SPLIT_SHARE may be cut to fill a region's tail; a shorter one starts the next region,
 which wastes less than that share and keeps a block in one extent."""
 
+PASSED_SHARE: Final = 2
+"""An open region is given up when a pool's regions / PASSED_SHARE were sealed since it was claimed: by then its oldest objects
+would soon be looked at, and the room behind them costs less than that share of one region in each."""
+
 _POLL_S: Final = 0.004
 
 
@@ -41,10 +46,11 @@ class Piece(NamedTuple):
 
 
 class _OpenRegion:
-    __slots__ = ("number", "pending", "position")
+    __slots__ = ("number", "pending", "position", "sequence")
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, sequence: int) -> None:
         self.number = number
+        self.sequence = sequence  # how many regions had been sealed when it was claimed
         self.position = 0
         self.pending = 0
 
@@ -107,8 +113,8 @@ class Space:
     async def _next_region(self) -> None:
         deadline = asyncio.get_running_loop().time() + self._wait_s
         while True:
-            number = await self._committer.submit(self._claim_mutation)
-            if number is not None:
+            claimed = await self._committer.submit(self._claim_mutation)
+            if claimed is not None:
                 break
             self._wake_keeper()
             if asyncio.get_running_loop().time() >= deadline:
@@ -118,13 +124,28 @@ class Space:
         for each in unsealed:
             self._seal(each)
         self._retire()
-        self._open = _OpenRegion(number)
+        self._open = _OpenRegion(*claimed)
         self._wake_keeper()  # one free region less: it may be time to free more
 
-    def _claim_mutation(self, batch: Batch) -> int | None:
+    def _claim_mutation(self, batch: Batch) -> tuple[int, int] | None:
+        """The region's number, and how many regions have been sealed."""
         if self.slot != KEEPER_SLOT and batch.count("free") <= KEEPER_REGIONS:
             return None
-        return batch.claim_region(self.slot)
+        region = batch.claim_region(self.slot)
+        return None if region is None else (region, batch.counters().region_sequence)
+
+    @property
+    def rests(self) -> bool:
+        """Whether a region is open and nobody writes to it just now."""
+        return self._open is not None and not self._open.pending
+
+    def give_up(self, sequence: int) -> None:
+        """Seals the open region if nobody writes to it and others have passed it; `sequence`: how many were sealed until now."""
+        region = self._open
+        if region is None or region.pending or self._claim is not None:
+            return
+        if sequence - region.sequence >= self._flash.regions // PASSED_SHARE:
+            self._retire()
 
     def _retire(self) -> None:
         region, self._open = self._open, None

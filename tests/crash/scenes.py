@@ -18,6 +18,7 @@ from tests.crash.stage import (
     has_not,
 )
 from tests.model.world import pattern
+from tests.support.engine import REGION
 from tiering import events, journal, layout
 from tiering.contract import (
     BucketChange,
@@ -36,6 +37,7 @@ from tiering.contract import (
 )
 from tiering.duties.coldscrub import ColdScrubDuty
 from tiering.duties.scrub import ScrubDuty, ScrubRates
+from tiering.space import Space
 
 
 async def data_written(scene: Scene) -> None:
@@ -262,6 +264,15 @@ async def region_sealed(scene: Scene) -> None:
     await scene.fill(20, 20_000)
 
 
+async def region_given_up_by_a_writer_that_rests(scene: Scene) -> None:
+    await scene.put("a", 1, 1000)
+    pool = scene.engine.pools["small"]
+    others = Space(pool.committer, pool.flash, 2, scene.engine.wake, 5.0)
+    scene.die_at(COMMIT, after="Space.give_up")
+    for _ in range(pool.flash.regions):
+        others.give_back(await others.reserve_waiting(REGION))
+
+
 async def region_freed_before_it_is_recycled(scene: Scene) -> None:
     await scene.fill(20, 20_000)
     scene.die_at(COMMIT, after="Batch.free_region")
@@ -424,6 +435,7 @@ SCENES: Final = (
     evicted_before_the_order_goes,
     region_claimed_before_it_is_written,
     region_sealed,
+    region_given_up_by_a_writer_that_rests,
     region_freed_before_it_is_recycled,
     region_recycled_before_it_is_written,
     survivors_marked_before_their_region_is_freed,

@@ -26,6 +26,7 @@ from tiering.index import Batch
 from tiering.layout import RegionState
 from tiering.pool import reclaim
 from tiering.ports import BackingUnavailable, QueueHead, Resident, Verdict
+from tiering.space import Space
 
 T = TypeVar("T")
 
@@ -389,6 +390,24 @@ def test_region_that_stays_as_it_is_goes_to_the_young_end_and_cools() -> None:
         assert pool.index.get_object(layout.object_key(1, "k0")) == record, "not a byte moved"
         with pool.index.view() as view:
             assert [layout.unpack_region(value) for _, value in view.rows("queue")][-1] == region
+
+
+def test_region_of_a_writer_that_rests_is_emptied_in_its_turn() -> None:
+    # It stayed open, so the oldest objects of all outlived everything written by others, until their writer wrote again.
+    with world() as w:
+        w.put(SMALL, "old", pattern(20_000, 1))
+        pool = w.engine.pools["small"]
+
+        async def others_write() -> None:
+            space = Space(pool.committer, pool.flash, 2, w.engine.wake, 1.0)
+            for _ in range(2 * pool.flash.regions):
+                space.give_back(await space.reserve_waiting(REGION))
+                await w.engine.settle()
+            space.close()
+
+        w.runner.run(others_write())
+        record = pool.index.get_object(layout.object_key(1, "old"))
+        assert record is not None and record.residency is Residency.COLD_ONLY
 
 
 def test_region_that_stays_as_it_is_loses_what_has_expired() -> None:

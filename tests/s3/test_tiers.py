@@ -157,8 +157,7 @@ class Tiered:
     def wait_cold(self, bucket: str, *keys: str) -> None:
         """Until pressure has evicted the keys; more is written meanwhile.
 
-        Each write on a new connection, so through either worker: the region a worker writes to is not evicted, and stays
-        open while that worker has nothing to write.
+        Each write on a new connection, so through either worker: the region one has open is evicted half a round later.
         """
         filler = self.new_bucket()
         numbers = itertools.count()

@@ -121,6 +121,8 @@ class Engine:
                 self.pools[name].epochs.rotate()
                 self.served[name].epochs.rotate()
                 self.served[name].flush_touches()
+                self.served[name].rest()
+                self.pools[name].rest()
                 for duty in duties:
                     try:
                         done += await duty.step()
