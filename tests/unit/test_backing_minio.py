@@ -178,8 +178,9 @@ def test_reads_ask_for_identity_and_keep_encoded_bytes_as_they_are() -> None:
 
     answer = reply(206, b"\x1f\x8b\x08\x00", "Content-Encoding: gzip", "Content-Range: bytes 2-5/10")
     seen = against(lambda _: answer, check)
-    assert seen.requests[0].startswith("GET /bucket/pre/k?X-Amz-Algorithm=AWS4-HMAC-SHA256")
+    assert seen.requests[0] == "GET /bucket/pre/k HTTP/1.1"
     head = seen.heads[0].lower()
+    assert "\r\nauthorization: aws4-hmac-sha256 " in head
     assert "\r\nrange: bytes=2-5\r\n" in head
     assert "\r\naccept-encoding: identity\r\n" in head
 
@@ -219,3 +220,54 @@ def test_an_address_does_not_show_its_secret() -> None:
     address = BucketAddress("host:1", "bucket", ACCESS, SECRET)
     assert SECRET not in repr(address)
     assert ACCESS not in repr(address)
+
+
+def test_connection_that_the_server_has_closed_is_replaced() -> None:
+    # Both as a surprise to the next request and seen before it.
+    async def check(backing: MinioBacking) -> None:
+        for _ in range(3):
+            assert await read(backing) == b"data"
+            await backing.delete("k")
+        await asyncio.sleep(0.05)
+        assert await read(backing) == b"data"
+
+    def answer(line: str) -> bytes:
+        said = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\ndata"
+        return said if line.startswith("GET") else b"HTTP/1.1 204 No Content\r\n\r\n"
+
+    seen = against(answer, check)
+    assert len(seen.requests) == 7
+
+
+@pytest.mark.parametrize(("says", "connections"), [("", 1), ("Connection: close\r\n", 3)])
+def test_connection_is_kept_only_where_the_server_keeps_it(says: str, connections: int) -> None:
+    """Also after a reply without a body, where the parser is at the next one before anybody asks it."""
+    count = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal count
+        count += 1
+        try:
+            while True:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(f"HTTP/1.1 204 No Content\r\n{says}\r\n".encode())
+                if says:
+                    await reader.read()  # it says that it closes, and leaves that to its client
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            writer.close()
+
+    async def main() -> None:
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        address = BucketAddress(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", "bucket", ACCESS, SECRET)
+        backing = MinioBacking(address, MinioLimits(threads=2, read_s=5.0))
+        for _ in range(3):
+            await asyncio.wait_for(backing.delete("k"), 4)
+        await backing.close()
+        server.close()
+        await server.wait_closed()
+        await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+    assert count == connections

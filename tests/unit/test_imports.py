@@ -27,8 +27,9 @@ ALLOWED = {
 ONLY_IN = {
     "lmdb": ("tiering.index", "tiering.pages"),
     "minio": ("tiering.backing.minio",),
+    "aiohttp": ("gateway.webhook",),
     "awscrt": ("tiering", "s3api.checksums"),
-    "httptools": ("gateway.http",),
+    "httptools": ("gateway.http", "tiering.backing.http"),
     "prometheus_client": ("gateway.metrics", "gateway.commands"),
     "uvloop": ("gateway",),
     "cryptography": ("s3api.sealing", "gateway.tls"),

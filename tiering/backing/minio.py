@@ -1,10 +1,10 @@
 """A backing in an S3 bucket: MinIO, or any server that speaks S3, through the `minio` SDK.
 
-Uploads and control calls are the SDK's, blocking, on a bounded pool of threads; reads stream over aiohttp on URLs the
-SDK presigns, so that recalled bytes reach the loop without a thread between. Nothing is retried here: the wrapper above
-retries, knows the caller's patience and can resume a stream.
+Reads, looks and deletes are requests of our own over `http.py`, signed by the SDK: recalled bytes reach the loop without a
+thread, and their first one waits for nothing else. Uploads and what is rare are the SDK's, blocking, on a bounded pool of
+threads. Nothing is retried here: the wrapper above retries, knows the caller's patience and can resume a stream.
 
-Owns: the SDK client with its connection pool, the threads, one aiohttp session; one loop. Opening does no I/O.
+Owns: the SDK client with its connection pool, the threads, one HTTP client; one loop. Opening does no I/O.
 Does not know: what is stored. Kind: owner. Invariants: an upload becomes visible whole or not at all (one PUT, or a
 multipart upload that is aborted on failure); no error text holds a URL, a signature or a credential.
 Spec: S3 API reference; quirks of the servers are noted where they matter.
@@ -14,20 +14,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import CancelledError as FutureCancelled
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, BinaryIO, Final, TypeVar, cast
+from urllib.parse import SplitResult, quote, urlsplit
 from xml.etree import ElementTree
 
-import aiohttp
 import urllib3
 from minio import Minio
+from minio.credentials.credentials import Credentials
 from minio.error import MinioException, S3Error, ServerError
-from yarl import URL
+from minio.signer import sign_v4_s3
 
+from tiering.backing import http
 from tiering.backing.address import BucketAddress, MinioLimits
 from tiering.backing.keys import check_key, check_prefix
 from tiering.backing.streams import closing
@@ -38,8 +41,7 @@ PART_BYTES: Final = 16 << 20
 """Objects up to this go in one PUT. The SDK holds one part in memory per upload."""
 PARTS_MAX: Final = 10_000
 LIST_BATCH: Final = 250
-READ_BUFFER_BYTES: Final = 1 << 20
-_PRESIGNED_FOR: Final = timedelta(hours=1)
+_UNSIGNED: Final = "UNSIGNED-PAYLOAD"
 _ERROR_BODY_BYTES: Final = 16 << 10
 _MISSING: Final = frozenset(("NoSuchKey", "NoSuchObject", "NoSuchVersion"))
 
@@ -72,7 +74,15 @@ class MinioBacking:
             http_client=self._pool,
         )
         self._threads = ThreadPoolExecutor(limits.threads, thread_name_prefix="backing-s3")
-        self._http: aiohttp.ClientSession | None = None
+        self._region = address.region
+        self._credentials = Credentials(address.access_key, address.secret_key)
+        # The SDK knows which servers want the bucket in the host's name. Signing is no I/O, since the region is given.
+        url = urlsplit(self._client.presigned_get_object(address.bucket, "x"))
+        self._scheme, self._host = url.scheme, url.netloc
+        self._root = url.path.removesuffix("x")
+        tls = ssl.create_default_context() if address.secure else None
+        port = url.port or (443 if address.secure else 80)
+        self._http = http.Client(url.hostname or "", port, tls, limits)
 
     async def ensure_bucket(self) -> None:
         """Makes the bucket when it is missing."""
@@ -105,35 +115,31 @@ class MinioBacking:
         if start == stop:
             await self.stat(key)
             return
-        # Accept-Encoding: a stored byte is a byte; a proxy that compresses would break ranges.
-        headers = {"Accept-Encoding": "identity"}
-        if start or stop is not None:
-            headers["Range"] = f"bytes={start}-{'' if stop is None else stop - 1}"
-        url = self._client.presigned_get_object(self._bucket, name, expires=_PRESIGNED_FOR)
-        try:
-            async with self._session().get(URL(url, encoded=True), headers=headers, allow_redirects=False) as response:
-                if response.status == 416:
-                    await self._check_end(key, start, stop)
-                    return
-                if response.status not in (200, 206):
-                    raise await self._refusal(response)
-                if response.status == 200 and "Range" in headers:
-                    raise BackingUnavailable("the backing bucket ignores ranges")
-                got = 0
-                async for chunk in response.content.iter_any():
-                    got += len(chunk)
-                    yield chunk
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            # A cut connection: the bytes are there, so not Corrupt. Never str(error): it may hold the signed URL.
-            raise BackingUnavailable(_reason(error)) from None
+        span = f"bytes={start}-{'' if stop is None else stop - 1}" if start or stop is not None else ""
+        async with self._asked("GET", name, span) as reply:
+            if reply.status == 416:
+                reply.close()  # first, so that it holds no place from the next
+                await self._check_end(key, start, stop)
+                return
+            if reply.status not in (200, 206):
+                raise await self._refusal(reply)
+            if reply.status == 200 and span:
+                raise BackingUnavailable("the backing bucket ignores ranges")
+            got = 0
+            while chunk := await reply.next():
+                got += len(chunk)
+                yield chunk
         if stop is not None and got != stop - start:
             raise BackingCorrupt(f"{got} bytes came of the {stop - start} asked for")
 
     async def delete(self, key: str) -> None:
         name = self._name(key)
         await self._prepare()
-        with contextlib.suppress(NotFound):
-            await self._call(self._client.remove_object, self._bucket, name)
+        async with self._asked("DELETE", name) as reply:
+            if reply.status not in (200, 204):
+                refusal = await self._refusal(reply)
+                if not isinstance(refusal, NotFound):
+                    raise refusal
 
     async def list(self, prefix: str) -> AsyncIterator[BackingStat]:
         await self._prepare()
@@ -146,37 +152,59 @@ class MinioBacking:
     async def stat(self, key: str) -> BackingStat:
         name = self._name(key)
         await self._prepare()
-        try:
-            found = await self._call(self._client.stat_object, self._bucket, name)
-        except NotFound:
-            # A HEAD has no body to say which of the two is missing, and "no such object" is said only when sure.
-            if not await self._call(self._client.bucket_exists, self._bucket):
-                raise BackingUnavailable("the backing bucket is missing") from None
-            raise
-        return BackingStat(key, found.size or 0, _unquoted(found.etag))
+        async with self._asked("HEAD", name) as reply:
+            if reply.status != 200:
+                raise await self._refusal(reply)
+            size = reply.headers.get("content-length", "")
+            if not size.isdecimal():
+                raise BackingUnavailable("the backing bucket's answer is not S3's (no length)")
+            return BackingStat(key, int(size), _unquoted(reply.headers.get("etag")))
 
     async def close(self) -> None:
-        """Ends the session and waits for the threads: as long as one call of theirs lasts."""
-        if self._http is not None:
-            await self._http.close()
+        """Ends the connections and waits for the threads: as long as one call of theirs lasts."""
+        self._http.close()
         await asyncio.to_thread(self._threads.shutdown)
         self._pool.clear()
 
     def _name(self, key: str) -> str:
         return self._prefix + check_key(key)
 
-    def _session(self) -> aiohttp.ClientSession:
-        if self._http is None:
-            self._http = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=self._limits.streams),
-                timeout=aiohttp.ClientTimeout(
-                    total=None, sock_connect=self._limits.connect_s, sock_read=self._limits.read_s
-                ),
-                auto_decompress=False,
-                read_bufsize=READ_BUFFER_BYTES,
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
-        return self._http
+    @contextlib.asynccontextmanager
+    async def _asked(self, method: str, name: str, span: str = "") -> AsyncIterator[http.Exchange]:
+        """The reply to a request for a key, "" for the bucket itself; `span`: a Range. Raises BackingUnavailable."""
+        reply: http.Exchange | None = None
+        try:
+            reply = await self._http.ask(method, self._head(method, name, span))
+            yield reply
+        except OSError as error:
+            # A cut connection: the bytes are there, so not Corrupt. Never str(error): it may hold an address.
+            raise BackingUnavailable(_reason(error)) from None
+        finally:
+            if reply is not None:
+                reply.close()
+
+    def _head(self, method: str, name: str, span: str) -> bytes:
+        now = datetime.now(UTC)
+        path = self._root + quote(name, safe="/-_.~") if name else self._root.rstrip("/") or "/"
+        headers = {"Host": self._host, "x-amz-content-sha256": _UNSIGNED, "x-amz-date": now.strftime("%Y%m%dT%H%M%SZ")}
+        if span:
+            headers["Range"] = span
+        sign_v4_s3(
+            method=method,
+            url=SplitResult(self._scheme, self._host, path, "", ""),
+            region=self._region,
+            headers=headers,  # type: ignore[arg-type]  # it takes lists too
+            credentials=self._credentials,
+            content_sha256=_UNSIGNED,
+            date=now,
+        )
+        # Not signed, since a proxy may change it: a stored byte is a byte; one that is compressed would break ranges.
+        lines = [
+            f"{method} {path} HTTP/1.1",
+            *(f"{each}: {headers[each]}" for each in headers),
+            "Accept-Encoding: identity",
+        ]
+        return "\r\n".join((*lines, "", "")).encode("latin-1")
 
     async def _prepare(self) -> None:
         if self._create and not self._ready:
@@ -189,11 +217,14 @@ class MinioBacking:
         if start != size or stop is not None:
             raise BackingCorrupt(f"{size} bytes are stored, {start}:{stop} was asked for")
 
-    async def _refusal(self, response: aiohttp.ClientResponse) -> BackingError:
-        code = _error_code(await response.content.read(_ERROR_BODY_BYTES))
-        if response.status == 404 and not code:
-            code = "NoSuchKey" if await self._call(self._client.bucket_exists, self._bucket) else "NoSuchBucket"
-        return _fault(code, response.status)
+    async def _refusal(self, reply: http.Exchange) -> BackingError:
+        code = _error_code(await reply.read(_ERROR_BODY_BYTES))
+        if reply.status == 404 and not code:
+            # A HEAD has no body to say which of the two is missing, and "no such object" is said only when sure.
+            reply.close()  # first, so that it holds no place from the next
+            async with self._asked("HEAD", "") as bucket:
+                code = "NoSuchKey" if bucket.status == 200 else "NoSuchBucket" if bucket.status == 404 else ""
+        return _fault(code, reply.status)
 
     async def _call(self, function: Callable[..., R], *args: Any, on_cancel: Callable[[], None] | None = None) -> R:
         """Runs an SDK call on a thread and translates its errors; outlives a cancellation until the thread is done."""
