@@ -14,6 +14,7 @@ from setuptools import setup
 HOT = (
     "gateway/http/connections.py",
     "gateway/http/flow.py",
+    "gateway/http/alike.py",
     "gateway/http/head.py",
     "gateway/http/protocol.py",
     "gateway/http/render.py",

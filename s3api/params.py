@@ -60,12 +60,11 @@ def percent_decode(text: bytes) -> bytes:
 
     Not `urllib.parse.unquote_to_bytes`, which leaves such a sign standing and so reads two texts as one.
     """
-    first, *rest = text.split(b"%")
-    pieces = [first]
+    pieces = text.split(b"%")
     try:
-        for piece in rest:
-            pieces.append(_BYTE_OF[piece[:2]])
-            pieces.append(piece[2:])
+        for at in range(1, len(pieces)):
+            piece = pieces[at]
+            pieces[at] = _BYTE_OF[piece[:2]] + piece[2:]
     except KeyError:
         raise S3Error("InvalidURI", "A percent sign in the request target begins no escape.") from None
     return b"".join(pieces)

@@ -15,6 +15,7 @@ from typing import Final
 
 import httptools
 
+from gateway.http.alike import Shapes, is_target
 from s3api.message import Headers
 
 CHUNKED: Final = -1
@@ -25,6 +26,34 @@ _METHODS: Final = {
     name.encode(): name for name in ("GET", "HEAD", "PUT", "POST", "DELETE", "OPTIONS", "PATCH", "TRACE")
 }
 _METHODS_REFUSED: Final = frozenset((b"CONNECT", b"PRI"))
+_NAMES: Final = {
+    spelled: name
+    for name in (
+        b"accept",
+        b"accept-encoding",
+        b"amz-sdk-invocation-id",
+        b"amz-sdk-request",
+        b"authorization",
+        b"connection",
+        b"content-length",
+        b"content-md5",
+        b"content-type",
+        b"date",
+        b"expect",
+        b"host",
+        b"if-match",
+        b"if-none-match",
+        b"range",
+        b"transfer-encoding",
+        b"user-agent",
+        b"x-amz-content-sha256",
+        b"x-amz-date",
+        b"x-amz-security-token",
+        b"x-amz-user-agent",
+    )
+    for spelled in (name, name.title(), name.replace(b"x-amz", b"X-Amz"), name.capitalize())
+}
+"""The names nearly all requests have, as clients spell them: one object a name, of known hash, makes what looks for names faster."""
 _HOST_BYTES: Final = b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-._~%!$&'()*+,;=:[]"
 _LENGTH_DIGITS_MAX: Final = 19
 
@@ -41,6 +70,7 @@ class HeadParser:
         "_parser",
         "_remembers_nothing",
         "_repeated",
+        "_shapes",
         "_target",
         "expect",
         "headers",
@@ -69,6 +99,7 @@ class HeadParser:
         self._header_count_max = header_count_max
         self._remembers_nothing = False  # llhttp is as new after this head
         self._host_checked: bytes | None = b""  # the last good one: nearly all requests repeat it
+        self._shapes = Shapes()
         self._parser = httptools.HttpRequestParser(self)
 
     def on_url(self, url: bytes) -> None:
@@ -76,7 +107,7 @@ class HeadParser:
         self._heads += 1
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name = name.lower()
+        name = _NAMES.get(name) or name.lower()
         headers = self.headers
         if name in headers:
             if name in _SINGLE:
@@ -94,10 +125,38 @@ class HeadParser:
         After False, nothing is known: find the head's end and call `parse`. Spares the search, which costs as much as
         parsing (before Python 3.13 a search for several bytes takes 2 ns a byte).
         """
-        return self.parse(data) == 0 and self._alone and not self.length
+        if self._alike(data):
+            return not self.length
+        return self._read(data) == 0 and self._alone and not self.length
 
     def parse(self, head: bytes | bytearray) -> int:
         """Reads `head`, which ends with its empty line. Returns 0, or the status of the refusal."""
+        return 0 if self._alike(head) else self._read(head)
+
+    def _alike(self, head: bytes | bytearray) -> bool:
+        """Reads a head whose header lines are like ones read before."""
+        raw = bytes(head)
+        end = raw.find(b"\r") + 2
+        shape = self._shapes.get(len(raw) - end)
+        if shape is None:
+            return False
+        start = raw.find(b" ") + 1
+        method = _METHODS.get(raw[: start - 1])
+        target = raw[start : end - 11]
+        if method is None or raw[end - 11 : end] != b" HTTP/1.1\r\n" or not is_target(target):
+            return False
+        headers = shape.fill(raw, end)
+        if headers is None:
+            return False
+        self.method = method
+        self.headers = headers
+        self.path, _, self.query = target.partition(b"?")
+        self.length = shape.length
+        self.keep_alive = True
+        self.version_1_0 = self.expect = False
+        return True
+
+    def _read(self, head: bytes | bytearray) -> int:
         # The shortest header line has four bytes: most heads need no count.
         if len(head) > 4 * self._header_count_max and head.count(b"\n") - 2 > self._header_count_max:
             return 431
@@ -110,15 +169,23 @@ class HeadParser:
             if self._complete and self._remembers_nothing and not status:
                 self._alone = self._heads == 1
                 if self._alone:
+                    self._learn(head)
                     return 0
                 # What follows may be a second head of no version, after which llhttp takes nothing more.
         except httptools.HttpParserUpgrade:
             status = self._judge(head)  # an offer to change protocol may be ignored (RFC 9110 section 7.8)
         except httptools.HttpParserError:
             status = 400
+        if self.length > 0 and self._remembers_nothing and not status:
+            self._learn(head)
         # llhttp now waits for a body, or refuses data after `Connection: close`: it remembers, we must not.
         self._parser = httptools.HttpRequestParser(self)
         return status
+
+    def _learn(self, head: bytes | bytearray) -> None:
+        """Remembers a good head after which the connection stays, for those like it."""
+        if not self.expect and not self.version_1_0 and self._target[:1] == b"/" and b"connection" not in self.headers:
+            self._shapes.learn(bytes(head[head.find(b"\r") + 2 :]), self.headers, self.length)
 
     def _judge(self, head: bytes | bytearray) -> int:
         wire_method = self._parser.get_method()

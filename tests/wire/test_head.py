@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from random import Random
+
 import pytest
 
 from gateway.http.head import CHUNKED, HeadParser
@@ -180,3 +182,51 @@ def test_a_second_head_without_version_does_not_harm_the_first() -> None:
     head = b"GET /a?b HTTP/1.1\r\nHost: h\r\n\r\n"
     assert not parser.parse_alone(head + b"GET ///x\r\n\r\n")  # as long as the first target, so it passes for its line
     assert (parser.parse(head), parser.path, parser.query) == (0, b"/a", b"b")
+
+
+def _near(random: Random) -> bytes:
+    """A head of a client that repeats itself; now and then with something in it that a parser must stumble over."""
+
+    def mostly(usual: bytes, *others: bytes) -> bytes:
+        return usual if random.random() < 0.9 else random.choice(others)
+
+    date = random.choice((b"20260101T000000Z", b"20260101T000001Z"))
+    date = mostly(date, b"20260101T00000 Z", b" 0260101T000000Z", b"20260101T000000 ", b"2026\t101T000000Z")
+    signature = bytes(random.choices(mostly(b"0123456789abcdef", b"0a \r\n\x00:\xe9"), k=8))
+    lines = [
+        mostly(b"Host: h", b"Host: i", b"Host: h\xe9"),
+        b"x-amz-date: " + date,
+        mostly(b"Accept: */*", b"Accept:*/* ", b"aCCept: */*", b"Accept : */*"),
+        b"Authorization: AWS Signature=" + signature,
+        mostly(
+            b"Range: bytes=0-4", b"Content-Length: 5", b"Content-Length: 7", b"Content-Length: +", b"Connection: close"
+        ),
+        mostly(b"a: b", b"Transfer-Encoding: chunked", b"x-amz-date: " + date, b"Expect: 100-continue"),
+    ]
+    start = mostly(b"GET", b"PUT", b"HEAD", b"get", b"QUX") + b" "
+    target = b"/b/k" + bytes(random.choices(mostly(b"abc%?&=", b"# \t\x7f\xe9"), k=3))
+    version = mostly(b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", b" HTTP/1.1\n", b"  HTTP/1.1\r\n")
+    return start + target + version + b"".join(line + b"\r\n" for line in lines) + b"\r\n"
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_head_like_others_means_what_it_means_alone(seed: int) -> None:
+    """What was read before never changes what is read: the head is one of few shapes, so most are known."""
+
+    def facts(parser: HeadParser, head: bytes) -> tuple[object, ...]:
+        status = parser.parse(bytearray(head))
+        if status:
+            return (status,)
+        read = (parser.method, parser.path, parser.query, parser.headers, list(parser.headers))
+        return (*read, parser.length, parser.keep_alive, parser.version_1_0, parser.expect)
+
+    random = Random(seed)
+    seasoned, seasoned_alone = HeadParser(16), HeadParser(16)
+    known = 0
+    for _ in range(2000):
+        head = _near(random)
+        shape = seasoned._shapes.get(len(head) - head.find(b"\r") - 2)
+        known += shape is not None and bool(shape.holes)
+        assert facts(seasoned, head) == facts(HeadParser(16), head), head
+        assert seasoned_alone.parse_alone(head) == HeadParser(16).parse_alone(head), head
+    assert known > 300

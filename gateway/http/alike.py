@@ -1,0 +1,124 @@
+"""Heads that differ from one read before in a few values alone, as those of one client do: known without reading them again.
+
+Promise: what `Shapes` answers is what the parser would have answered: all bytes but those of the holes are the ones it passed,
+and a hole's hold nothing that could end a value or be stripped from it.
+**Owns** the shapes seen last. **Does not know** what any header means, but for those that can never be holes because they
+decide where a request ends. Kind: owner (one a worker), bounded.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from s3api.message import Headers
+
+_SHAPES_MAX: Final = 64
+_BYTES_MAX: Final = 2 << 10
+"""Of the header lines of a shape."""
+_HOLES_MAX: Final = 6
+_FIXED: Final = frozenset((b"host", b"connection", b"content-length", b"transfer-encoding", b"expect", b"upgrade"))
+_PLAIN: Final = bytes(range(0x21, 0x7F))
+_VALUE: Final = b" " + _PLAIN
+
+
+class Hole:
+    """A value that differs from head to head: where it lies in the header lines."""
+
+    __slots__ = ("name", "start", "stop")
+
+    def __init__(self, name: bytes, start: int, stop: int) -> None:
+        self.name = name
+        self.start = start
+        self.stop = stop
+
+
+class Shape:
+    """Header lines as they were last, their holes in order, and what else was read of them."""
+
+    __slots__ = ("fixed", "headers", "holes", "length", "lines")
+
+    def __init__(self, lines: bytes, headers: Headers, length: int, holes: list[Hole]) -> None:
+        self.lines = lines
+        self.headers = headers
+        self.length = length  # of the body
+        self.holes = holes
+        self.fixed: list[bytes] = []  # the pieces between the holes
+        at = 0
+        for hole in holes:
+            self.fixed.append(lines[at : hole.start])
+            at = hole.stop
+        self.fixed.append(lines[at:])
+
+    def fill(self, head: bytes, start: int) -> Headers | None:
+        """The headers of the lines of the same length that begin at `start`, None where they are not alike."""
+        headers = self.headers.copy()
+        at = start
+        place = 0
+        for hole in self.holes:
+            first = start + hole.start
+            last = start + hole.stop
+            value = head[first:last]
+            if head[at:first] != self.fixed[place] or not is_value(value):
+                return None
+            headers[hole.name] = value
+            at = last
+            place += 1
+        return headers if head[at:] == self.fixed[place] else None
+
+
+class Shapes:
+    """The shapes of heads, by the length of their header lines."""
+
+    __slots__ = ("_shapes",)
+
+    def __init__(self) -> None:
+        self._shapes: dict[int, Shape] = {}
+
+    def get(self, size: int) -> Shape | None:
+        """The shape of so many bytes of header lines, the empty one included."""
+        return self._shapes.get(size)
+
+    def learn(self, lines: bytes, headers: Headers, length: int) -> None:
+        """Remembers lines that were read: `headers` is what they say."""
+        size = len(lines)
+        if size > _BYTES_MAX:
+            return
+        known = self._shapes.get(size)
+        holes = None if known is None or known.length != length else _differences(known, lines, headers)
+        if holes is None and lines.count(b"\n") - 1 != len(headers):
+            return  # a header was repeated
+        if len(self._shapes) >= _SHAPES_MAX:
+            self._shapes.clear()
+        self._shapes[size] = Shape(lines, dict(headers), length, holes or [])
+
+
+def is_value(value: bytes) -> bool:
+    """Whether it can stand in the place of another value: nothing of it is stripped, and nothing is a control character."""
+    return value[:1] != b" " and value[-1:] != b" " and not value.translate(None, _VALUE)
+
+
+def is_target(target: bytes) -> bool:
+    """Whether the parser takes it for a target in origin form, as nearly all are."""
+    return target[:1] == b"/" and b"#" not in target and not target.translate(None, _PLAIN)
+
+
+def _differences(known: Shape, lines: bytes, headers: Headers) -> list[Hole] | None:
+    """The holes of `known`, and those that `lines` shows; None where they are not alike."""
+    old, new = known.lines.split(b"\r\n"), lines.split(b"\r\n")
+    if len(old) != len(new) or len(headers) != len(known.headers):
+        return None
+    names = {hole.name for hole in known.holes}
+    holes: list[Hole] = []
+    at = 0
+    for was, now in zip(old, new, strict=True):
+        spelled, colon, value = now.partition(b": ")
+        name = spelled.lower()
+        if was != now or name in names:
+            start, stop = at + len(spelled) + 2, at + len(now)
+            if len(was) != len(now) or not was.startswith(spelled + colon) or not colon or name in _FIXED:
+                return None
+            if not value or headers.get(name) != value or not is_value(value):
+                return None
+            holes.append(Hole(name, start, stop))
+        at += len(now) + 2
+    return holes if len(holes) <= _HOLES_MAX else None
