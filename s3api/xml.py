@@ -48,7 +48,7 @@ def escape(text: str) -> str:
 
 def escape_readable(text: str) -> str:
     """As `escape`, but what XML 1.0 cannot carry becomes U+FFFD: an error must reach even a client whose key is odd."""
-    return escape(_UNREADABLE.sub("\ufffd", text))
+    return escape(text if text.isascii() and text.isprintable() else _UNREADABLE.sub("\ufffd", text))
 
 
 def url_encode(text: str) -> str:
