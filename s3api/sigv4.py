@@ -341,7 +341,12 @@ class SigV4:
         primed = credential.primed
         if timestamp != credential.timestamp or credential.key is not key:
             primed = key.after(_to_sign(timestamp, credential.scope))
-        canonical = b"%b\n%b\n%b\n%b" % (method.encode("latin-1", "replace"), canonical_path(path), canonical_query(query), tail)
+        canonical = b"%b\n%b\n%b\n%b" % (
+            method.encode("latin-1", "replace"),
+            canonical_path(path),
+            canonical_query(query),
+            tail,
+        )
         digest = _sha256(canonical).hexdigest().encode()
         if not hmac.compare_digest(key.sign_after(primed, digest).encode(), signature):
             text = _to_sign(timestamp, credential.scope) + digest
