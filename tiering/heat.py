@@ -27,7 +27,8 @@ _CHECKED: Final = 0x80
 _HEAT: Final = 0x7F
 _UNCHECKED: Final = bytes(value & _HEAT for value in range(256))
 _STRIDE: Final = 1 << 16
-"""Slots taken together. Of a stride without heat nothing is written: it takes no room."""
+"""Slots taken together. Of a stride that has nothing to forget nothing is written: it takes no room."""
+_COLD: Final = bytes(_STRIDE)
 _TOUCH = struct.Struct("<QQ")
 _SIZE: Final = _HEADER + HEAT_SLOTS + TOUCH_SLOTS * _TOUCH.size
 
@@ -70,13 +71,15 @@ class Heat:
         if self.same_boot:
             for at in range(_HEADER, _HEADER + HEAT_SLOTS, _STRIDE):
                 marks = self._map[at : at + _STRIDE]
-                if marks.count(0) != _STRIDE:
+                if not marks.isascii():
                     self._map[at : at + _STRIDE] = marks.translate(_UNCHECKED)
-        else:
-            self._map[_HEADER:] = bytes(_SIZE - _HEADER)  # in place: a file cut off would have to find its blocks again
-            stamp = stamp_of(boot_id())
-            self._map[: len(stamp)] = stamp
-            self.same_boot = True
+            return
+        for at in range(_HEADER, _SIZE, _STRIDE):  # in place: a file cut off would have to find its blocks again
+            if self._map[at : at + _STRIDE] != _COLD:
+                self._map[at : at + _STRIDE] = _COLD
+        stamp = stamp_of(boot_id())
+        self._map[: len(stamp)] = stamp
+        self.same_boot = True
 
     def close(self) -> None:
         self._map.close()

@@ -162,6 +162,7 @@ class World:
         self.stored = MemoryBacking()
         self.backing = Faulty(Paced(self.stored))
         self.runner = asyncio.Runner()
+        self._run = self.runner.get_loop().run_until_complete
         self.things: dict[tuple[str, str], Thing] = {}
         self.uploads: list[Pending] = []
         self.held: list[Held] = []
@@ -181,7 +182,7 @@ class World:
         ]
 
     def _opened(self) -> Engine:
-        return self.runner.run(Engine.open(self.path, self.clock, self.backing, self._configs()))
+        return self._run(Engine.open(self.path, self.clock, self.backing, self._configs()))
 
     def close(self) -> None:
         """The last look at everything: with the backing store up again, all of it must be there."""
@@ -200,7 +201,7 @@ class World:
         """Ends it without a last look: for worlds that are broken already."""
         try:
             self._let_go()
-            self.runner.run(self.engine.close())
+            self._run(self.engine.close())
         finally:
             self.runner.close()
             shutil.rmtree(self.path, ignore_errors=True)
@@ -214,7 +215,7 @@ class World:
     def do(self, call: Coroutine[Any, Any, T]) -> T:
         """Runs a call to its end; the keeper's duties take a turn whenever it waits."""
         self.calls += 1
-        return self.runner.run(self._pumped(call))
+        return self._run(self._pumped(call))
 
     async def _pumped(self, call: Coroutine[Any, Any, T]) -> T:
         task = asyncio.ensure_future(call)
@@ -237,21 +238,21 @@ class World:
     def settle(self) -> None:
         """Everything the keeper has to do, then the audit; with the backing store up, nothing is left there by mistake."""
         try:
-            self.runner.run(self.engine.settle())
-            self.runner.run(self.engine.settle())  # a scripted fault ends a duty's turn: what it left over comes now
+            self._run(self.engine.settle())
+            self._run(self.engine.settle())  # a scripted fault ends a duty's turn: what it left over comes now
         except Busy:
             assert self.held or self.uploads, "the keeper has no room although nobody holds any"
         self.audit()
         if not self.backing.down and not self.backing.script:
-            self.runner.run(compare_backing(self.engine))
+            self._run(compare_backing(self.engine))
 
     def audit(self) -> None:
-        self.runner.run(self.engine.audit())
+        self._run(self.engine.audit())
 
     def crash(self) -> None:
         """kill -9 and a new start."""
         self._let_go()
-        self.runner.run(self.engine.crash())
+        self._run(self.engine.crash())
         self.engine = self._opened()
         self.audit()
 
@@ -275,7 +276,7 @@ class World:
             scrub = ScrubDuty(
                 pool, self.engine.buckets, self.engine.cold, ScrubRates(), tell=lambda *a: told.append(a[3])
             )
-            self.runner.run(scrub.whole_pass())
+            self._run(scrub.whole_pass())
         except BackingUnavailable:
             assert self.backing.down and record.residency == Residency.BOTH
         self._flip(pool, extent)  # nothing has written there since: a region is not used again that soon
@@ -305,14 +306,14 @@ class World:
         e = self.engine
         scrub = ColdScrubDuty(pool, e.buckets, e.cold, e.demoter, ScrubRates(cold_bytes_per_s=1))
         for piece in record.cold:
-            self.runner.run(self.stored.delete(piece.name))
-        self.runner.run(scrub.whole_pass())
+            self._run(self.stored.delete(piece.name))
+        self._run(scrub.whole_pass())
         now = pool.index.get_object(okey)
         assert now is not None and (now.generation, now.residency) == (record.generation, Residency.BOTH)
 
     def _let_go(self) -> None:
         for held in self.held:
-            self.runner.run(_closed(held.reading))
+            self._run(_closed(held.reading))
         self.held.clear()
 
     # -- what is expected ----------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from tiering import device
 from tiering.backing.memory import MemoryBacking
 from tiering.committer import Committer, Mutation
 from tiering.contract import DeviceFailed, DiskFull
+from tiering.heat import HEAT_SLOTS, Heat
 from tiering.index import Index
 from tiering.layout import RegionState
 from tiering.space import Space
@@ -162,3 +163,36 @@ def state(index: Index, region: int) -> RegionState:
         record = view.region(region)
     assert record is not None
     return RegionState(record.state)
+
+
+def test_marks_are_forgotten_and_heat_is_not_wherever_they_are(tmp_path: Path) -> None:
+    generations = [0, 70_000, HEAT_SLOTS // 2, HEAT_SLOTS - 1]
+    heat = Heat(tmp_path / "heat")
+    heat.adopt()
+    for generation in generations:
+        heat.fresh(generation)
+        heat.bump(generation)
+        heat.touch(generation, 7)
+    heat.close()
+    heat = Heat(tmp_path / "heat")
+    assert heat.same_boot
+    heat.adopt()
+    for generation in generations:
+        assert (heat.is_checked(generation), heat.heat(generation)) == (False, 1)
+    assert heat.touched_ms(generations[-1]) == 7
+    heat.close()
+
+
+def test_all_heat_is_forgotten_in_another_boot(tmp_path: Path) -> None:
+    generations = [0, 70_000, HEAT_SLOTS - 1]
+    heat = Heat(tmp_path / "heat")
+    for generation in generations:
+        heat.bump(generation)
+        heat.touch(generation, 7)
+    heat.close()
+    heat = Heat(tmp_path / "heat")
+    assert not heat.same_boot
+    heat.adopt()
+    assert [heat.heat(each) + heat.touched_ms(each) for each in generations] == [0, 0, 0]
+    heat.close()
+    assert Heat(tmp_path / "heat").same_boot
