@@ -1,6 +1,6 @@
 """A backing in an S3 bucket: MinIO, or any server that speaks S3, through the `minio` SDK.
 
-Reads, looks and deletes are requests of our own over `http.py`, signed by the SDK: recalled bytes reach the loop without a
+Reads, looks and deletes are requests of our own over `http.py`: recalled bytes reach the loop without a
 thread, and their first one waits for nothing else. Uploads and what is rare are the SDK's, blocking, on a bounded pool of
 threads. Nothing is retried here: the wrapper above retries, knows the caller's patience and can resume a stream.
 
@@ -18,21 +18,19 @@ import ssl
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import CancelledError as FutureCancelled
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from itertools import islice
 from typing import Any, BinaryIO, Final, TypeVar, cast
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import quote, urlsplit
 from xml.etree import ElementTree
 
 import urllib3
 from minio import Minio
-from minio.credentials.credentials import Credentials
 from minio.error import MinioException, S3Error, ServerError
-from minio.signer import sign_v4_s3
 
 from tiering.backing import http
 from tiering.backing.address import BucketAddress, MinioLimits
 from tiering.backing.keys import check_key, check_prefix
+from tiering.backing.signature import Signer
 from tiering.backing.streams import closing
 from tiering.contract import Buffer
 from tiering.ports import BackingCorrupt, BackingError, BackingSource, BackingStat, BackingUnavailable, NotFound
@@ -41,7 +39,6 @@ PART_BYTES: Final = 16 << 20
 """Objects up to this go in one PUT. The SDK holds one part in memory per upload."""
 PARTS_MAX: Final = 10_000
 LIST_BATCH: Final = 250
-_UNSIGNED: Final = "UNSIGNED-PAYLOAD"
 _ERROR_BODY_BYTES: Final = 16 << 10
 _MISSING: Final = frozenset(("NoSuchKey", "NoSuchObject", "NoSuchVersion"))
 
@@ -74,11 +71,10 @@ class MinioBacking:
             http_client=self._pool,
         )
         self._threads = ThreadPoolExecutor(limits.threads, thread_name_prefix="backing-s3")
-        self._region = address.region
-        self._credentials = Credentials(address.access_key, address.secret_key)
-        # The SDK knows which servers want the bucket in the host's name. Signing is no I/O, since the region is given.
+        self._signer = Signer(address.access_key, address.secret_key, address.region)
+        # The SDK knows which servers want the bucket in the host's name. This is no I/O, since the region is given.
         url = urlsplit(self._client.presigned_get_object(address.bucket, "x"))
-        self._scheme, self._host = url.scheme, url.netloc
+        self._host = url.netloc
         self._root = url.path.removesuffix("x")
         tls = ssl.create_default_context() if address.secure else None
         port = url.port or (443 if address.secure else 80)
@@ -184,27 +180,13 @@ class MinioBacking:
                 reply.close()
 
     def _head(self, method: str, name: str, span: str) -> bytes:
-        now = datetime.now(UTC)
         path = self._root + quote(name, safe="/-_.~") if name else self._root.rstrip("/") or "/"
-        headers = {"Host": self._host, "x-amz-content-sha256": _UNSIGNED, "x-amz-date": now.strftime("%Y%m%dT%H%M%SZ")}
-        if span:
-            headers["Range"] = span
-        sign_v4_s3(
-            method=method,
-            url=SplitResult(self._scheme, self._host, path, "", ""),
-            region=self._region,
-            headers=headers,  # type: ignore[arg-type]  # it takes lists too
-            credentials=self._credentials,
-            content_sha256=_UNSIGNED,
-            date=now,
+        signed = self._signer.sign(
+            method, path, "", {"host": self._host, "range": span} if span else {"host": self._host}
         )
         # Not signed, since a proxy may change it: a stored byte is a byte; one that is compressed would break ranges.
-        lines = [
-            f"{method} {path} HTTP/1.1",
-            *(f"{each}: {headers[each]}" for each in headers),
-            "Accept-Encoding: identity",
-        ]
-        return "\r\n".join((*lines, "", "")).encode("latin-1")
+        lines = [f"{each}: {text}\r\n" for each, text in signed.items()]
+        return f"{method} {path} HTTP/1.1\r\n{''.join(lines)}accept-encoding: identity\r\n\r\n".encode("latin-1")
 
     async def _prepare(self) -> None:
         if self._create and not self._ready:
