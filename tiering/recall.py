@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from typing import Final
@@ -69,26 +68,22 @@ class _Landing:
         self.remote: int | None = None  # the number of another process's landing that this one follows
         self.task: asyncio.Task[None] | None = None
         self._event = asyncio.Event()
-        self._fresh: deque[tuple[int, Buffer]] = deque()
+        self._fresh: dict[int, Buffer] = {}
         self._fresh_bytes = 0
 
     def keep(self, start: int, piece: Buffer) -> None:
         """Holds the content that begins at `start`, instead of what came longest ago."""
-        self._fresh.append((start, piece))
+        self._fresh[start] = piece
         self._fresh_bytes += len(piece)
         while self._fresh_bytes > _FRESH_BYTES and len(self._fresh) > 1:
-            self._fresh_bytes -= len(self._fresh.popleft()[1])
+            self._fresh_bytes -= len(self._fresh.pop(next(iter(self._fresh))))
 
     def fresh(self, at: int) -> Buffer | None:
-        """The content from `at` on that is held and has landed, as far as one piece goes."""
-        for start, piece in self._fresh:
-            if start <= at < min(start + len(piece), self.landed):
-                return (
-                    piece
-                    if start == at and start + len(piece) <= self.landed
-                    else memoryview(piece)[at - start : self.landed - start]
-                )
-        return None
+        """The piece that begins at `at`, if it is held, as far as it has landed: who took all before comes to its beginning."""
+        piece = self._fresh.get(at)
+        if piece is None or at + len(piece) <= self.landed:
+            return piece
+        return memoryview(piece)[: self.landed - at] if self.landed > at else None
 
     def forget(self) -> None:
         self._fresh.clear()

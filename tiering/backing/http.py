@@ -1,8 +1,9 @@
 """A client of one HTTP/1.1 server: kept connections, and replies that are passed on while they come.
 
 Promise: a reply's body is exactly as long as it said, or the reader is told that it broke off; of a body no more is taken from
-the socket than one read that nobody has asked for yet; a server that is silent for `read_s` has failed. Errors are OSError
-(TimeoutError among them) and name nobody.
+the socket than one read that nobody has asked for yet; a server that is silent for `read_s` has failed. Errors name nobody: ConnectionResetError if the
+connection ended before a byte of the reply, as a kept one does that the server had closed; ConnectionAbortedError if it ended too
+soon, or what came is not HTTP; TimeoutError; what opening a connection raises, any OSError.
 Owns its connections, at most `streams`; one loop. Does not know S3: heads come ready and signed.
 Kind: owner. Invariants: a connection serves one exchange at a time; it is kept only after a reply that ended where it should.
 Spec: RFC 9112.
@@ -29,14 +30,6 @@ KEPT_S: Final = 15.0
 HEAD_BYTES_MAX: Final = 64 << 10
 _SEND_BYTES: Final = 256 << 10
 _HEAD_END: Final = b"\r\n\r\n"
-
-
-class Broken(ConnectionError):
-    """The connection ended too soon, or said something that is not HTTP."""
-
-
-class _Dropped(Broken):
-    """It ended before a byte of the reply: a kept connection that the server had closed looks so."""
 
 
 class Exchange:
@@ -89,7 +82,7 @@ class Client:
             if wire is not None:
                 try:
                     await wire.ask(method, head, body, self.read_s)
-                except _Dropped:
+                except ConnectionResetError:
                     if method == "POST":  # the others may be repeated
                         raise
                     wire = None
@@ -259,7 +252,7 @@ class _Wire(asyncio.Protocol):
             self._over = True
         if not self._over:
             # Only the kind of an error is kept: its words may name an address.
-            self._fail(Broken("cut") if self._come or self._headed else _Dropped("closed"))
+            self._fail(ConnectionAbortedError("cut") if self._come or self._headed else ConnectionResetError("closed"))
         self._wake()
 
     def pause_writing(self) -> None:
@@ -287,7 +280,7 @@ class _Wire(asyncio.Protocol):
             end = self._come.find(_HEAD_END)
             if end < 0:
                 if len(self._come) > HEAD_BYTES_MAX:
-                    self._fail(Broken("a head without end"))
+                    self._fail(ConnectionAbortedError("a head without end"))
                 return b""
             end += len(_HEAD_END)
             self._feed(self._come[:end])
@@ -335,7 +328,7 @@ class _Wire(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade, UnicodeDecodeError, ValueError):
-            self._fail(Broken("not HTTP"))
+            self._fail(ConnectionAbortedError("not HTTP"))
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers[name.decode("latin-1").lower()] = value.decode("latin-1").strip()
