@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from pathlib import Path
 from typing import Final
 
@@ -33,7 +34,9 @@ from tests.crash.stage import (
     loses,
     may,
     may_not,
+    open_engine,
     rebuild,
+    take_back,
     tells,
     walker,
 )
@@ -276,6 +279,27 @@ async def relaxed_recall_landed_before_the_mark(scene: Scene) -> None:
     await recall_landed_before_the_mark(scene)
 
 
+async def taken_back_dying_at(scene: Scene, function: str, after: str = "") -> None:
+    """A start without the index of a relaxed pool, which may lose what it has not copied."""
+    for each, tier in enumerate(("both", "cold", "cold")):
+        await scene.put(f"k{each}", each, 40_000)
+        await scene.engine.store.change(BUCKET, f"k{each}", ObjectChange(tier=tier))
+    await scene.engine.settle()
+    await scene.engine.close()
+    shutil.rmtree(scene.path / "pools" / "small" / "index")
+    engine = await open_engine(scene.path, scene.engine.backing, "relaxed_start")
+    scene.die_at(function, after=after)
+    await take_back(engine)
+
+
+async def relaxed_taken_back_by_half(scene: Scene) -> None:
+    await taken_back_dying_at(scene, COMMIT, after="_restore")
+
+
+async def relaxed_taken_back_before_it_is_paid(scene: Scene) -> None:
+    await taken_back_dying_at(scene, "paid")
+
+
 async def damaged(scene: Scene) -> None:
     """An engine that has ended, with objects in every state and an index whose list of free pages is no list: every row can be
     read, and no more may be written."""
@@ -366,6 +390,8 @@ SCENES: Final = (
     relaxed_region_freed_before_it_is_recycled,
     relaxed_region_recycled_before_it_is_written,
     relaxed_recall_landed_before_the_mark,
+    relaxed_taken_back_by_half,
+    relaxed_taken_back_before_it_is_paid,
     rebuild_with_the_index_set_aside,
     rebuild_with_a_new_index_of_no_shape,
     rebuild_with_a_new_index,

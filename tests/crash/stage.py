@@ -32,6 +32,7 @@ from tests.support.engine import REGION, Engine, pool_config
 from tiering.duties.evict import EvictDuty
 from tiering.policy import TwoQueues
 from tiering.ports import Backing
+from tiering.rebuild import rebuild as rebuild_pools
 
 BUCKET: Final = "b"
 COMMIT: Final = "Batch.commit"
@@ -117,8 +118,18 @@ def is_rebuild(point: str) -> bool:
 
 async def open_engine(path: Path, backing: Backing, point: str) -> Engine:
     relaxed: dict[str, Any] = {"durability": "relaxed", "opaque_etag": True} if is_relaxed(point) else {}
+    anew = is_relaxed(point)  # as a gateway does
     # The prefix of a gateway, whose tools some scenes use.
-    return await Engine.open(path, ManualClock(), backing, [pool_config(path, "small", **relaxed)], prefix="")
+    return await Engine.open(
+        path, ManualClock(), backing, [pool_config(path, "small", **relaxed)], prefix="", anew=anew
+    )
+
+
+async def take_back(engine: Engine) -> None:
+    """What a keeper does first: pools whose index was lost get what the backing store has."""
+    owed = [name for name, pool in engine.pools.items() if pool.is_owed()]
+    if owed:
+        await rebuild_pools(engine.pools, engine.buckets, engine.cold, owed)
 
 
 def settings(path: Path) -> Settings:

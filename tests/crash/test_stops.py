@@ -15,7 +15,7 @@ import pytest
 
 from tests.conformance import steps
 from tests.crash.child import POINTS
-from tests.crash.stage import DAY_S, Receiver, is_rebuild, open_engine, rebuild, walker
+from tests.crash.stage import DAY_S, Receiver, is_rebuild, open_engine, rebuild, take_back, walker
 from tests.model.world import compare_backing, pattern
 from tests.support.engine import Engine
 from tests.support.gateway import ROOT
@@ -88,6 +88,7 @@ async def _judge(path: Path, promised: Promised) -> None:
     if is_rebuild(path.name):
         await _start_and_rebuild(path, backing)
     engine = await open_engine(path, backing, path.name)
+    await take_back(engine)
     await engine.audit()
     await _compare(engine, promised)
     await engine.settle()

@@ -48,14 +48,20 @@ class Engine:
     """Open with `await Engine.open(…)`; `store` is the store, `duties` the keeper's by pool and kind."""
 
     def __init__(
-        self, path: Path, clock: ManualClock, backing: Backing, configs: list[PoolConfig], prefix: str = "cold"
+        self,
+        path: Path,
+        clock: ManualClock,
+        backing: Backing,
+        configs: list[PoolConfig],
+        prefix: str = "cold",
+        anew: bool = False,
     ) -> None:
         self.path = path
         self.clock = clock
         self.backing = backing
         self.cold = ColdSide(backing, prefix)
         self.pools: dict[str, Pool] = {
-            config.name: open_pool(config, KEEPER_SLOT, clock, self.wake) for config in configs
+            config.name: open_pool(config, KEEPER_SLOT, clock, self.wake, anew=anew) for config in configs
         }
         for pool in self.pools.values():
             recover(pool)
@@ -76,10 +82,11 @@ class Engine:
         configs: list[PoolConfig] | None = None,
         *,
         prefix: str = "cold",
+        anew: bool = False,
     ) -> Engine:
-        """`prefix`: of its names in the backing store."""
+        """`prefix`: of its names in the backing store. `anew`: as for `open_pool`."""
         await asyncio.to_thread(path.mkdir, parents=True, exist_ok=True)
-        return cls(path, clock, backing, configs or default_configs(path), prefix)
+        return cls(path, clock, backing, configs or default_configs(path), prefix, anew)
 
     def _duties(self, pool: Pool) -> list[Duty]:
         keeps_copies = pool.config.demote != "never"
