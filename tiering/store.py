@@ -139,6 +139,8 @@ class TieredStore:
             pool.touch(okey, record, now_ms)
         checked = pool.heat.bump(record.generation)
         self._count(events.HIT_COLD if cold else events.HIT_HOT, pool.config.name, 1)
+        if cold and options.version is None:
+            return self._open_waiting(pool, okey, options, record)
         if cold or not checked:
             return self._open_waiting(pool, okey, options)
         flash = pool.flash
@@ -174,11 +176,19 @@ class TieredStore:
         spans = tuple([span(extent, first, last) for extent, first, last in parts])
         return Reading(record, start, stop, FileSpans(spans, stop - start, epoch.release), "hot")
 
-    async def _open_waiting(self, pool: Pool, okey: bytes, options: ReadOptions) -> Reading:
-        """The read of bytes that are cold, not in memory, or not checked since the operating system started."""
+    async def _open_waiting(
+        self, pool: Pool, okey: bytes, options: ReadOptions, found: ObjectRecord | None = None
+    ) -> Reading:
+        """The read of bytes that are cold, not in memory, or not checked since the operating system started.
+
+        `found`: the current version as it was looked up, if it was cold. It may be another's by now, but cold copies say whose
+        they are; extents do not, so a hot one is looked up in the step that reads it.
+        """
+        row, record = okey, found
         while True:
-            with pool.index.view() as view:
-                row, record = versions.named(pool, view, okey, options.version, self._clock.now_ms())
+            if record is None:
+                with pool.index.view() as view:
+                    row, record = versions.named(pool, view, okey, options.version, self._clock.now_ms())
             conditions.judge_read(options.conditions, record)
             start, stop = conditions.resolve(record, options.range, options.part_number)
             if record.residency == Residency.COLD_ONLY:
@@ -189,6 +199,7 @@ class TieredStore:
                     now = pool.index.standing(row, record.generation)
                     if now is not None and now[1].residency == record.residency:
                         raise
+                    record = None
                     continue
             epoch = pool.epochs.current
             epoch.acquire()
@@ -201,6 +212,7 @@ class TieredStore:
             finally:
                 epoch.release()
             await self._lose_hot_copy(pool, row, record)
+            record = None
 
     async def _load(self, pool: Pool, extents: Sequence[layout.Extent]) -> bool:
         """Reads extents into memory and checks them, in a thread: once for all who ask for the same at the same time."""

@@ -40,7 +40,7 @@ class Exchange:
         self._wire: _Wire | None = wire
         self._read_s = client.read_s
         self.status = wire.status
-        self.headers: Mapping[str, str] = wire.headers
+        self.headers: Mapping[bytes, bytes] = wire.headers
 
     async def next(self) -> bytes:
         """What has come of the body, b"" at its end. Raises OSError."""
@@ -159,7 +159,7 @@ class _Wire(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._come = b""  # of the head
         self.status = 0
-        self.headers: dict[str, str] = {}
+        self.headers: dict[bytes, bytes] = {}
         self._headed = False
         self._left: int | None = None  # of the body; None: as long as the connection lasts
         self._chunked = False
@@ -297,10 +297,10 @@ class _Wire(asyncio.Protocol):
 
     def _start_body(self, status: int) -> None:
         self.status, self._headed = status, True
-        length = self.headers.get("content-length")
+        length = self.headers.get(b"content-length")
         if self._bodiless or status in (204, 304):
             self._left = 0
-        elif "transfer-encoding" in self.headers:
+        elif b"transfer-encoding" in self.headers:
             self._chunked = True
         elif length is not None:
             self._left = int(length)
@@ -331,7 +331,7 @@ class _Wire(asyncio.Protocol):
             self._fail(ConnectionAbortedError("not HTTP"))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1").strip()
+        self.headers[name.lower()] = value
 
     def on_headers_complete(self) -> None:
         self._keeps = (

@@ -151,10 +151,10 @@ class MinioBacking:
         async with self._asked("HEAD", name) as reply:
             if reply.status != 200:
                 raise await self._refusal(reply)
-            size = reply.headers.get("content-length", "")
-            if not size.isdecimal():
+            size = reply.headers.get(b"content-length", b"")
+            if not size.isdigit():
                 raise BackingUnavailable("the backing bucket's answer is not S3's (no length)")
-            return BackingStat(key, int(size), _unquoted(reply.headers.get("etag")))
+            return BackingStat(key, int(size), _unquoted(reply.headers.get(b"etag", b"").decode("latin-1")))
 
     async def close(self) -> None:
         """Ends the connections and waits for the threads: as long as one call of theirs lasts."""
