@@ -2,6 +2,7 @@
 
 Promise: a key compares in LMDB as its fields compare (big-endian integers, UTF-8 text), every row decodes to what was
 encoded, and records of an older minor shape still decode (fields are only ever appended, with defaults).
+Of an object's row, defaults at its end are left off: there are more of those than of all others.
 Owns nothing. Does not know LMDB or files. Kind: pure. Spec: docs/FORMAT.md.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -25,7 +26,7 @@ from tiering.contract import (
     UploadInfo,
 )
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 EXTENT_ALIGN: Final = 64
 PAGE_ALIGN: Final = 4096
 PAGE_ALIGN_FROM: Final = 64 << 10
@@ -60,18 +61,26 @@ class ColdPiece(msgspec.Struct, frozen=True, array_like=True):
     layout: bytes = b""  # coldstream.ColdLayout, encoded: lets a range be read without asking for the seek table
 
 
-class ObjectRecord(ObjectInfo, array_like=True, kw_only=True):
-    """The whole row of an object. `cold` in content order, empty while hot-only; `extents` empty while cold-only."""
+class _Seldom(ObjectInfo, array_like=True, kw_only=True):
+    """What the index adds to few objects. These fields stand behind ObjectInfo's, where a row can do without them."""
 
-    extents: tuple[Extent, ...] = ()
-    cold: tuple[ColdPiece, ...] = ()
     upload_id: str = ""  # the upload it was completed from: makes completing idempotent
-    cache: bool = False  # evicting it loses it: its bucket is a cache
     unlisted: bool = False  # cold in pieces, and the manifest that names them is not written yet
     note: str = ""  # backing name of what changed in its description since it was demoted; "" when nothing did
     unnoted: bool = False  # the note is not written yet, or out of date
     chill: bool = False  # its storage class sends it out of the tier, unless it is held
     former: str = ""  # backing name of a copy under the key it was renamed from: kept until it has one of its own
+
+
+class ObjectRecord(_Seldom, array_like=True):
+    """The whole row of an object. `cold` in content order, empty while hot-only; `extents` empty while cold-only.
+
+    These three are not `kw_only` as the others are, which is how msgspec has them stand first.
+    """
+
+    extents: tuple[Extent, ...] = ()
+    cold: tuple[ColdPiece, ...] = ()
+    cache: bool = False  # evicting it loses it: its bucket is a cache
 
 
 class BucketRecord(BucketInfo, array_like=True, kw_only=True):
@@ -173,16 +182,39 @@ class ScrubRecord(msgspec.Struct, array_like=True):
 
 
 class Codec:
-    """A msgpack encoder and decoder for one row type."""
+    """A msgpack encoder and decoder for one row type. `encode`: one of its own, for rows that may end earlier."""
 
     __slots__ = ("decode", "encode")
 
-    def __init__(self, kind: Any) -> None:
-        self.encode = msgspec.msgpack.Encoder().encode
+    def __init__(self, kind: Any, encode: Callable[[Any], bytes] | None = None) -> None:
+        self.encode = encode or _encode
         self.decode: Any = msgspec.msgpack.Decoder(kind).decode
 
 
-OBJECT: Final = Codec(ObjectRecord)
+_encode: Final = msgspec.msgpack.Encoder().encode
+_values: Final = msgspec.structs.astuple
+_BLANK: Final = _values(ObjectRecord(generation=0, size=0, modified_ms=0, etag="", crc64=0))
+_ENDS: Final = tuple((end, _BLANK[end:]) for end in map(ObjectRecord.__struct_fields__.index, ("parts", "upload_id")))
+"""Where the row of an object with metadata may end, and what is left off there."""
+
+
+def _encode_object(r: ObjectRecord) -> bytes:
+    # A block has none of these. Asked one by one: cutting and comparing tuples costs three times as much.
+    if not (
+        r.content_type or r.headers or r.metadata or r.tags or r.checksum or r.parts or r.storage_class or r.pin_until_ms
+        or r.ttl_ms or r.sliding or r.expires_ms or r.restore_until_ms or r.version or r.marker or r.noncurrent_ms
+        or r.lock or r.owner or r.acl or r.encryption or r.upload_id or r.unlisted or r.note or r.unnoted or r.chill
+        or r.former
+    ):  # fmt: skip
+        return _encode((r.extents, r.cold, r.cache, r.generation, r.size, r.modified_ms, r.etag, r.crc64, r.residency))
+    values = _values(r)
+    for end, defaults in _ENDS:
+        if values[end:] == defaults:
+            return _encode(values[:end])
+    return _encode(values)
+
+
+OBJECT: Final = Codec(ObjectRecord, _encode_object)
 BUCKET: Final = Codec(BucketRecord)
 PART: Final = Codec(PartRecord)
 UPLOAD: Final = Codec(UploadRecord)

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import itertools
 import secrets
+import struct
 from base64 import b64encode
+from binascii import b2a_base64
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
@@ -49,15 +51,18 @@ from tiering.layout import BucketRecord, ColdPiece, Extent, ObjectRecord, PartRe
 from tiering.pool import Pool
 from tiering.residency import move
 
+_u64: Final = struct.Struct(">Q").pack
+_URL_SAFE: Final = bytes.maketrans(b"+/", b"-_")
+
 
 def until_ms(lease_ms: int, now_ms: int) -> int:
     """The end of a lease that starts now; 0 and FOREVER_MS stay what they are."""
     return lease_ms if lease_ms in (0, FOREVER_MS) else now_ms + lease_ms
 
 
-def opaque_etag(crc64: int, size: int) -> str:
-    """An ETag made of checksum and size. The dash keeps clients from taking it for an MD5."""
-    return f"{crc64:016x}{size:08x}-c64"
+def opaque_etag(crc64: int) -> str:
+    """An ETag made of the checksum, as short as may be: every record has it. No client takes twelve characters for an MD5."""
+    return b2a_base64(_u64(crc64)).translate(_URL_SAFE, b"=\n").decode() + "-"
 
 
 def new_record(
@@ -176,7 +181,7 @@ def append_object(
         old,
         size=size,
         modified_ms=now_ms,
-        etag=opaque_etag(crc64, size),
+        etag=opaque_etag(crc64),
         crc64=crc64,
         checksum=Checksum("CRC64NVME", b64encode(crc64.to_bytes(8, "big")).decode()) if kept else None,
         parts=(),

@@ -318,7 +318,7 @@ class TieredStore:
         record = mutations.new_record(
             options,
             size=body.size,
-            etag=result.etag if result.etag is not None else mutations.opaque_etag(body.crc64, body.size),
+            etag=result.etag if result.etag is not None else mutations.opaque_etag(body.crc64),
             crc64=body.crc64,
             extents=body.extents,
             now_ms=now_ms,

@@ -98,7 +98,7 @@ async def _commit_part(pool: Pool, ukey: bytes, number: int, body: FlashBody, re
     part = PartRecord(
         number=number,
         size=body.size,
-        etag=result.etag if result.etag is not None else mutations.opaque_etag(body.crc64, body.size),
+        etag=result.etag if result.etag is not None else mutations.opaque_etag(body.crc64),
         modified_ms=pool.clock.now_ms(),
         checksum=result.checksum,
         generation=0,
@@ -215,7 +215,7 @@ class StreamedWriter:
     async def commit(self, result: PutResult) -> ObjectInfo:
         if result.short and self._left:
             await self._end_short()
-        etag = result.etag if result.etag is not None else mutations.opaque_etag(self.crc64, self._size)
+        etag = result.etag if result.etag is not None else mutations.opaque_etag(self.crc64)
         options = CompleteOptions(
             etag=etag,
             checksum=result.checksum,

@@ -22,9 +22,9 @@ from typing import Any, Final
 import lmdb
 import msgspec
 
-FORMAT_VERSION: Final = 2
+FORMAT_VERSION: Final = 3
 # Where the fields of an object's and a bucket's record stand (docs/FORMAT.md, "Records").
-_SIZE, _RESIDENCY, _EXPIRES, _MARKER, _ENCRYPTION, _EXTENTS = 1, 5, 16, 19, 24, 25
+_EXTENTS, _GENERATION, _SIZE, _RESIDENCY, _EXPIRES, _MARKER, _ENCRYPTION = 0, 3, 4, 8, 19, 22, 27
 _BUCKET_NUMBER: Final = 10
 _COLD_ONLY: Final = 2
 _HEAT_HEADER: Final = 4096
@@ -113,14 +113,12 @@ class Lease:
         if data is None:
             return None
         record = _decode(data)
-        if record[_RESIDENCY] == _COLD_ONLY or record[_MARKER] or record[_ENCRYPTION] is not None:
+        if record[_RESIDENCY] == _COLD_ONLY or (len(record) > _EXPIRES and _is_withheld(record)):
             return None
-        if record[_EXPIRES] and record[_EXPIRES] <= time.time() * 1000:
-            return None  # a sliding deadline may have moved on since: a miss too many, never a stale block
         pool = self._pool
         heat = pool.heat
         if heat is not None:
-            at = _HEAT_HEADER + record[0] % _HEAT_SLOTS
+            at = _HEAT_HEADER + record[_GENERATION] % _HEAT_SLOTS
             value = heat[at]
             if value & ~_CHECKED < _HEAT_MAX:
                 heat[at] = value + 1
@@ -130,6 +128,15 @@ class Lease:
             start = region * region_bytes + offset
             views.append(flash[start : start + length])
         return views
+
+
+def _is_withheld(record: Sequence[Any]) -> bool:
+    """Whether there are no bytes to be had for what the end of a record says, which ends where only defaults would follow."""
+    if record[_EXPIRES] and record[_EXPIRES] <= time.time() * 1000:
+        return True  # a sliding deadline may have moved on since: a miss too many, never a stale block
+    if len(record) <= _MARKER:
+        return False
+    return bool(record[_MARKER]) or (len(record) > _ENCRYPTION and record[_ENCRYPTION] is not None)
 
 
 class LocalReader:

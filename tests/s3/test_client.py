@@ -144,11 +144,10 @@ def test_records_stand_where_the_local_reader_looks() -> None:
     fields = ObjectRecord.__struct_fields__
     places = {
         name: getattr(local_module, f"_{name.upper()}")
-        for name in ("size", "residency", "marker", "encryption", "extents")
+        for name in ("generation", "size", "residency", "marker", "encryption", "extents")
     }
     assert places == {name: fields.index(name) for name in places}
     assert fields.index("expires_ms") == local_module._EXPIRES
-    assert fields[0] == "generation"
     assert BucketRecord.__struct_fields__.index("number") == local_module._BUCKET_NUMBER
 
 
