@@ -51,7 +51,9 @@ class Proxy:
         self._lock = threading.Lock()
         self._open: set[socket.socket] = set()
         self._listener: socket.socket | None = None
-        self.port = 0
+        # Never listens: while the proxy is down, the port is nobody else's and connections to it are refused.
+        self._held = _bound(0)
+        self.port: int = self._held.getsockname()[1]
         self._fault: Fault | None = None
         self._over = threading.Event()  # of the fault: what stalls goes on
 
@@ -75,16 +77,14 @@ class Proxy:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.down()
+        self._held.close()
 
     def up(self) -> None:
         """Accepts connections; does nothing when it does already."""
         if self._listener is not None:
             return
-        listener = socket.socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", self.port))
+        listener = _bound(self.port)
         listener.listen(128)
-        self.port = listener.getsockname()[1]
         self._listener = listener
         threading.Thread(target=self._accept, args=(listener,), daemon=True).start()
 
@@ -220,6 +220,13 @@ def _pass(source: socket.socket, sink: socket.socket) -> None:
     except OSError:
         _cut(source)
         _cut(sink)
+
+
+def _bound(port: int) -> socket.socket:
+    made = socket.socket()
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    made.bind(("127.0.0.1", port))
+    return made
 
 
 def _cut(each: socket.socket) -> None:
