@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
@@ -22,6 +23,7 @@ class Scripted:
         self._answer = answer
         self.requests: list[str] = []
         self.heads: list[str] = []
+        self.bodies: list[bytes] = []
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -29,7 +31,7 @@ class Scripted:
             length = next(
                 (int(line[15:]) for line in head.lower().split("\r\n") if line.startswith("content-length:")), 0
             )
-            await reader.readexactly(length)
+            self.bodies.append(await reader.readexactly(length))
             self.heads.append(head)
             self.requests.append(head.split("\r\n")[0])
             writer.write(self._answer(self.requests[-1]))
@@ -271,3 +273,48 @@ def test_connection_is_kept_only_where_the_server_keeps_it(says: str, connection
 
     asyncio.run(main())
     assert count == connections
+
+
+BEGUN = "<InitiateMultipartUploadResult><UploadId>u/1+</UploadId></InitiateMultipartUploadResult>"
+
+
+@pytest.mark.parametrize("refused", ["POST ?uploads=", "PUT part", "POST done", "200 with an error"])
+def test_upload_in_parts_that_is_refused_is_given_up(refused: str) -> None:
+    async def check(backing: MinioBacking) -> None:
+        with pytest.raises(BackingUnavailable, match=r"SlowDown|InternalError"):
+            await backing.put("k", BytesSource(bytes(17 << 20)))
+
+    def answer(line: str) -> bytes:
+        method, target, _ = line.split(" ")
+        if method == "DELETE":
+            return reply(204)
+        if target.endswith("?uploads="):
+            return error(503, "SlowDown") if refused.startswith("POST ?") else reply(200, BEGUN.encode())
+        if method == "PUT":
+            return error(503, "SlowDown") if refused == "PUT part" else reply(200, b"", 'ETag: "part"')
+        return error(503, "SlowDown") if refused == "POST done" else error(200, "InternalError")
+
+    seen = against(answer, check)
+    given_up = "DELETE /bucket/pre/k?uploadId=u%2F1%2B HTTP/1.1"
+    assert (given_up in seen.requests) == (not refused.startswith("POST ?"))
+
+
+def test_upload_in_parts_names_each_part_and_is_signed_over_its_bytes() -> None:
+    async def check(backing: MinioBacking) -> None:
+        assert (await backing.put("k", BytesSource(bytes(17 << 20)))).etag == "whole-2"
+
+    def answer(line: str) -> bytes:
+        if line.startswith("PUT"):
+            return reply(200, b"", f'ETag: "part{line.partition("partNumber=")[2][0]}"')
+        done = "<CompleteMultipartUploadResult><ETag>&quot;whole-2&quot;</ETag></CompleteMultipartUploadResult>"
+        return reply(200, (BEGUN if "?uploads=" in line else done).encode())
+
+    seen = against(answer, check)
+    assert seen.requests[1:] == [
+        "PUT /bucket/pre/k?partNumber=1&uploadId=u%2F1%2B HTTP/1.1",
+        "PUT /bucket/pre/k?partNumber=2&uploadId=u%2F1%2B HTTP/1.1",
+        "POST /bucket/pre/k?uploadId=u%2F1%2B HTTP/1.1",
+    ]
+    assert hashlib.sha256(bytes(1 << 20)).hexdigest() in seen.heads[2]
+    assert seen.bodies[3].count(b"<Part>") == 2
+    assert b'<PartNumber>2</PartNumber><ETag>"part2"</ETag>' in seen.bodies[3].replace(b"&quot;", b'"')

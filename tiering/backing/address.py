@@ -24,7 +24,7 @@ class BucketAddress(msgspec.Struct, frozen=True):
 
 
 class MinioLimits(msgspec.Struct, frozen=True):
-    """Threads bound uploads and control calls under way; `read_s` is the longest silence of the server."""
+    """`streams`: requests under way; `threads`: listings. `read_s` is the longest silence of the server."""
 
     threads: int = 8
     streams: int = 64

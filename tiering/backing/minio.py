@@ -1,10 +1,10 @@
-"""A backing in an S3 bucket: MinIO, or any server that speaks S3, through the `minio` SDK.
+"""A backing in an S3 bucket: MinIO, or any server that speaks S3.
 
-Reads, looks and deletes are requests of our own over `http.py`: recalled bytes reach the loop without a
-thread, and their first one waits for nothing else. Uploads and what is rare are the SDK's, blocking, on a bounded pool of
+Objects are read and written with requests of our own over `http.py`, on the loop: a recall's first byte waits for no thread, and
+an upload's bytes pass through none. Listings and the making of the bucket are the `minio` SDK's, blocking, on a bounded pool of
 threads. Nothing is retried here: the wrapper above retries, knows the caller's patience and can resume a stream.
 
-Owns: the SDK client with its connection pool, the threads, one HTTP client; one loop. Opening does no I/O.
+Owns: one HTTP client, the SDK client with its connection pool, the threads; one loop. Opening does no I/O.
 Does not know: what is stored. Kind: owner. Invariants: an upload becomes visible whole or not at all (one PUT, or a
 multipart upload that is aborted on failure); no error text holds a URL, a signature or a credential.
 Spec: S3 API reference; quirks of the servers are noted where they matter.
@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator
-from concurrent.futures import CancelledError as FutureCancelled
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
-from typing import Any, BinaryIO, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
 from xml.etree import ElementTree
 
@@ -30,13 +30,13 @@ from minio.error import MinioException, S3Error, ServerError
 from tiering.backing import http
 from tiering.backing.address import BucketAddress, MinioLimits
 from tiering.backing.keys import check_key, check_prefix
-from tiering.backing.signature import Signer
+from tiering.backing.signature import UNSIGNED, Signer
 from tiering.backing.streams import closing
 from tiering.contract import Buffer
 from tiering.ports import BackingCorrupt, BackingError, BackingSource, BackingStat, BackingUnavailable, NotFound
 
 PART_BYTES: Final = 16 << 20
-"""Objects up to this go in one PUT. The SDK holds one part in memory per upload."""
+"""Objects up to this go in one PUT; longer ones in parts of at least this. An upload holds one in memory."""
 PARTS_MAX: Final = 10_000
 LIST_BATCH: Final = 250
 _ERROR_BODY_BYTES: Final = 16 << 10
@@ -75,6 +75,7 @@ class MinioBacking:
         # The SDK knows which servers want the bucket in the host's name. This is no I/O, since the region is given.
         url = urlsplit(self._client.presigned_get_object(address.bucket, "x"))
         self._host = url.netloc
+        self._secure = address.secure
         self._root = url.path.removesuffix("x")
         tls = ssl.create_default_context() if address.secure else None
         port = url.port or (443 if address.secure else 80)
@@ -82,28 +83,76 @@ class MinioBacking:
 
     async def ensure_bucket(self) -> None:
         """Makes the bucket when it is missing."""
-        try:
-            if not await self._call(self._client.bucket_exists, self._bucket):
-                await self._call(self._client.make_bucket, self._bucket)
-        except _BucketThere:
-            pass
+        async with self._asked("HEAD", "") as reply:
+            if reply.status == 200:
+                return
+            if reply.status != 404:
+                raise await self._refusal(reply)
+        with contextlib.suppress(_BucketThere):
+            await self._call(self._client.make_bucket, self._bucket)
 
     async def put(self, key: str, source: BackingSource) -> BackingStat:
         name = self._name(key)
         await self._prepare()
-        reader = _SourceReader(source, asyncio.get_running_loop())
-        try:
-            etag = await self._call(self._upload, name, reader, source.size, on_cancel=reader.cancel)
-        except BackingError:
-            reader.reraise()
-            raise
-        finally:
-            await reader.close()
-        reader.reraise()
+        etag = await (self._put_whole(name, source) if source.size <= PART_BYTES else self._put_parts(name, source))
         if not etag:
             # Ceph RGW's CompleteMultipartUpload answers an empty ETag; its HEAD has it.
             return await self.stat(key)
         return BackingStat(key, source.size, etag)
+
+    async def _put_whole(self, name: str, source: BackingSource) -> str:
+        async with closing(_blocks(source, PART_BYTES)) as blocks:
+            async for block in blocks:
+                return await self._put_block(name, "", block)
+        raise AssertionError("a source has one block at least")
+
+    async def _put_block(self, name: str, query: str, block: Buffer) -> str:
+        """The stored block's ETag."""
+        async with self._asked("PUT", name, query=query, body=block) as reply:
+            if reply.status != 200:
+                raise await self._refusal(reply)
+            return _unquoted(reply.headers.get(b"etag"))
+
+    async def _put_parts(self, name: str, source: BackingSource) -> str:
+        mebibytes = -(-source.size // (PARTS_MAX << 20))
+        upload = _text_of(await self._posted(name, "uploads="), "UploadId")
+        upload_id = f"uploadId={quote(upload, safe='-_.~')}"
+        try:
+            etags: list[str] = []
+            async with closing(_blocks(source, max(PART_BYTES, mebibytes << 20))) as blocks:
+                async for block in blocks:  # one at a time: that much memory an upload has
+                    etags.append(await self._put_block(name, f"partNumber={len(etags) + 1}&{upload_id}", block))
+            done = await self._posted(name, upload_id, _parts_xml(etags))
+        except BaseException:
+            await self._abort(name, upload_id)
+            raise
+        return _unquoted(_text_of(done, "ETag").encode())
+
+    async def _abort(self, name: str, upload_id: str) -> None:
+        """Gives an upload up, if the server can be told; a cancelled caller waits for that too."""
+        telling = asyncio.ensure_future(self._told_to_abort(name, upload_id))
+        while not telling.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.shield(telling)
+
+    async def _told_to_abort(self, name: str, upload_id: str) -> None:
+        with contextlib.suppress(BackingError):
+            async with self._asked("DELETE", name, query=upload_id):
+                pass
+
+    async def _posted(self, name: str, query: str, body: bytes = b"") -> ElementTree.Element:
+        """The document that a POST answers; an error may come with status 200, when it took the server long to see it."""
+        async with self._asked("POST", name, query=query, body=body) as reply:
+            if reply.status != 200:
+                raise await self._refusal(reply)
+            text = await reply.read(_ERROR_BODY_BYTES)
+        try:
+            document = ElementTree.fromstring(text)
+        except ElementTree.ParseError:
+            raise BackingUnavailable("the backing bucket's answer is not S3's (ParseError)") from None
+        if document.tag.endswith("Error"):
+            raise _fault(_error_code(text), 200)
+        return document
 
     async def get(self, key: str, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
         name = self._name(key)
@@ -143,7 +192,7 @@ class MinioBacking:
         while batch := await self._call(_take, pages):
             for entry in batch:
                 name = entry.object_name or ""
-                yield BackingStat(name[len(self._prefix) :], entry.size or 0, _unquoted(entry.etag))
+                yield BackingStat(name[len(self._prefix) :], entry.size or 0, (entry.etag or "").strip('"'))
 
     async def stat(self, key: str) -> BackingStat:
         name = self._name(key)
@@ -154,7 +203,7 @@ class MinioBacking:
             size = reply.headers.get(b"content-length", b"")
             if not size.isdigit():
                 raise BackingUnavailable("the backing bucket's answer is not S3's (no length)")
-            return BackingStat(key, int(size), _unquoted(reply.headers.get(b"etag", b"").decode("latin-1")))
+            return BackingStat(key, int(size), _unquoted(reply.headers.get(b"etag")))
 
     async def close(self) -> None:
         """Ends the connections and waits for the threads: as long as one call of theirs lasts."""
@@ -166,11 +215,17 @@ class MinioBacking:
         return self._prefix + check_key(key)
 
     @contextlib.asynccontextmanager
-    async def _asked(self, method: str, name: str, span: str = "") -> AsyncIterator[http.Exchange]:
+    async def _asked(
+        self, method: str, name: str, span: str = "", *, query: str = "", body: Buffer = b""
+    ) -> AsyncIterator[http.Exchange]:
         """The reply to a request for a key, "" for the bucket itself; `span`: a Range. Raises BackingUnavailable."""
+        payload = UNSIGNED
+        if len(body) and not self._secure:
+            # In the clear, the hash is what says that these bytes were sent. In a thread, which needs no interpreter for it.
+            payload = await asyncio.to_thread(lambda: hashlib.sha256(body).hexdigest())
         reply: http.Exchange | None = None
         try:
-            reply = await self._http.ask(method, self._head(method, name, span))
+            reply = await self._http.ask(method, self._head(method, name, span, query, payload, len(body)), body)
             yield reply
         except OSError as error:
             # A cut connection: the bytes are there, so not Corrupt. Never str(error): it may hold an address.
@@ -179,14 +234,18 @@ class MinioBacking:
             if reply is not None:
                 reply.close()
 
-    def _head(self, method: str, name: str, span: str) -> bytes:
+    def _head(self, method: str, name: str, span: str, query: str, payload: str, length: int) -> bytes:
         path = self._root + quote(name, safe="/-_.~") if name else self._root.rstrip("/") or "/"
-        signed = self._signer.sign(
-            method, path, "", {"host": self._host, "range": span} if span else {"host": self._host}
-        )
+        headers = {"host": self._host, "range": span} if span else {"host": self._host}
+        lines = [
+            f"{each}: {text}\r\n" for each, text in self._signer.sign(method, path, query, headers, payload).items()
+        ]
+        if method in ("PUT", "POST"):
+            lines.append(f"content-length: {length}\r\ncontent-type: application/octet-stream\r\n")
         # Not signed, since a proxy may change it: a stored byte is a byte; one that is compressed would break ranges.
-        lines = [f"{each}: {text}\r\n" for each, text in signed.items()]
-        return f"{method} {path} HTTP/1.1\r\n{''.join(lines)}accept-encoding: identity\r\n\r\n".encode("latin-1")
+        lines.append("accept-encoding: identity\r\n\r\n")
+        target = f"{path}?{query}" if query else path
+        return f"{method} {target} HTTP/1.1\r\n{''.join(lines)}".encode("latin-1")
 
     async def _prepare(self) -> None:
         if self._create and not self._ready:
@@ -208,14 +267,12 @@ class MinioBacking:
                 code = "NoSuchKey" if bucket.status == 200 else "NoSuchBucket" if bucket.status == 404 else ""
         return _fault(code, reply.status)
 
-    async def _call(self, function: Callable[..., R], *args: Any, on_cancel: Callable[[], None] | None = None) -> R:
+    async def _call(self, function: Callable[..., R], *args: Any) -> R:
         """Runs an SDK call on a thread and translates its errors; outlives a cancellation until the thread is done."""
         future = asyncio.get_running_loop().run_in_executor(self._threads, _translated, function, *args)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
-            if on_cancel is not None:
-                on_cancel()
             while not future.done():
                 with contextlib.suppress(asyncio.CancelledError):
                     await asyncio.wait((future,))
@@ -223,90 +280,46 @@ class MinioBacking:
                 future.exception()
             raise
 
-    def _upload(self, name: str, reader: _SourceReader, size: int) -> str:
-        """On a thread."""
-        mebibytes = -(-size // (PARTS_MAX << 20))
-        part_bytes = max(PART_BYTES, mebibytes << 20)
-        # One part at a time: `num_parallel_uploads` would hold as many parts in memory. The SDK only ever calls `read`.
-        result = self._client.put_object(
-            self._bucket, name, cast(BinaryIO, reader), size, part_size=part_bytes, num_parallel_uploads=1
-        )
-        return _unquoted(result.etag)
+
+async def _blocks(source: BackingSource, block_bytes: int) -> AsyncIterator[bytearray]:
+    """All of a source in blocks of that size, the last one less; one empty one of an empty source.
+
+    The last comes after the source's own last word: it may yet say that what it gave was wrong. Raises ValueError when it gave
+    another size than it announced.
+    """
+    left = source.size
+    block, filled = bytearray(min(block_bytes, left)), 0
+    async with closing(source.chunks()) as chunks:
+        async for chunk in chunks:
+            view = memoryview(chunk)
+            if len(view) > left:
+                raise ValueError(f"the source gave more than the {source.size} bytes it announced")
+            left -= len(view)
+            while len(view):
+                if filled == len(block):
+                    yield block
+                    block, filled = bytearray(min(block_bytes, left + len(view))), 0
+                piece = view[: len(block) - filled]
+                block[filled : filled + len(piece)] = piece
+                filled += len(piece)
+                view = view[len(piece) :]
+    if left:
+        raise ValueError(f"the source gave {source.size - left} bytes and announced {source.size}")
+    yield block
 
 
-class _SourceReader:
-    """The blocking `read` the SDK wants, over chunks that come on the loop. `read` is called by one thread."""
+def _parts_xml(etags: Sequence[str]) -> bytes:
+    document = ElementTree.Element("CompleteMultipartUpload", xmlns="http://s3.amazonaws.com/doc/2006-03-01/")
+    for number, etag in enumerate(etags, 1):
+        part = ElementTree.SubElement(document, "Part")
+        ElementTree.SubElement(part, "PartNumber").text = str(number)
+        ElementTree.SubElement(part, "ETag").text = f'"{etag}"'
+    return ElementTree.tostring(document)
 
-    def __init__(self, source: BackingSource, loop: asyncio.AbstractEventLoop) -> None:
-        self._source = source
-        self._loop = loop
-        self._chunks: AsyncIterator[Buffer] | None = None
-        self._rest = memoryview(b"")
-        self._seen = 0  # bytes that came from the source
-        self._given = 0  # bytes that went to the SDK
-        self._stopped = False
-        self._pulling: asyncio.Task[Any] | None = None  # set on the loop, so that `cancel` cannot miss it
-        self._fault: Exception | None = None
 
-    def read(self, size: int) -> bytes:
-        """Exactly `size` bytes, or fails the upload: the SDK glues short reads together at quadratic cost."""
-        joined = bytearray(size)
-        filled = 0
-        while filled < size:
-            if not len(self._rest):
-                self._rest = memoryview(self._pull())
-            piece = self._rest[: size - filled]
-            joined[filled : filled + len(piece)] = piece
-            filled += len(piece)
-            self._rest = self._rest[len(piece) :]
-        self._given += filled
-        if self._given == self._source.size:
-            self._pull()  # the source's own last word: it may yet say that what it gave was wrong
-        return bytes(joined)
-
-    def cancel(self) -> None:
-        """The `read` under way or the next one fails, and with it the upload. On the loop."""
-        self._stopped = True
-        if self._pulling is not None:
-            self._pulling.cancel()
-
-    def reraise(self) -> None:
-        """Raises the source's own error, if it had one: it is the caller's, not the backing's."""
-        if self._fault is not None:
-            raise self._fault
-
-    async def close(self) -> None:
-        if self._chunks is not None:
-            async with closing(self._chunks):
-                pass
-
-    def _pull(self) -> Buffer:
-        """The next chunk, b"" at the announced end. On the SDK's thread."""
-        try:
-            return asyncio.run_coroutine_threadsafe(self._next(), self._loop).result()
-        except FutureCancelled:
-            raise BackingUnavailable("the upload was given up") from None
-
-    async def _next(self) -> Buffer:
-        if self._stopped:
-            raise BackingUnavailable("the upload was given up")
-        self._pulling = asyncio.current_task()
-        if self._chunks is None:
-            self._chunks = self._source.chunks()
-        try:
-            chunk = await anext(self._chunks, b"")
-            while not len(chunk) and self._seen < self._source.size:
-                chunk = await anext(self._chunks)
-            self._seen += len(chunk)
-            if self._seen > self._source.size:
-                raise ValueError(f"the source gave more than the {self._source.size} bytes it announced")
-        except StopAsyncIteration:
-            self._fault = ValueError(f"the source gave {self._seen} bytes and announced {self._source.size}")
-        except Exception as error:
-            self._fault = error
-        if self._fault is not None:
-            raise BackingUnavailable("the upload's source failed")
-        return chunk
+def _text_of(document: ElementTree.Element, name: str) -> str:
+    """Of the element called `name`, whatever its namespace; "" when there is none."""
+    return next((each.text or "" for each in document.iter() if each.tag.rpartition("}")[2] == name), "")
 
 
 def _take(pages: Iterator[Any]) -> list[Any]:
@@ -349,11 +362,11 @@ def _reason(error: Exception) -> str:
 def _error_code(body: bytes) -> str:
     """The `<Code>` of an S3 error document, "" when it has none. Only letters and digits: it goes into a log."""
     try:
-        code = next((e.text or "" for e in ElementTree.fromstring(body).iter() if e.tag.endswith("Code")), "")
+        code = _text_of(ElementTree.fromstring(body), "Code")
     except ElementTree.ParseError:
         return ""
     return code if code.isalnum() and len(code) <= 64 else ""
 
 
-def _unquoted(etag: str | None) -> str:
-    return (etag or "").strip('"')
+def _unquoted(etag: bytes | None) -> str:
+    return (etag or b"").decode("latin-1").strip('"')
