@@ -2,8 +2,8 @@
 
 Promise: of all processes one at most has the claim of a generation, as long as it lives and has not released it.
 Owns the pool's mapped board and the file of places beside it. Does not know objects, readers or the backing store.
-Kind: owner; one thread. Invariants: a slot is written by its process only; places are written before the claim that shows
-them; `claim` is called under `lock`, which is held for some µs and goes with the process that has it.
+Kind: owner; one thread. Invariants: a slot is written by its process only; places are written before it is posted
+that something is there; `claim` is called under `lock`, which is held for some µs and goes with the process that has it.
 Spec: docs/FORMAT.md, "Recall board".
 
 A claim was a row of the index before, and the first byte of every recall waited for the device to have it.
@@ -39,7 +39,6 @@ class Claim(NamedTuple):
 
     slot: int
     landing: int
-    places: tuple[Extent, ...]
 
 
 class Board:
@@ -70,13 +69,12 @@ class Board:
     def unlock(self) -> None:
         fcntl.flock(self._lock, fcntl.LOCK_UN)
 
-    def claim(self, slot: int, landing: int, generation: int, places: Sequence[Extent]) -> Claim | None:
-        """Takes `generation` for a landing in `slot`; the claim of whoever has it. Under `lock`. Raises DiskFull, DeviceFailed."""
+    def claim(self, slot: int, landing: int, generation: int) -> Claim | None:
+        """Takes `generation` for a landing in `slot`; the claim of whoever has it. Under `lock`."""
         for held in self._slots_of(generation):
             owner, _, pid, state = _SLOT.unpack_from(self._map, _at(held))
             if state == LANDING and held != slot and _runs(pid):
-                return Claim(held, owner, self._read_places(held, owner))
-        self._write_places(slot, landing, places)
+                return Claim(held, owner)
         self.post(slot, landing, 0, LANDING)
         _GENERATION.pack_into(self._map, slot * _GENERATION.size, generation)
         return None
@@ -102,6 +100,30 @@ class Board:
             return None
         return int(landed)
 
+    def place(self, slot: int, landing: int, places: Sequence[Extent]) -> None:
+        """Where the bytes of the landing in a slot of one's own go, as far as is known: before what is there is posted, and each
+        time with more behind the same. Raises DiskFull, DeviceFailed."""
+        data = b"".join([_PLACE.pack(place.region, place.offset, place.length) for place in places])
+        assert len(data) <= self._stride - _COUNT.size
+        try:
+            os.pwrite(self._places, data, slot * self._stride + _COUNT.size)
+            os.pwrite(
+                self._places, _COUNT.pack(landing, len(places)), slot * self._stride
+            )  # counts what is there already
+        except OSError as error:
+            raise device.refusal(error, self._what) from error
+
+    def places(self, slot: int, landing: int) -> tuple[Extent, ...]:
+        """Where that landing's bytes go, at least as far as `landed` said before; () when the slot has another by now."""
+        data = os.pread(self._places, self._stride, slot * self._stride)
+        if len(data) < _COUNT.size:
+            return ()
+        owner, count = _COUNT.unpack_from(data)
+        if owner != landing:
+            return ()
+        view = memoryview(data)[_COUNT.size : _COUNT.size + count * _PLACE.size]
+        return tuple(Extent(region, offset, length, 0) for region, offset, length in _PLACE.iter_unpack(view))
+
     def _slots_of(self, generation: int) -> Iterator[int]:
         sought, claimed = _GENERATION.pack(generation), self._map[:_SLOTS_AT]
         at = claimed.find(sought)
@@ -109,23 +131,6 @@ class Board:
             if at % _GENERATION.size == 0:
                 yield at // _GENERATION.size
             at = claimed.find(sought, at + 1)
-
-    def _write_places(self, slot: int, landing: int, places: Sequence[Extent]) -> None:
-        data = _COUNT.pack(landing, len(places))
-        data += b"".join(_PLACE.pack(place.region, place.offset, place.length) for place in places)
-        assert len(data) <= self._stride
-        try:
-            os.pwrite(self._places, data, slot * self._stride)
-        except OSError as error:
-            raise device.refusal(error, self._what) from error
-
-    def _read_places(self, slot: int, landing: int) -> tuple[Extent, ...]:
-        """() when they are another landing's by now: the slot says so too."""
-        owner, count = _COUNT.unpack(os.pread(self._places, _COUNT.size, slot * self._stride))
-        if owner != landing:
-            return ()
-        data = os.pread(self._places, count * _PLACE.size, slot * self._stride + _COUNT.size)
-        return tuple(Extent(region, offset, length, 0) for region, offset, length in _PLACE.iter_unpack(data))
 
 
 def remove(folder: Path) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Final
 
@@ -48,6 +48,7 @@ class _Landing:
         "_event",
         "_fresh",
         "_fresh_bytes",
+        "come",
         "extents",
         "failed",
         "landed",
@@ -62,7 +63,8 @@ class _Landing:
         self.slot = slot  # of the board
         self.number = secrets.randbits(63)
         self.extents: tuple[Extent, ...] | None = None
-        self.landed = 0
+        self.come = 0  # content that may be passed on; of what is not on flash yet, all is held
+        self.landed = 0  # content that is on flash and may be passed on
         self.over = False  # landed, failed, or found to be hot already
         self.failed: Exception | None = None
         self.remote: int | None = None  # the number of another process's landing that this one follows
@@ -79,11 +81,11 @@ class _Landing:
             self._fresh_bytes -= len(self._fresh.pop(next(iter(self._fresh))))
 
     def fresh(self, at: int) -> Buffer | None:
-        """The piece that begins at `at`, if it is held, as far as it has landed: who took all before comes to its beginning."""
+        """The piece that begins at `at`, if it is held, as far as it may be passed on: who took all before comes to its beginning."""
         piece = self._fresh.get(at)
-        if piece is None or at + len(piece) <= self.landed:
+        if piece is None or at + len(piece) <= self.come:
             return piece
-        return memoryview(piece)[: self.landed - at] if self.landed > at else None
+        return memoryview(piece)[: self.come - at] if self.come > at else None
 
     def forget(self) -> None:
         self._fresh.clear()
@@ -165,8 +167,7 @@ class Recalls:
         pool, slot = self._pool, landing.slot
         body = FlashBody(pool, record.size)
         try:
-            await body.begin_whole()
-            other = await self._claim(landing, record.generation, body.places)
+            other = await self._claim(landing, record.generation)
             if other is not None:
                 await self._watch(landing, other, record)
                 return
@@ -174,7 +175,6 @@ class Recalls:
             if now is not None and now[1].residency != Residency.COLD_ONLY:
                 self._board.post(slot, landing.number, record.size, board.DONE)  # by another, before this one's claim
                 return
-            landing.extents = body.places
             await self._fetch(landing, body, record)
             await pool.committer.submit(
                 lambda batch: mutations.recalled(batch, okey, record.generation, body.extents, pool.clock.now_ms())
@@ -201,15 +201,15 @@ class Recalls:
             del self._landings[okey, record.generation]
             landing.notify()
 
-    async def _claim(self, landing: _Landing, generation: int, places: Sequence[Extent]) -> Claim | None:
-        """Takes the recall for this process; the other's claim when another has it. Raises Busy, DiskFull."""
+    async def _claim(self, landing: _Landing, generation: int) -> Claim | None:
+        """Takes the recall for this process; the other's claim when another has it. Raises Busy."""
         deadline_s = asyncio.get_running_loop().time() + _CLAIM_S
         while not self._board.lock():
             if asyncio.get_running_loop().time() > deadline_s:
                 raise Busy("the recall board is held", retry_s=1)
             await asyncio.sleep(_CLAIM_POLL_S)
         try:
-            return self._board.claim(landing.slot, landing.number, generation, places)
+            return self._board.claim(landing.slot, landing.number, generation)
         finally:
             self._board.unlock()
 
@@ -217,12 +217,17 @@ class Recalls:
         async with aclosing(self._cold.read(record, 0, record.size)) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
                 start = body.written
+                # Followers here need not wait for room on flash. The last byte stays back until the whole is checked.
+                landing.keep(start, chunk)
+                landing.come = min(start + len(chunk), record.size - 1)
+                landing.notify()
                 waiting = body.write(chunk)
                 if waiting is not None:
                     await waiting
-                landing.keep(start, chunk)
-                # The last byte stays back until the whole is checked.
-                self._publish(landing, min(body.written, record.size - 1))
+                    landing.extents = body.places
+                    self._board.place(landing.slot, landing.number, landing.extents)
+                landing.landed = min(body.written, record.size - 1)
+                self._board.post(landing.slot, landing.number, landing.landed, board.LANDING)
                 if not start:
                     # The first bytes leave before more are read; after them, others' turns come while the bucket sends.
                     await asyncio.sleep(0)
@@ -230,22 +235,18 @@ class Recalls:
         if body.crc64 != record.crc64:
             raise Corrupt("the cold copy is not this object's")
         # For the followers here; others look where the record says once the board says that it is committed.
-        landing.landed = record.size
-        landing.notify()
-
-    def _publish(self, landing: _Landing, landed: int) -> None:
-        landing.landed = landed
-        self._board.post(landing.slot, landing.number, landed, board.LANDING)
+        landing.come = landing.landed = record.size
         landing.notify()
 
     async def _watch(self, landing: _Landing, other: Claim, record: ObjectRecord) -> None:
         """Follows another process's landing on the board."""
-        landing.remote, landing.extents = other.landing, other.places
+        landing.remote = other.landing
         while landing.landed < record.size:
             landed = self._board.landed(other.slot, other.landing)
             if landed is None:
                 raise Busy("the process that recalled it is gone", retry_s=1)
             if landed > landing.landed:
+                landing.extents = self._board.places(other.slot, other.landing)
                 landing.landed = landed
                 landing.notify()
             else:
@@ -296,7 +297,7 @@ class Recalls:
         self, landing: _Landing, okey: bytes, record: ObjectRecord, at: int, stop: int, whole: bool
     ) -> Buffer | None:
         """The next bytes that have landed, at most _CHUNK; None when there are none (yet)."""
-        whole = whole or landing.landed == record.size  # which is vouched for
+        whole = whole or landing.come == record.size  # which is vouched for
         piece = landing.fresh(at) if whole else None
         if piece is not None:
             return piece if len(piece) <= stop - at else memoryview(piece)[: stop - at]

@@ -76,7 +76,7 @@ class FlashBody:
 
     @property
     def places(self) -> tuple[Extent, ...]:
-        """Where the bytes will be, checksums still unknown. Only after `begin_whole`."""
+        """Where the bytes are, and will be as far as there is room reserved; checksums still unknown."""
         return tuple(Extent(*piece, 0) for piece in self._pieces)
 
     def _take(self, piece: Piece) -> None:

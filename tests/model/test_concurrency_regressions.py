@@ -33,6 +33,7 @@ from tiering.board import Board
 from tiering.contract import (
     BucketChange,
     BucketInfo,
+    Busy,
     CompleteOptions,
     CopyOptions,
     Corrupt,
@@ -55,7 +56,7 @@ from tiering.pool import Pool, PoolConfig, open_pool
 from tiering.ports import Backing, QueueHead, Resident, Verdict
 from tiering.rebuild import rebuild
 from tiering.recall import LANDINGS_MAX, Recalls
-from tiering.space import Space
+from tiering.space import Piece, Space
 from tiering.writer import FlashBody
 
 DEADLINE_S = 8.0
@@ -169,10 +170,11 @@ def test_follower_does_not_take_a_newer_landings_progress_for_its_own(tmp_path: 
             record = await make_cold(e, "k")
             served, okey, slot = e.served["p"], okey_of(e, "k"), 5
             place = FlashBody(served, record.size)  # the other process's landing, which never gets beyond 5000 bytes
-            await place.begin_whole()
+            await steps.settled(place.begin())
             await steps.settled(place.write(data[:5000]))
             board = other_board(e)
-            assert board.claim(slot, 111, record.generation, place.places) is None
+            assert board.claim(slot, 111, record.generation) is None
+            board.place(slot, 111, place.places)
             board.post(slot, 111, 5000, boards.LANDING)
 
             space = Space(served.committer, served.flash, 2, e.wake, 1.0)
@@ -200,10 +202,11 @@ def test_bytes_of_a_landing_that_failed_are_checked_before_the_last_is_given(tmp
             record = await make_cold(e, "k")
             served, okey, slot = e.served["p"], okey_of(e, "k"), 5
             place = FlashBody(served, record.size)
-            await place.begin_whole()
+            await steps.settled(place.begin())
             await steps.settled(place.write(bytes(5000)))  # not what the object holds
             board = other_board(e)
-            assert board.claim(slot, 111, record.generation, place.places) is None
+            assert board.claim(slot, 111, record.generation) is None
+            board.place(slot, 111, place.places)
             board.post(slot, 111, 5000, boards.LANDING)
 
             space = Space(served.committer, served.flash, 2, e.wake, 1.0)
@@ -253,10 +256,9 @@ def test_claim_of_a_process_that_is_gone_is_taken(tmp_path: Path) -> None:
             await steps.put(e.store, "k", data)
             record = await make_cold(e, "k")
             board = other_board(e)
-            assert board.claim(5, 111, record.generation, ()) is None
-            found = board.claim(6, 222, record.generation, ())
-            assert found is not None
-            assert found[:2] == (5, 111)
+            assert board.claim(5, 111, record.generation) is None
+            found = board.claim(6, 222, record.generation)
+            assert found == (5, 111)
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(os, "getpid", lambda: gone.pid)
                 board.post(5, 111, 0, boards.LANDING)
@@ -666,6 +668,60 @@ def test_cold_source_that_goes_while_it_is_copied_is_looked_for_again(again: boo
                 with pytest.raises(NoSuchKey):
                     await copying
             assert len(gets) == 1
+
+    run(body())
+
+
+def test_first_bytes_of_a_recall_wait_for_no_room(tmp_path: Path) -> None:
+    # A new region takes a commit, and may take an eviction first: readers get what has come meanwhile.
+    async def body() -> None:
+        async with engine(tmp_path) as e:
+            data = pattern(REGION * 2, 1)
+            await steps.put(e.store, "k", data)
+            record = await make_cold(e, "k")
+            served, room = e.served["p"], asyncio.Event()
+            reserve = served.space.reserve_waiting
+
+            async def held(length: int) -> Piece:
+                await room.wait()
+                return await reserve(length)
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(served.space, "reserve_waiting", held)
+                reading = await steps.settled(e.store.open("b", "k", steps.WHOLE))
+                follower = Recalls(served, e.cold, 2)  # as another process
+                asking = asyncio.create_task(follower.read(okey_of(e, "k"), record, 0, record.size))
+                await asyncio.sleep(0.01)
+                assert not asking.done()
+                room.set()
+                assert await steps.content(reading) == data
+                assert await steps.content(await asking) == data
+            await follower.close()
+            assert record_of(e, "k") != record, "it was landed"
+
+    run(body())
+
+
+def test_recall_that_gets_no_room_goes_on_from_the_backing_store(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with engine(tmp_path, Paced(MemoryBacking())) as e:
+            data = pattern(REGION * 2, 1)
+            await steps.put(e.store, "k", data)
+            await make_cold(e, "k")
+            served = e.served["p"]
+            reserve = served.space.reserve_waiting
+
+            async def none_left(length: int) -> Piece:
+                if length < len(data):
+                    raise Busy("no region became free in time", retry_s=1)
+                return await reserve(length)
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(served.space, "reserve_waiting", none_left)
+                assert await steps.get(e.store, "k") == data
+            record = record_of(e, "k")
+            assert record is not None
+            assert record.residency == Residency.COLD_ONLY
 
     run(body())
 
