@@ -221,6 +221,8 @@ class Recalls:
                 landing.keep(start, chunk)
                 landing.come = min(start + len(chunk), record.size - 1)
                 landing.notify()
+                if not start:
+                    await asyncio.sleep(0)  # their turn: the first bytes leave before anything else is done
                 waiting = body.write(chunk)
                 if waiting is not None:
                     await waiting
@@ -228,9 +230,6 @@ class Recalls:
                     self._board.place(landing.slot, landing.number, landing.extents)
                 landing.landed = min(body.written, record.size - 1)
                 self._board.post(landing.slot, landing.number, landing.landed, board.LANDING)
-                if not start:
-                    # The first bytes leave before more are read; after them, others' turns come while the bucket sends.
-                    await asyncio.sleep(0)
         body.judge_complete()
         if body.crc64 != record.crc64:
             raise Corrupt("the cold copy is not this object's")

@@ -16,9 +16,10 @@ import asyncio
 import contextlib
 import hashlib
 import ssl
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from types import TracebackType
 from typing import Any, Final, TypeVar
 from urllib.parse import quote, urlsplit
 from xml.etree import ElementTree
@@ -214,25 +215,16 @@ class MinioBacking:
     def _name(self, key: str) -> str:
         return self._prefix + check_key(key)
 
-    @contextlib.asynccontextmanager
-    async def _asked(
-        self, method: str, name: str, span: str = "", *, query: str = "", body: Buffer = b""
-    ) -> AsyncIterator[http.Exchange]:
+    def _asked(self, method: str, name: str, span: str = "", *, query: str = "", body: Buffer = b"") -> _Asked:
         """The reply to a request for a key, "" for the bucket itself; `span`: a Range. Raises BackingUnavailable."""
+        return _Asked(lambda: self._ask(method, name, span, query, body))
+
+    async def _ask(self, method: str, name: str, span: str, query: str, body: Buffer) -> http.Exchange:
         payload = UNSIGNED
         if len(body) and not self._secure:
             # In the clear, the hash is what says that these bytes were sent. In a thread, which needs no interpreter for it.
             payload = await asyncio.to_thread(lambda: hashlib.sha256(body).hexdigest())
-        reply: http.Exchange | None = None
-        try:
-            reply = await self._http.ask(method, self._head(method, name, span, query, payload, len(body)), body)
-            yield reply
-        except OSError as error:
-            # A cut connection: the bytes are there, so not Corrupt. Never str(error): it may hold an address.
-            raise BackingUnavailable(_reason(error)) from None
-        finally:
-            if reply is not None:
-                reply.close()
+        return await self._http.ask(method, self._head(method, name, span, query, payload, len(body)), body)
 
     def _head(self, method: str, name: str, span: str, query: str, payload: str, length: int) -> bytes:
         path = self._root + quote(name, safe="/-_.~") if name else self._root.rstrip("/") or "/"
@@ -279,6 +271,32 @@ class MinioBacking:
             if not future.cancelled():
                 future.exception()
             raise
+
+
+class _Asked:
+    """A request while its reply is read."""
+
+    __slots__ = ("_ask", "_reply")
+
+    def __init__(self, ask: Callable[[], Awaitable[http.Exchange]]) -> None:
+        self._ask = ask
+        self._reply: http.Exchange | None = None
+
+    async def __aenter__(self) -> http.Exchange:
+        try:
+            self._reply = await self._ask()
+        except OSError as error:
+            raise BackingUnavailable(_reason(error)) from None
+        return self._reply
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._reply is not None:
+            self._reply.close()
+        if isinstance(error, OSError):
+            # A cut connection: the bytes are there, so not Corrupt. Never str(error): it may hold an address.
+            raise BackingUnavailable(_reason(error)) from None
 
 
 async def _blocks(source: BackingSource, block_bytes: int) -> AsyncIterator[bytearray]:

@@ -20,7 +20,7 @@ import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from types import TracebackType
 from typing import Final, Literal, TypeVar
 
 import msgspec
@@ -236,19 +236,36 @@ class Limited:
     async def close(self) -> None:
         await self._inner.close()
 
-    @asynccontextmanager
-    async def _slot(self) -> AsyncIterator[None]:
-        if self._slots.locked() and self._waiting >= self._waiting_max:
+    async def _enter(self) -> None:
+        if not self._slots.locked():
+            await self._slots.acquire()
+            return
+        if self._waiting >= self._waiting_max:
             raise BackingUnavailable("too many calls wait for the backing store")
         self._waiting += 1
         try:
             await self._slots.acquire()
         finally:
             self._waiting -= 1
-        try:
-            yield
-        finally:
-            self._slots.release()
+
+    def _slot(self) -> _Slot:
+        return _Slot(self._enter, self._slots.release)
+
+
+class _Slot:
+    """Contexts here are classes: those that `contextlib` makes of generators take twice as long, and a read enters four."""
+
+    __slots__ = ("_enter", "_leave")
+
+    def __init__(self, enter: Callable[[], Awaitable[None]], leave: Callable[[], None]) -> None:
+        self._enter = enter
+        self._leave = leave
+
+    async def __aenter__(self) -> None:
+        await self._enter()
+
+    async def __aexit__(self, *_: object) -> None:
+        self._leave()
 
 
 Record = Callable[[Verb, Outcome, float, int], None]
@@ -278,48 +295,59 @@ class Metered:
         self._monotonic = monotonic
 
     async def put(self, key: str, source: BackingSource) -> BackingStat:
-        async with self._call("put") as call:
+        with self._call("put") as call:
             stat = await self._inner.put(key, source)
             call.moved = source.size
             return stat
 
     async def get(self, key: str, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
-        async with self._call("get") as call, closing(self._inner.get(key, start, stop)) as chunks:
-            async for chunk in chunks:
-                call.moved += len(chunk)
-                yield chunk
+        with self._call("get") as call:
+            async with closing(self._inner.get(key, start, stop)) as chunks:
+                async for chunk in chunks:
+                    call.moved += len(chunk)
+                    yield chunk
 
     async def delete(self, key: str) -> None:
-        async with self._call("delete"):
+        with self._call("delete"):
             await self._inner.delete(key)
 
     async def list(self, prefix: str) -> AsyncIterator[BackingStat]:
-        async with self._call("list"), closing(self._inner.list(prefix)) as stats:
-            async for stat in stats:
-                yield stat
+        with self._call("list"):
+            async with closing(self._inner.list(prefix)) as stats:
+                async for stat in stats:
+                    yield stat
 
     async def stat(self, key: str) -> BackingStat:
-        async with self._call("stat"):
+        with self._call("stat"):
             return await self._inner.stat(key)
 
     async def close(self) -> None:
         await self._inner.close()
 
-    @asynccontextmanager
-    async def _call(self, verb: Verb) -> AsyncIterator[_Call]:
-        call, begun = _Call(), self._monotonic()
-        outcome: Outcome = "ok"
-        try:
-            yield call
-        except BaseException as error:
-            outcome = _outcome(error)
-            raise
-        finally:
-            self._record(verb, outcome, self._monotonic() - begun, call.moved)
+    def _call(self, verb: Verb) -> _Call:
+        return _Call(self._record, self._monotonic, verb)
 
 
 class _Call:
-    moved = 0
+    """Reports one call when its block ends; `moved` is set inside."""
+
+    __slots__ = ("_begun", "_monotonic", "_record", "_verb", "moved")
+
+    def __init__(self, record: Record, monotonic: Callable[[], float], verb: Verb) -> None:
+        self._record = record
+        self._monotonic = monotonic
+        self._verb: Verb = verb
+        self._begun = monotonic()
+        self.moved = 0
+
+    def __enter__(self) -> _Call:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        outcome: Outcome = "ok" if error is None else _outcome(error)
+        self._record(self._verb, outcome, self._monotonic() - self._begun, self.moved)
 
 
 def _outcome(error: BaseException) -> Outcome:
@@ -371,52 +399,48 @@ class Guarded:
         return max(0.0, self._open_until - self._monotonic())
 
     async def put(self, key: str, source: BackingSource) -> BackingStat:
-        async with self._watch():
+        with self._watch():
             return await self._inner.put(key, source)
 
     async def get(self, key: str, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
-        async with self._watch() as passed, closing(self._inner.get(key, start, stop)) as chunks:
-            async for chunk in chunks:
-                passed()
-                yield chunk
+        with self._watch() as passed:
+            async with closing(self._inner.get(key, start, stop)) as chunks:
+                async for chunk in chunks:
+                    passed()
+                    yield chunk
 
     async def delete(self, key: str) -> None:
-        async with self._watch():
+        with self._watch():
             await self._inner.delete(key)
 
     async def list(self, prefix: str) -> AsyncIterator[BackingStat]:
-        async with self._watch() as passed, closing(self._inner.list(prefix)) as stats:
-            async for stat in stats:
-                passed()
-                yield stat
+        with self._watch() as passed:
+            async with closing(self._inner.list(prefix)) as stats:
+                async for stat in stats:
+                    passed()
+                    yield stat
 
     async def stat(self, key: str) -> BackingStat:
-        async with self._watch():
+        with self._watch():
             return await self._inner.stat(key)
 
     async def close(self) -> None:
         await self._inner.close()
 
-    @asynccontextmanager
-    async def _watch(self) -> AsyncIterator[Callable[[], None]]:
+    def _watch(self) -> _Watch:
         if not self.healthy:
             if self._probing or self._monotonic() < self._open_until:
                 raise BackingUnavailable("the backing store is down; not tried again yet")
             self._probing = True
-        try:
-            yield self._passed
-        except BackingUnavailable as error:
-            self._probing = False
-            self._count(error)
-            raise
-        except (NotFound, BackingCorrupt):
+        return _Watch(self._passed, self._ended)
+
+    def _ended(self, error: BaseException | None) -> None:
+        if error is None or isinstance(error, NotFound | BackingCorrupt):
             self._passed()
-            raise
-        except BaseException:
-            self._probing = False  # cancelled, or the source's own fault: nothing learnt
-            raise
-        else:
-            self._passed()
+            return
+        self._probing = False
+        if isinstance(error, BackingUnavailable):
+            self._count(error)  # anything else: cancelled, or the source's own fault, and nothing learnt
 
     def _passed(self) -> None:
         self._probing = False
@@ -437,6 +461,24 @@ class Guarded:
             # Raised as well, for the caller's answer; said here because only here once a minute is possible.
             log.warning("the backing store is unavailable: %s (%d calls failed)", error, self._unlogged)
             self._logged_at, self._unlogged, self._reported = now, 0, True
+
+
+class _Watch:
+    """One call under the breaker: gives out what tells it that the store answers, and tells it how the call ended."""
+
+    __slots__ = ("_ended", "_passed")
+
+    def __init__(self, passed: Callable[[], None], ended: Callable[[BaseException | None], None]) -> None:
+        self._passed = passed
+        self._ended = ended
+
+    def __enter__(self) -> Callable[[], None]:
+        return self._passed
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended(error)
 
 
 class Fault(msgspec.Struct, frozen=True):
