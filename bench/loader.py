@@ -13,7 +13,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ class LoaderMissing(Exception):
 
 @dataclass(frozen=True)
 class Open:
-    """An open loop: requests a second, whatever becomes of them, and how long each is waited for."""
+    """An open loop: requests a second on average, whatever becomes of them, and how long each is waited for."""
 
     rate: float
     patience_s: float
@@ -63,8 +63,9 @@ class Plan:
 class Load:
     """What the loader saw. Latencies are of successful requests, from first byte sent to last byte read.
 
-    `first_byte_us` is the median until the reply begins. Of an open loop latencies run from when a request was due;
-    `refused` were answered 503 (their latencies from when they were sent), `late` had no reply in time.
+    `first_byte_us` is the median until the reply begins. Of an open loop: `sent` of those that became due, `unsent` found every
+    connection taken, and `lag_p99_us` is from due to sent, which is the loader's own slowness. `refused` were answered 503, `late`
+    had no reply in time after they were sent.
     """
 
     seconds: float
@@ -83,6 +84,9 @@ class Load:
     refused_p50_us: float = 0.0
     refused_p99_us: float = 0.0
     late: int = 0
+    sent: int = 0
+    unsent: int = 0
+    lag_p99_us: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -101,7 +105,7 @@ def build() -> Path:
         raise LoaderMissing("the load generator needs a C compiler (cc); install gcc")
     folder.mkdir(mode=0o700, exist_ok=True)
     built = folder / f"{program.name}.{os.getpid()}"
-    subprocess.run([compiler, "-O2", "-Wall", "-Wextra", "-o", str(built), str(SOURCE)], check=True)
+    subprocess.run([compiler, "-O2", "-Wall", "-Wextra", "-o", str(built), str(SOURCE), "-lm"], check=True)
     built.replace(program)
     return program
 
@@ -111,14 +115,25 @@ def encode_requests(heads: Sequence[bytes]) -> bytes:
     return struct.pack(f"<{1 + len(heads)}I", len(heads), *map(len, heads)) + b"".join(heads)
 
 
-def run(program: Path, address: tuple[str, int], plan: Plan, connections: int, seconds: float, folder: Path) -> Load:
-    """Loads an IPv4 address and port for `seconds`; its files stand in `folder` meanwhile."""
+def run(
+    program: Path,
+    address: tuple[str, int],
+    plan: Plan,
+    connections: int,
+    seconds: float,
+    folder: Path,
+    cpus: Collection[int] = (),
+) -> Load:
+    """Loads an IPv4 address and port for `seconds`; its files stand in `folder` meanwhile. `cpus`: where it may run."""
     if plan.once:
         seconds = ONCE_S
     arguments = ["--connections", str(connections), "--seconds", str(seconds)]
     with tempfile.TemporaryDirectory(dir=folder) as files:
         arguments = [*(plan.driver or _native(program, address, plan, Path(files))), *arguments]
-        done = subprocess.run(arguments, capture_output=True, timeout=seconds + _GRACE_S, check=not plan.driver)
+        pin = ["taskset", "--cpu-list", ",".join(map(str, cpus))] if cpus else []
+        done = subprocess.run(
+            [*pin, *arguments], capture_output=True, timeout=seconds + _GRACE_S, check=not plan.driver
+        )
     if done.returncode:  # a peer's own program: its failure is a figure of that peer
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
         return Load(seconds, 0, 1, said[-1] if said else f"exit {done.returncode}", 0, 0, *[0.0] * 6)

@@ -11,7 +11,7 @@ Spec: bench/README.md, "What a figure means".
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -105,9 +105,11 @@ def estimate_s(todo: Sequence[Cell], seconds: float, rounds: int) -> float:
 class Measure:
     """Takes samples of peers with the native loader."""
 
-    def __init__(self, program: Path, folder: Path) -> None:
+    def __init__(self, program: Path, folder: Path, cpus: Collection[int] = ()) -> None:
+        """`cpus`: where the loader may run."""
         self._program = program
         self._folder = folder
+        self._cpus = cpus
         self._plans: dict[tuple[str, str, int], tuple[float, Plan]] = {}
 
     def rounds(
@@ -149,7 +151,7 @@ class Measure:
         return Sample(load, {role: end[role] - begin[role] for role in roles})
 
     def load(self, peer: Peer, plan: Plan, connections: int, seconds: float) -> Load:
-        return loader.run(self._program, peer.address, plan, connections, seconds, self._folder)
+        return loader.run(self._program, peer.address, plan, connections, seconds, self._folder, self._cpus)
 
     def _plan(self, peer: Peer, cell: Cell) -> Plan:
         key = (cell.peer, cell.operation, cell.size)

@@ -129,6 +129,9 @@ class HttpSettings(msgspec.Struct, frozen=True, kw_only=True):
     queue_s: Annotated[float, Row("HTTP limits", v.parse_positive_duration, "DURATION",
         "how long a request above a limit waits for its turn, or a connection for a place, before it is answered 503 SlowDown",
         "waiting costs nothing, and being refused nearly as much as being served; SDKs wait for seconds")] = _LIMITS.queue_s
+    queue_overload_s: Annotated[float, Row("HTTP limits", v.parse_positive_duration, "DURATION",
+        "the same once somebody has been waiting for all of queue_s",
+        "a line that does not become empty is no burst: waiting helps nobody then")] = _LIMITS.queue_overload_s
 
 
 class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,10 +7,13 @@
  * the same code. At the deadline, or with --once when each request was sent, none is started and those under way are
  * finished, so that requests and server CPU cover the same work.
  *
- * With --rate the loop is open: a request is due every 1/rate seconds whatever became of those before, takes an idle
- * connection, and waits for one where there is none. It is late when it has no reply --patience seconds after it was due:
- * sent then or not, it counts as late. Latencies run from when a request was due, those of 503 replies (which are counted
- * apart from other failures) from when it was sent.
+ * With --rate the loop is open: requests become due at random (exponential gaps, rate a second on average) whatever became
+ * of those before. One that is due takes an idle connection and is sent. Where there is none, or the loader itself is too
+ * slow, it is never sent, and counted as unsent: it does not wait here, since a queue in the loader would be measured as the
+ * peer's slowness. A request without
+ * its whole reply --patience seconds after it was sent is late: its client gives up, closes the connection and opens
+ * another. Latencies run from when a request was sent; what passed between due and sent is the loader's own lag, which is
+ * reported apart. 503 replies are counted apart from other failures.
  *
  * The requests file: uint32 count, count x uint32 head length (little endian), then the heads. The body file, if any,
  * follows every head. The result is one line of JSON on stdout; exit 0 unless the arguments or files are unusable.
@@ -20,6 +23,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <math.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdint.h>
@@ -41,6 +45,8 @@ enum {
     FAILURES_MAX = 1000, /* then the run is given up: the peer is not there */
     DRAIN_S = 20,        /* for requests under way at the deadline */
     SUB_BUCKETS = 64,    /* of a power of two: latencies are kept to 1.6 % */
+    SENDING_NS_MAX = 2000000, /* open loop: then it is looked for replies */
+    LAG_NS_MAX = 20000000,    /* open loop: what could not be sent so soon is not sent */
 };
 
 struct connection {
@@ -56,8 +62,8 @@ struct connection {
     int64_t body_bytes; /* as stated by the reply */
     int64_t body_left;
     int answered; /* the first byte of the reply is there */
-    uint64_t started_ns; /* open loop: when it was due */
-    uint64_t sent_ns, first_ns;
+    uint64_t started_ns, first_ns;
+    uint64_t turn; /* of the requests of this connection, to tell whether one is still under way */
     struct connection *next_idle;
     int idle; /* in the list of idle connections */
     char head[HEAD_BYTES_MAX];
@@ -80,12 +86,18 @@ static size_t body_bytes;
 
 static uint64_t ok_count, bad_count, body_total, connect_count;
 static char first_bad[160];
-static uint64_t latency[64 * SUB_BUCKETS], first_byte[64 * SUB_BUCKETS], refusal_latency[64 * SUB_BUCKETS];
+static uint64_t latency[64 * SUB_BUCKETS], first_byte[64 * SUB_BUCKETS], refusal_latency[64 * SUB_BUCKETS],
+    own_lag[64 * SUB_BUCKETS];
 static uint64_t latency_max_ns;
-static uint64_t refused_count, late_count, due_count; /* open loop */
+static uint64_t refused_count, late_count, sent_count, unsent_count; /* open loop */
 static double rate;                                   /* 0: closed loop */
-static uint64_t patience_ns = UINT64_MAX, begin_ns;
+static uint64_t patience_ns = UINT64_MAX, next_due_ns;
 static struct connection *idle_list;
+static struct waiting { /* of the requests sent, in their order: who gives up next */
+    struct connection *who;
+    uint64_t turn, until_ns;
+} *waiting;
+static size_t waiting_size, waiting_first, waiting_count;
 static uint64_t stop_ns;
 static size_t next_request;
 
@@ -151,9 +163,20 @@ static void watch(struct connection *c, int operation, int writing)
         fatal("epoll_ctl");
 }
 
+static void put_idle(struct connection *c)
+{
+    if (c->idle)
+        return;
+    c->idle = 1;
+    c->next_idle = idle_list;
+    idle_list = c;
+}
+
 static void open_connection(struct connection *c)
 {
     int on = 1;
+    if (rate)
+        put_idle(c);
     c->fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (c->fd < 0)
         fatal("socket");
@@ -171,11 +194,6 @@ static void open_connection(struct connection *c)
     setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on);
     fcntl(c->fd, F_SETFL, O_NONBLOCK);
     watch(c, EPOLL_CTL_ADD, 0);
-    if (rate && !c->idle) {
-        c->idle = 1;
-        c->next_idle = idle_list;
-        idle_list = c;
-    }
 }
 
 static void reopen(struct connection *c)
@@ -224,36 +242,71 @@ static void start_request(struct connection *c, uint64_t now)
     c->sent = c->head_used = 0;
     c->head_done = c->answered = 0;
     c->busy = 1;
-    c->started_ns = c->sent_ns = now;
+    c->started_ns = now;
     if (send_more(c) < 0) {
         bad("send", strerror(errno), 99);
         reopen(c);
     }
 }
 
-/* Open loop: sends what is due on the connections that are idle, and gives up what nobody waits for any more. */
+/* Until the next request is due: an exponential gap, from xorshift64* with a fixed seed. */
+static uint64_t gap_ns(void)
+{
+    static uint64_t state = 0x9E3779B97F4A7C15u;
+    state ^= state >> 12;
+    state ^= state << 25;
+    state ^= state >> 27;
+    double share = ((double)(state * 0x2545F4914F6CDD1Du >> 11) + 1.0) / 9007199254740993.0; /* above 0, below 1 */
+    return (uint64_t)(-log(share) * 1e9 / rate);
+}
+
+/* Open loop: sends what is due on the connections that are idle. */
 static void send_due(uint64_t now)
 {
-    uint64_t all = (uint64_t)((double)((now < stop_ns ? now : stop_ns) - begin_ns) * rate / 1e9);
-    while (due_count < all) {
-        uint64_t due_ns = begin_ns + (uint64_t)((double)due_count * 1e9 / rate);
-        if (now - due_ns > patience_ns) {
-            late_count++;
-            due_count++;
+    for (; next_due_ns <= now && next_due_ns < stop_ns; next_due_ns += gap_ns()) {
+        struct connection *c = idle_list;
+        if (c && now_ns() > now + SENDING_NS_MAX)
+            return; /* replies first */
+        if (!c || next_due_ns + LAG_NS_MAX < now) {
+            unsent_count++;
             continue;
         }
-        struct connection *c = idle_list;
-        if (!c)
+        if (c->fd < 0)
+            open_connection(c);
+        if (c->fd < 0) {
+            unsent_count++; /* it failed a moment ago: the next round tries again */
+            continue;
+        }
+        uint64_t sent_ns = now_ns();
+        if (sent_ns >= stop_ns)
             return;
         idle_list = c->next_idle;
         c->idle = 0;
-        if (c->fd < 0) {
-            open_connection(c);
-            return; /* it failed a moment ago: the next round tries again */
+        own_lag[bucket_of(sent_ns - next_due_ns)]++;
+        sent_count++;
+        c->turn++;
+        if (patience_ns != UINT64_MAX) {
+            if (waiting_count == waiting_size)
+                fatal("too many requests that wait");
+            waiting[(waiting_first + waiting_count++) % waiting_size] =
+                (struct waiting){c, c->turn, sent_ns + patience_ns};
         }
-        due_count++;
-        start_request(c, now);
-        c->started_ns = due_ns;
+        start_request(c, sent_ns);
+    }
+}
+
+/* Open loop: the clients whose patience is over leave. */
+static void give_up(uint64_t now)
+{
+    for (; waiting_count; waiting_count--) {
+        struct waiting *next = &waiting[waiting_first];
+        if (next->who->busy && next->who->turn == next->turn) {
+            if (next->until_ns > now)
+                return;
+            late_count++;
+            reopen(next->who);
+        }
+        waiting_first = (waiting_first + 1) % waiting_size;
     }
 }
 
@@ -315,7 +368,7 @@ static void reply_done(struct connection *c)
     c->busy = 0;
     if (rate && c->status == 503) {
         refused_count++;
-        refusal_latency[bucket_of(now - c->sent_ns)]++;
+        refusal_latency[bucket_of(took)]++;
     } else if (took > patience_ns)
         late_count++;
     else if (!is_expected(c->status))
@@ -336,11 +389,8 @@ static void reply_done(struct connection *c)
         reopen(c);
     if (!rate)
         start_request(c, now);
-    else if (!c->idle) {
-        c->idle = 1;
-        c->next_idle = idle_list;
-        idle_list = c;
-    }
+    else
+        put_idle(c);
 }
 
 /* Reads what has arrived. Returns -1 when the connection is lost or the reply is not understood. */
@@ -475,12 +525,17 @@ int main(int argc, char **argv)
     load_requests(requests_path);
     epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     struct connection *all = calloc((size_t)connections, sizeof *all);
-    if (!all || epoll_fd < 0)
+    /* Those answered leave it no sooner than those before them. */
+    waiting_size = (size_t)connections + 65536;
+    if (patience_ns != UINT64_MAX)
+        waiting_size += (size_t)(1.5 * rate * (double)patience_ns / 1e9);
+    waiting = !rate || patience_ns == UINT64_MAX ? NULL : calloc(waiting_size, sizeof *waiting);
+    if (!all || epoll_fd < 0 || (rate && patience_ns != UINT64_MAX && !waiting))
         fatal("memory");
     for (int i = 0; i < connections; i++)
         open_connection(&all[i]);
     uint64_t begin = now_ns(), now = begin;
-    begin_ns = begin;
+    next_due_ns = begin + (rate ? gap_ns() : 0);
     stop_ns = begin + (uint64_t)(seconds * 1e9);
     for (int i = 0; i < connections && !rate; i++)
         start_request(&all[i], begin);
@@ -491,10 +546,12 @@ int main(int argc, char **argv)
         now = now_ns();
         if ((!busy && (!rate || now >= stop_ns)) || now > stop_ns + DRAIN_S * 1000000000ull)
             break;
-        if (rate)
+        if (rate) {
+            give_up(now);
             send_due(now);
+        }
         struct epoll_event events[64];
-        int count = epoll_wait(epoll_fd, events, 64, rate && now < stop_ns ? 1 : 100);
+        int count = epoll_wait(epoll_fd, events, 64, rate ? 1 : 100);
         for (int i = 0; i < count; i++) {
             struct connection *c = events[i].data.ptr;
             if (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {
@@ -522,13 +579,15 @@ int main(int argc, char **argv)
     printf("{\"seconds\": %.6f, \"ok\": %llu, \"bad\": %llu, \"first_bad\": \"%s\", \"body_bytes\": %llu, "
            "\"connects\": %llu, \"first_byte_us\": %.1f, \"p50_us\": %.1f, \"p90_us\": %.1f, \"p99_us\": %.1f, "
            "\"p999_us\": %.1f, \"max_us\": %.1f, "
-           "\"refused\": %llu, \"refused_p50_us\": %.1f, \"refused_p99_us\": %.1f, \"late\": %llu}\n",
+           "\"refused\": %llu, \"refused_p50_us\": %.1f, \"refused_p99_us\": %.1f, \"late\": %llu, "
+           "\"sent\": %llu, \"unsent\": %llu, \"lag_p99_us\": %.1f}\n",
            (double)(now - begin) / 1e9, (unsigned long long)ok_count, (unsigned long long)bad_count, first_bad,
            (unsigned long long)body_total, (unsigned long long)connect_count, percentile_us(first_byte, ok_count, 0.5),
            percentile_us(latency, ok_count, 0.5), percentile_us(latency, ok_count, 0.9),
            percentile_us(latency, ok_count, 0.99), percentile_us(latency, ok_count, 0.999),
            (double)latency_max_ns / 1000.0, (unsigned long long)refused_count,
            percentile_us(refusal_latency, refused_count, 0.5), percentile_us(refusal_latency, refused_count, 0.99),
-           (unsigned long long)late_count);
+           (unsigned long long)late_count, (unsigned long long)sent_count, (unsigned long long)unsent_count,
+           percentile_us(own_lag, sent_count, 0.99));
     return 0;
 }

@@ -1,10 +1,11 @@
 """The connections of one worker: how many, whose turn it is, their clock, their common buffers; listening and draining.
 
-Promise: one periodic sweep keeps every time limit of every connection; who comes above a limit waits in line, and is answered
-503 if that takes too long, never left in silence; no address takes all there is; idle connections make room for new ones;
-after `drain` no connection and no handler is left.
-**Owns** the set of connections, who holds a place or a turn, the lines before both, the sweep timer, the receive blocks, the
-head parser and renderer, the listening socket. **Does not know** what a request means.
+Promise: one periodic sweep keeps every time limit of every connection; who comes above a limit, or was read late because the
+worker is behind, waits in line, and is answered 503 if that takes too long, never left in silence; refusing takes no more than its
+part of the worker's time; no address takes all there is; idle connections make room for new ones; after `drain` no connection and
+no handler is left.
+**Owns** the set of connections, who holds a place or a turn, the lines, whether the worker is behind, the timers, the receive
+blocks, the head parser and renderer, the listening socket. **Does not know** what a request means.
 Kind: owner and shell, on the loop's thread. Spec: none.
 """
 
@@ -18,7 +19,8 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, cast
 
-from gateway.http.flow import Block, Blocks
+from gateway.http import tcp
+from gateway.http.flow import ROOMY, Block, Blocks
 from gateway.http.head import HeadParser
 from gateway.http.limits import Limits
 from gateway.http.line import Line
@@ -35,8 +37,33 @@ SPARE_S: Final = 1.0
 idle for milliseconds: closing such a one would lose the request that is on its way."""
 FAR_MORE: Final = 8
 """An address with so many times the places of another, and more, is flooding us, or can spare some."""
-_LINE_S: Final = 0.05
+_LINE_S: Final = 0.02
 """How often it is looked whether somebody has waited in line for too long."""
+_LAG_S: Final = 0.05
+"""How often it is looked whether the worker is behind."""
+_BEHIND_S: Final = 0.02
+"""A worker that comes so late to that is. By itself that refuses nothing: requests are then asked for how long they have waited."""
+_AT_EASE_S: Final = 0.001
+_AT_EASE_TIMES: Final = 5
+"""One that comes no later than that so many times on end waits for something else than its processor, and may take more bodies.
+Once says little: whoever has much to do in each turn also comes in time now and then."""
+_BODIES_MORE: Final = ROOMY // 4
+_WORTH_S: Final = 200e-6
+"""Requests that cost so much of the processor's time, or more, are refused for a fifth of it and less. Shorter ones are always
+begun: letting them wait and refusing them would cost as much, and as many as there may be connections do not take long."""
+_CATCH_UP_S: Final = 0.01
+"""Given to those in line who were late, each time everybody else has had their turn on the loop."""
+_REFUSAL_S: Final = 30e-6
+"""A refusal is taken to cost this at least, and what is read away of a body one second for each _DISCARDED_BYTES."""
+_DISCARDED_BYTES: Final = 2 << 30
+_RECONNECT_S: Final = 100e-6
+"""Who is refused a place comes back with a new connection, which costs as much."""
+_REFUSALS_AHEAD_S: Final = 0.1
+"""The time for so many seconds' refusals may be used at once."""
+_PAUSE_S: Final = 0.1
+"""When the worker does not run at all for longer, the rest does not count as waiting in line: nobody had the chance to be served."""
+PLACE, TURN, LATE = range(3)
+"""What is waited for: a place; a turn; that a worker that is behind has time."""
 _ADMITTED_MAX: Final = 32
 _IN_VAIN_MAX: Final = 32
 """Addresses for which all connections are looked at in vain between two sweeps."""
@@ -66,12 +93,14 @@ class Connection(Protocol):
     def begin(self) -> None:
         """Its turn has come: goes on with the request it waits with."""
 
-    def turn_away(self) -> None:
-        """It has waited long enough: answers that request 503."""
+    def turn_away(self) -> int | None:
+        """It has waited long enough: answers that request 503. Returns how many bytes of a body will be read away for it; None when
+        there was nobody to be answered."""
 
 
 class Connections:
-    """State shared by the connections of a worker. `clock_s` is monotonic, `wall_s` is Unix time."""
+    """State shared by the connections of a worker. `clock_s` is monotonic, `wall_s` is Unix time, `cpu_s` what this
+    thread has used; the others are `gateway.http.tcp`'s."""
 
     def __init__(
         self,
@@ -79,14 +108,20 @@ class Connections:
         loop: asyncio.AbstractEventLoop,
         clock_s: Callable[[], float] = time.monotonic,
         wall_s: Callable[[], float] = time.time,
+        silent_s: Callable[[asyncio.BaseTransport], float] = tcp.silent_s,
+        has_left: Callable[[asyncio.BaseTransport], bool] = tcp.has_left,
+        cpu_s: Callable[[], float] = time.thread_time,
     ) -> None:
         if limits.receive_buffer_bytes < 2 * limits.head_bytes_max:
             raise ValueError("receive_buffer_bytes must be at least twice head_bytes_max")
         self.limits = limits
         self.loop = loop
         self.clock_s = clock_s
+        self.silent_s = silent_s
+        self.has_left = has_left
         self.now_s = clock_s()  # as of the last sweep: good enough for limits in seconds, and free
         self.in_flight = 0
+        self.begun = 0  # requests, ever
         self.draining = False
         self.refused_requests = 0
         self.cut_slow = 0
@@ -98,7 +133,12 @@ class Connections:
         self.scratch = Block(_HEAD_BYTES_MAX + SMALL_SPANS_BYTES)
         self._wall_s = wall_s
         self._open: dict[Connection, None] = {}  # in the order they came
-        self.pressed = False  # some requests must wait for their turn
+        self.pressed = False  # some requests may have to wait
+        self.behind = False  # the loop takes long from one turn to the next, or did, and some still wait for that
+        self._lags = False  # the former alone
+        self.lag_alarm_s = float("inf")  # if it is later than this, `note_lag` wants to know
+        self._bodies_max = ROOMY  # with bytes at hand
+        self._at_ease = 0  # times on end
         self._places = 0  # taken, of connections_max
         self._held = 0  # requests with a body, of requests_in_flight_max
         self._held_by: Counter[str] = Counter()
@@ -107,13 +147,25 @@ class Connections:
         self._peer_places_max = max(1, int(limits.connections_max * limits.peer_fraction_max))
         self._peer_held_max = max(1, int(limits.requests_in_flight_max * limits.peer_fraction_max))
         self._full_peers: set[str] = set()  # hold all they may of requests
-        self._for_place: Line[Connection] = Line(limits.queue_s)
-        self._for_turn: Line[Connection] = Line(limits.queue_s)
+        self._for_place: Line[Connection] = Line(limits.queue_s, limits.queue_overload_s)
+        self._for_turn: Line[Connection] = Line(limits.queue_s, limits.queue_overload_s)
+        self._late: Line[Connection] = Line(limits.queue_s, limits.queue_overload_s)
+        self._lines = (self._for_place, self._for_turn, self._late)  # by PLACE, TURN, LATE
+        self._refusals_s = limits.refusal_fraction_max * _REFUSALS_AHEAD_S  # left for refusals
+        self._refusals_seen_s = self._line_seen_s = self.now_s
+        self._refusals_seen_cpu_s = cpu_s()
+        self._line_s = 0.0  # time as the lines count it
         self._admitting = False
+        self._admitted_s = 0.0  # when it was last looked who may begin
         self._ending: set[Connection] = set()  # closed to make room, and not gone yet
         self._in_vain: set[str] = set()  # addresses for which no room was found since the last sweep
         self._line_timer: asyncio.TimerHandle | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._lag_timer: asyncio.TimerHandle | None = None
+        self._lag_due_s = 0.0
+        self._cpu_s = cpu_s
+        self._cpu_seen_s = cpu_s()
+        self._begun_seen = 0
         self._empty: asyncio.Future[None] | None = None
 
     def __len__(self) -> int:
@@ -123,12 +175,13 @@ class Connections:
         """Starts the sweep. Idempotent."""
         if self._timer is None:
             self._timer = self.loop.call_later(self.limits.sweep_s, self._tick)
+            self._expect_lag()
 
     def stop(self) -> None:
-        for timer in (self._timer, self._line_timer):
+        for timer in (self._timer, self._line_timer, self._lag_timer):
             if timer is not None:
                 timer.cancel()
-        self._timer = self._line_timer = None
+        self._timer = self._line_timer = self._lag_timer = None
 
     # places: who may have a connection at all
 
@@ -211,7 +264,7 @@ class Connections:
         self._held_by[peer] += 1
         if self._held_by[peer] >= self._peer_held_max:
             self._full_peers.add(peer)
-        self.pressed = bool(self._full_peers) or self._held >= self.limits.requests_in_flight_max
+        self._press()
 
     def let_go(self, peer: str) -> None:
         """Counts it out."""
@@ -219,34 +272,59 @@ class Connections:
         if _less(self._held_by, peer) < self._peer_held_max:
             self._full_peers.discard(peer)
         if self.pressed:
-            self.pressed = bool(self._full_peers) or self._held >= self.limits.requests_in_flight_max
+            self._press()
             self._admit_soon()
 
-    def may_begin(self, peer: str) -> bool:
-        """Whether a request with a body may begin now from there. True unless `pressed`."""
-        return self._held < self.limits.requests_in_flight_max and peer not in self._full_peers
+    def _press(self) -> None:
+        full = bool(self._full_peers) or self._held >= self.limits.requests_in_flight_max
+        self.pressed = full or self.behind or self.blocks.out >= self._bodies_max
 
-    def wait(self, connection: Connection, placed: bool) -> None:
-        """Puts a connection into the line: for its turn, or for a place where it has none."""
-        line = self._for_turn if placed else self._for_place
-        line.join(connection.peer_address(), connection, self.clock_s())
+    def may_begin(self, peer: str) -> bool:
+        """Whether a request with a body may begin now from there. True unless `pressed`.
+
+        No more bodies are taken at once than get large blocks, unless the processor has time left: of many each would take so long
+        that all are late, and cost more. Bodies of slow senders, which hold no block, do not count for that.
+        """
+        if self.blocks.out >= self._bodies_max or self._held >= self.limits.requests_in_flight_max:
+            return False
+        return peer not in self._full_peers
+
+    def is_late(self, waited_s: float) -> bool:
+        """Whether a request that has waited so long to be read must wait further, since the worker is behind."""
+        return self.behind and waited_s > self._late.patience_s(self._line_time_s()) / 2
+
+    def _line_time_s(self) -> float:
+        now_s = self.clock_s()
+        passed_s, self._line_seen_s = now_s - self._line_seen_s, now_s
+        self._line_s += min(passed_s, _PAUSE_S) if self._waits() else passed_s
+        return self._line_s
+
+    def wait(self, connection: Connection, what: int, waited_s: float) -> None:
+        """Puts a connection into the line: for PLACE, TURN, or LATE. It has `waited_s` for it already."""
+        self._lines[what].join(connection.peer_address(), connection, self._line_time_s(), waited_s)
         if self._line_timer is None:
             self._line_timer = self.loop.call_later(_LINE_S, self._line_tick)
         self._admit_soon()
 
-    def stop_waiting(self, connection: Connection, placed: bool) -> None:
+    def stop_waiting(self, connection: Connection, what: int) -> None:
         """The connection is gone."""
-        (self._for_turn if placed else self._for_place).leave(connection.peer_address(), connection)
+        self._lines[what].leave(connection.peer_address(), connection)
+
+    def _waits(self) -> bool:
+        return bool(self._for_turn or self._for_place or self._late)
 
     def _admit_soon(self) -> None:
-        if not self._admitting and (self._for_turn or self._for_place):
+        if not self._admitting and self._waits():
             self._admitting = True
             self.loop.call_soon(self._admit)
 
     def _admit(self) -> None:
         """Lets in line as many begin as there is room for, but only so many before others have their turn on the loop."""
         self._admitting = False
-        now_s = self.clock_s()
+        now_s = self._line_time_s()
+        if self._late:
+            self._catch_up(now_s)
+        self._admitted_s = now_s
         for _ in range(_ADMITTED_MAX):
             connection = self._for_place.next(self._may_have_place, now_s)
             if connection is not None:
@@ -259,20 +337,84 @@ class Connections:
             connection.begin()
         self._admit_soon()
 
+    def _catch_up(self, now_s: float) -> None:
+        """Begins with those who are late: one, or for a while when the loop has time. Called in every turn while there is one."""
+        stop_s = self.clock_s()
+        if now_s - self._admitted_s < self._late.patience_s(now_s) / 2:
+            stop_s += _CATCH_UP_S
+        while (connection := self._late.next(_anybody, now_s)) is not None:
+            connection.begin()
+            if self.clock_s() >= stop_s:
+                break
+        if self._late:
+            self._admit_soon()
+
     def _line_tick(self) -> None:
         self.look_at_line()
-        waiting = self._for_turn or self._for_place
-        self._line_timer = self.loop.call_later(_LINE_S, self._line_tick) if waiting else None
+        self._line_timer = self.loop.call_later(_LINE_S, self._line_tick) if self._waits() else None
 
     def look_at_line(self) -> None:
-        """Turns away who has waited for too long: so many at once, called every _LINE_S while anybody waits."""
-        now_s = self.clock_s()
-        count = max(1, round(self.limits.refusals_per_s * _LINE_S))
-        for line in (self._for_turn, self._for_place):
-            for connection in list(line.impatient(count, now_s)):
-                self.refused_requests += 1
-                connection.turn_away()
+        """Turns away who has waited for too long, as many as there is time for; called every _LINE_S while anybody waits."""
+        now_s, cpu_s = self.clock_s(), self._cpu_s()
+        # On a busy machine a worker has less time than passes; one that waits for others has more than it uses.
+        passed_s = cpu_s - self._refusals_seen_cpu_s if self._lags else now_s - self._refusals_seen_s
+        self._refusals_seen_s, self._refusals_seen_cpu_s = now_s, cpu_s
+        fraction = self.limits.refusal_fraction_max
+        self._refusals_s = min(self._refusals_s + fraction * passed_s, fraction * _REFUSALS_AHEAD_S)
+        line_time_s = self._line_time_s()
+        for line in self._lines:
+            if self._refusals_s > 0:
+                self._turn_away(line, line_time_s)
         self._admit_soon()
+
+    def _turn_away(self, line: Line[Connection], now_s: float) -> None:
+        begin_s = self._cpu_s()
+        for connection in line.impatient(now_s):
+            discarded = connection.turn_away()
+            if discarded is None:
+                continue
+            self.refused_requests += 1
+            end_s = self._cpu_s()
+            self._refusals_s -= max(_REFUSAL_S, end_s - begin_s) + discarded / _DISCARDED_BYTES
+            if line is self._for_place:
+                self._refusals_s -= _RECONNECT_S
+            begin_s = end_s
+            if self._refusals_s <= 0:
+                return
+
+    # whether the worker is behind
+
+    def _expect_lag(self) -> None:
+        self._lag_due_s = self.clock_s() + _LAG_S
+        self.lag_alarm_s = self._lag_due_s + _BEHIND_S
+        self._lag_timer = self.loop.call_later(_LAG_S, self._lag_tick)
+
+    def _lag_tick(self) -> None:
+        now_s = self.clock_s()
+        self.note_lag(now_s)
+        self.note_ease(now_s - self._lag_due_s)
+        self._expect_lag()
+
+    def note_lag(self, now_s: float) -> None:
+        """Judges whether the worker is behind: called when that is due, and by the first request that comes when it is overdue."""
+        cpu_s, begun = self._cpu_s(), self.begun
+        costly = cpu_s - self._cpu_seen_s >= _WORTH_S * max(1, begun - self._begun_seen)
+        self._cpu_seen_s, self._begun_seen = cpu_s, begun
+        self.lag_alarm_s = float("inf")
+        self._lags = now_s - self._lag_due_s >= _BEHIND_S
+        self.behind = bool(self._late) or (costly and self._lags)
+        self._press()
+
+    def note_ease(self, lag_s: float) -> None:
+        """The loop came so late to what was due: lets more bodies wait for something else at once, if that is what they do."""
+        self._at_ease = self._at_ease + 1 if lag_s < _AT_EASE_S else 0
+        if not self._for_turn:
+            self._bodies_max = ROOMY
+        elif self._at_ease >= _AT_EASE_TIMES:
+            self._at_ease = 0
+            self._bodies_max += _BODIES_MORE
+            self._press()
+            self._admit_soon()
 
     def new_scratch(self) -> None:
         """The transport kept the scratch block: makes another."""
@@ -311,6 +453,10 @@ class Connections:
         done, _ = await asyncio.wait((self._empty,), timeout=seconds)
         self._empty = None
         return bool(done)
+
+
+def _anybody(peer: str) -> bool:
+    return True
 
 
 def _less(counts: Counter[str], name: str) -> int:

@@ -54,6 +54,11 @@ class Blocks:
         self.current = Block(size)
 
     @property
+    def out(self) -> int:
+        """Bodies with bytes at hand."""
+        return self._out
+
+    @property
     def crowded(self) -> bool:
         """Whether bodies get small blocks now."""
         return self._out >= ROOMY
@@ -201,6 +206,10 @@ class InboundBody:
 
     def room(self, large: bool = False) -> memoryview:
         """Where the next bytes go; never empty while `receiving` and not paused. `large`: a block that is new is large."""
+        if self._discarding and self._decoder is None:
+            return self._blocks.current.view[
+                : self._left
+            ]  # they go nowhere: all share it, and it is the largest there is
         block = self._block
         if block is None:
             block = self._block = self._blocks.take(large)
@@ -222,6 +231,10 @@ class InboundBody:
 
     def received(self, count: int) -> None:
         """Counts `count` bytes just put into `room()`."""
+        if self._discarding and self._decoder is None:
+            self._left -= count
+            self.receiving = self._left > 0
+            return
         block = self._block
         assert block is not None
         end = self._stop + count
@@ -238,7 +251,8 @@ class InboundBody:
                 self.fail("framing")
         self._stop = used
         if self._discarding:
-            self._drop()
+            self._start = self._stop = 0
+            self._pieces.clear()
         if not self.receiving:
             self._source.resume()
         elif self._stop == len(block.view):
@@ -321,12 +335,11 @@ class InboundBody:
     def discard(self) -> None:
         """The answer is sent: what is left is read away."""
         self._discarding = True
-        self._drop()
-        self._source.resume()
-
-    def _drop(self) -> None:
         self._start = self._stop = 0
         self._pieces.clear()
+        if self._decoder is None:
+            self._let_go()
+        self._source.resume()
 
     def close(self, reuse: bool) -> None:
         """Gives the block back. `reuse` is False when a cancelled handler's thread may still read from it."""

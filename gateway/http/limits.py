@@ -19,13 +19,15 @@ class Limits(msgspec.Struct, frozen=True):
     """Connections above the maximum that wait for a place; further ones hear 503 at once."""
     requests_in_flight_max: int = 2048
     """Requests with a body between their head and the last byte of their answer. Those above wait for their turn, unread,
-    `queue_s` at most, and are then answered 503."""
+    `queue_s` at most, and are then answered 503. A worker that is behind takes fewer."""
     peer_fraction_max: float = 0.75
     """Of both maxima, what one address may hold: the rest is for others."""
     queue_s: float = 0.5
     """How long a place or a turn is waited for. Waiting costs nothing; being refused costs nearly as much as being served."""
-    refusals_per_s: int = 500
-    """Of those who have waited that long, as many are told so, so that refusing does not take the time of serving."""
+    queue_overload_s: float = 0.1
+    """The same once somebody has been waiting for all of `queue_s`: that is no burst any more."""
+    refusal_fraction_max: float = 0.1
+    """Of a worker's time, what refusing those who have waited that long may take; more of them wait on."""
     head_bytes_max: int = 32 << 10
     """Request line and header fields together: 431 above. Also how much a pipelining client may send ahead."""
     request_line_bytes_max: int = 16 << 10

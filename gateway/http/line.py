@@ -2,7 +2,8 @@
 
 Promise: addresses take turns, so that a long line of one does not make another wait; within an address it is first come, first
 served, until the first has waited so long that it may have given up, and then the newest first: whoever serves in order under
-lasting overload serves only those who no longer listen.
+lasting overload serves only those who no longer listen. A line that does not become empty is no burst any more: then waiting does
+not help, and the patience with all in it is short (the controlled delay of Nichols and Jacobson).
 **Owns** the line. **Does not know** what is waited for. Kind: owner, on the loop's thread. Spec: docs/decisions/0015.
 """
 
@@ -16,12 +17,16 @@ T = TypeVar("T")
 
 
 class Line(Generic[T]):
-    """`patience_s`: how long one may wait. Times are of one monotonic clock."""
+    """`patience_s`: how long one may wait; `short_s`: the same when somebody has been waiting for so long, and until nobody has for
+    as long. Times are of one monotonic clock."""
 
-    __slots__ = ("_by_peer", "_count", "_patience_s")
+    __slots__ = ("_busy_s", "_by_peer", "_count", "_patience_s", "_short_s", "_since_s")
 
-    def __init__(self, patience_s: float) -> None:
+    def __init__(self, patience_s: float, short_s: float) -> None:
         self._patience_s = patience_s
+        self._short_s = min(short_s, patience_s)
+        self._since_s = 0.0  # somebody has been waiting since then, but for short whiles,
+        self._busy_s = float("-inf")  # and was when it was last looked
         self._by_peer: OrderedDict[str, OrderedDict[T, float]] = (
             OrderedDict()
         )  # who → since when, in the order they came
@@ -30,8 +35,24 @@ class Line(Generic[T]):
     def __len__(self) -> int:
         return self._count
 
-    def join(self, peer: str, who: T, now_s: float) -> None:
-        self._by_peer.setdefault(peer, OrderedDict())[who] = now_s
+    def patience_s(self, now_s: float) -> float:
+        """How long one may wait now."""
+        self._look(now_s)
+        lasts = self._busy_s - self._since_s >= self._patience_s and now_s - self._busy_s < self._patience_s
+        return self._short_s if lasts else self._patience_s
+
+    def _look(self, now_s: float) -> None:
+        if self._count:
+            self._busy_s = now_s
+
+    def join(self, peer: str, who: T, now_s: float, waited_s: float = 0.0) -> None:
+        """`waited_s`: elsewhere, before. It counts only while the patience is short: by itself it may be a pause of ours."""
+        if self.patience_s(now_s) == self._patience_s:
+            waited_s = 0.0
+        if not self._count and now_s - self._busy_s >= self._patience_s:
+            self._since_s = now_s
+        self._busy_s = now_s
+        self._by_peer.setdefault(peer, OrderedDict())[who] = now_s - waited_s
         self._count += 1
 
     def leave(self, peer: str, who: T) -> None:
@@ -44,10 +65,11 @@ class Line(Generic[T]):
 
     def next(self, may: Callable[[str], bool], now_s: float) -> T | None:
         """Takes out who is next among the addresses that `may`; None without any."""
+        half_s = self.patience_s(now_s) / 2
         for peer, waiting in self._by_peer.items():
             if may(peer):
                 oldest, since_s = next(iter(waiting.items()))
-                late = now_s - since_s > self._patience_s / 2
+                late = now_s - since_s > half_s
                 who = next(reversed(waiting)) if late else oldest
                 self.leave(peer, who)
                 if waiting:  # the others first
@@ -55,13 +77,13 @@ class Line(Generic[T]):
                 return who
         return None
 
-    def impatient(self, count: int, now_s: float) -> Iterator[T]:
-        """Takes out up to `count` who have waited for the whole patience, address by address, the oldest first."""
+    def impatient(self, now_s: float) -> Iterator[T]:
+        """Takes out, one by one, who has waited for the whole patience, address by address, the oldest first."""
+        patience_s = self.patience_s(now_s)
         for peer in list(self._by_peer):
-            while count and (waiting := self._by_peer.get(peer)):
+            while waiting := self._by_peer.get(peer):
                 who, since_s = next(iter(waiting.items()))
-                if now_s - since_s < self._patience_s:
+                if now_s - since_s < patience_s:
                     break
                 self.leave(peer, who)
-                count -= 1
                 yield who

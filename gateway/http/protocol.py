@@ -19,7 +19,7 @@ import ssl
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Final
 
-from gateway.http.connections import SMALL_SPANS_BYTES, Connections, Listener, serve
+from gateway.http.connections import LATE, PLACE, SMALL_SPANS_BYTES, TURN, Connections, Listener, serve
 from gateway.http.flow import InboundBody, NoBody, Pace
 from gateway.http.head import CHUNKED
 from gateway.http.limits import Limits
@@ -101,7 +101,9 @@ class HttpProtocol(asyncio.BufferedProtocol):
         "_transport",
         "_turned_away",
         "_version_1_0",
+        "_waited_s",
         "_waiting",
+        "_waits_for",
         "_write_paused",
         "unused",
     )
@@ -133,6 +135,8 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self.unused = True
         self._placed = False  # not above the limit of connections
         self._waiting = False  # in line with a request that is not read further
+        self._waits_for = PLACE
+        self._waited_s = 0.0  # what is read next has waited so long, if the worker is behind
         self._turned_away = False  # the next request is answered 503
         self._thrifty = False  # the kernel holds little that is not sent
         self._lost = False
@@ -171,10 +175,18 @@ class HttpProtocol(asyncio.BufferedProtocol):
         if body is not None and body.receiving:
             return body.room()
         view = self._blocks.current.view
-        if self._stash or self._state == _BUSY or self._blocks.crowded:
-            return view[: self._limits.head_bytes_max]  # goes to the stash, which has a bound, or to a small block
-        if self._connections.pressed:
-            return view[:_LINE_BYTES]  # it may have to wait, and as many may as there are connections
+        if self._state >= _LINGER:
+            return view  # goes nowhere
+        if self._stash or self._state == _BUSY:
+            return view[: self._limits.head_bytes_max]  # goes to the stash, which has a bound
+        connections = self._connections
+        if connections.pressed:
+            if connections.behind:
+                self._waited_s = connections.silent_s(self._transport)
+            if connections.is_late(self._waited_s) or not connections.may_begin(self._peer):
+                return view[:_LINE_BYTES]  # it may have to wait, and as many may as there are connections
+        if self._blocks.crowded:
+            return view[: self._limits.head_bytes_max]  # goes to a small block
         return view
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -217,7 +229,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
             sock.close()
         if self._waiting:
             self._waiting = False
-            self._connections.stop_waiting(self, self._placed)
+            self._connections.stop_waiting(self, self._waits_for)
         if self._body is not None:
             self._body.fail("gone")
         if self._task is None:
@@ -295,10 +307,20 @@ class HttpProtocol(asyncio.BufferedProtocol):
 
     def _may_begin(self, has_body: bool) -> bool:
         """Whether the request whose head is there may begin; if not, it is in line now, and read no further."""
-        if self._turned_away or (self._placed and (not has_body or self._connections.may_begin(self._peer))):
+        connections = self._connections
+        waited_s, self._waited_s = self._waited_s, 0.0
+        if self._turned_away:
+            return True
+        if not self._placed:
+            self._waits_for = PLACE
+        elif connections.is_late(waited_s):
+            self._waits_for = LATE
+        elif has_body and not connections.may_begin(self._peer):
+            self._waits_for = TURN
+        else:
             return True
         self._waiting = True
-        self._connections.wait(self, self._placed)
+        connections.wait(self, self._waits_for, waited_s)
         self.pause()
         return False
 
@@ -306,13 +328,27 @@ class HttpProtocol(asyncio.BufferedProtocol):
         """See `Connection`."""
         self._waiting = False
         self._placed = True
-        self._serve_stash()
+        if not self._end_if_left():
+            self._serve_stash()
 
-    def turn_away(self) -> None:
+    def turn_away(self) -> int | None:
         """See `Connection`."""
         self._waiting = False
+        if self._end_if_left():
+            return None
         self._turned_away = True
         self._serve_stash()
+        body = self._body
+        if body is not None and body.receiving:
+            return body.left or 0
+        return 0
+
+    def _end_if_left(self) -> bool:
+        """Ends who has left. Nothing is read from who waits in line, and so the loop does not see it."""
+        left = self._connections.has_left(self._transport)
+        if left:
+            self.abort()
+        return left
 
     def peer_address(self) -> str:
         """See `Connection`."""
@@ -357,6 +393,9 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self._version_1_0 = parser.version_1_0
         self._method = method = parser.method
         self._sent_bytes = 0
+        now_s = connections.clock_s()
+        if now_s > connections.lag_alarm_s:
+            connections.note_lag(now_s)
         request = Request(
             method,
             parser.path,
@@ -365,13 +404,18 @@ class HttpProtocol(asyncio.BufferedProtocol):
             _NO_BODY,
             self._peer,
             self._tls,
-            connections.clock_s(),
+            now_s,
         )
         if parser.length:
             length = None if parser.length == CHUNKED else parser.length
             body = InboundBody(self, self._loop, self._blocks, length, parser.expect)
             self._body = request.body = body
             at = self._first_bytes(body, data, at, stop, shared)
+            if not shared and body.receiving and not body.expecting and not self._turned_away:
+                # It has waited in line: all of it may be there, and then needs no task.
+                count = self.receive_now(body.room())
+                if count:
+                    body.received(count)
         elif parser.expect:
             # No body, so nothing to hold back. botocore asks even then, and after a final reply without 100 takes the next
             # reply on this connection for a continuation of that one, and waits for ever.
@@ -385,6 +429,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
             self._respond(Response(503, refusal.headers + retry, text, close=not self._placed))
             return at
         connections.in_flight += 1
+        connections.begun += 1
         self._request = request
         try:
             answer = self._app.handle(request)
@@ -758,7 +803,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         waited_s = now_s - self._since_s
         if self._state == _HEAD:
             if self._waiting:
-                pass  # for us
+                self._end_if_left()  # the wait is for us
             elif waited_s >= (limits.head_s if self._head_begun or not self._placed else limits.idle_s):
                 if self._head_begun:
                     self._refuse(408)

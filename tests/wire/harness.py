@@ -17,6 +17,10 @@ from s3api.message import BodyError, Request, Response, StreamBody
 Answer = Response | Coroutine[Any, Any, Response]
 
 
+LOOK_S = 0.05
+"""How often a test whose time passes looks at the line."""
+
+
 class FakeChannel:
     """The TLS of a connection."""
 
@@ -40,6 +44,8 @@ class FakeTransport:
         self.lost = False
         self.secure = secure
         self.peer = "192.0.2.7"
+        self.silent_s = 0.0  # what the kernel would say: see `gateway.http.tcp`
+        self.left = False
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         if name == "peername":
@@ -147,12 +153,22 @@ class Wire:
 
     def __init__(self, app: App | None = None, secure: bool = False, **limits: Any) -> None:
         self.loop = asyncio.new_event_loop()
+        self.loop_errors: list[dict[str, Any]] = []
+        self.loop.set_exception_handler(lambda loop, context: self.loop_errors.append(context))
         self.now_s = 1000.0
+        self.cpu_s = 0.0
         self.app = app or App()
         self._transports: list[FakeTransport] = []
         self.connections = Connections(
-            Limits(**limits), self.loop, clock_s=lambda: self.now_s, wall_s=lambda: 784111777.0
+            Limits(**limits),
+            self.loop,
+            clock_s=lambda: self.now_s,
+            wall_s=lambda: 784111777.0,
+            silent_s=lambda transport: transport.silent_s,  # type: ignore[attr-defined]
+            has_left=lambda transport: transport.left,  # type: ignore[attr-defined]
+            cpu_s=lambda: self.cpu_s,
         )
+        self.connections._lag_due_s = self.now_s  # the timers are the test's
         self.transport, self.protocol = self.connect(secure)
 
     def connect(self, secure: bool = False, peer: str = "192.0.2.7") -> tuple[FakeTransport, HttpProtocol]:
@@ -173,6 +189,9 @@ class Wire:
                 transport.close()
             self.settle()
             assert self.connections.in_flight == 0
+            assert len(self.connections) == 0
+            assert self.connections.blocks.out == 0
+            assert self.loop_errors == []
         finally:
             self.loop.close()
 
@@ -204,6 +223,11 @@ class Wire:
         self.settle()
         return at
 
+    def lag(self, seconds: float, cpu_s: float = 0.0) -> None:
+        """The worker comes so late to see whether it is behind, and has used so much of its processor since it last did."""
+        self.cpu_s += cpu_s
+        self.connections.note_lag(self.now_s + seconds)
+
     def eof(self) -> None:
         if not self.protocol.eof_received():
             self.transport.close()
@@ -213,8 +237,13 @@ class Wire:
         """Lets time pass in sweeps."""
         while seconds > 0:
             step = min(seconds, self.connections.limits.sweep_s)
-            self.now_s += step
             seconds -= step
+            begin_s = self.now_s
+            for number in range(1, int(step / LOOK_S)):
+                self.now_s = begin_s + number * LOOK_S
+                self.connections.look_at_line()
+                self.settle()
+            self.now_s = begin_s + step
             self.connections.sweep()
             self.connections.look_at_line()
             self.settle()

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from gateway.http.connections import Connections
-from gateway.http.flow import Pace
+from gateway.http.flow import ROOMY, Pace
 from gateway.http.limits import Limits
 from gateway.http.line import Line
 from s3api.message import Request, Response
@@ -152,18 +152,154 @@ def test_who_waits_too_long_for_a_turn_is_told_503_with_retry_after_and_may_ask_
 
 
 def test_refusals_are_no_more_than_leave_time_to_serve() -> None:
-    with Wire(App(Doors().answer), requests_in_flight_max=1, queue_s=0.5, refusals_per_s=40) as wire:
+    with Wire(App(Doors().answer), requests_in_flight_max=1, queue_s=0.5, refusal_fraction_max=0.0005) as wire:
         wire.feed(SLOW)
         waiting = [another(wire) for _ in range(5)]
-        wire.now_s += 1
+        wire.pass_time(0.5)
+        assert [statuses(each) for each in waiting] == [[503], [503], [], [], []]
+        wire.protocol.connection_lost(None)  # one that waits leaves
         wire.connections.look_at_line()
         wire.settle()
         assert [statuses(each) for each in waiting] == [[503], [503], [], [], []]
-        wire.protocol.connection_lost(None)  # one that waits leaves
-        for _ in range(3):
-            wire.connections.look_at_line()
-            wire.settle()
+        wire.pass_time(0.1)
         assert [statuses(each) for each in waiting] == [[503], [503], [503], [503], []]
+
+
+def test_line_that_does_not_become_empty_refuses_soon() -> None:
+    with Wire(App(Doors().answer), requests_in_flight_max=1, queue_s=0.5, queue_overload_s=0.1) as wire:
+        wire.feed(SLOW)
+        first = another(wire)
+        wire.pass_time(0.4)
+        second = another(wire)
+        wire.pass_time(0.1)
+        assert (statuses(first), statuses(second)) == ([503], [503])
+        third = another(wire)  # the line was empty only for a moment
+        wire.pass_time(0.1)
+        assert statuses(third) == [503]
+        wire.pass_time(0.5)
+        fourth = another(wire)
+        wire.pass_time(0.4)
+        assert statuses(fourth) == []
+
+
+def test_peer_that_left_while_it_waited_is_not_served() -> None:
+    doors = Doors()
+    with Wire(App(doors.answer), requests_in_flight_max=1, queue_s=0.5) as wire:
+        wire.feed(SLOW)
+        gone = [another(wire) for _ in range(3)]
+        stays = another(wire)
+        gone[0].left = True
+        wire.connections.sweep()
+        wire.settle()
+        assert [each.lost for each in gone] == [True, False, False]
+        gone[1].left = True
+        wire.pass_time(0.5)
+        assert [each.lost for each in gone] == [True, True, False]
+        assert [statuses(each) for each in (*gone, stays)] == [[], [], [503], [503]]
+        late = another(wire)
+        last = another(wire)
+        late.left = True
+        doors.open.set()
+        wire.settle()
+        assert (late.lost, statuses(late), statuses(last)) == (True, [], [200])
+        assert len(wire.app.requests) == 2 and wire.connections.refused_requests == 2
+
+
+def late(wire: Wire, request: bytes = GET, silent_s: float = 0.3) -> FakeTransport:
+    """A further connection whose request has waited in the kernel, and has just been read."""
+    wire.transport, wire.protocol = wire.connect()
+    wire.transport.silent_s = silent_s
+    view = wire.protocol.get_buffer(65536)
+    view[: len(request)] = request
+    wire.protocol.buffer_updated(len(request))
+    return wire.transport
+
+
+def test_request_read_late_by_a_worker_that_is_behind_waits_until_there_is_time() -> None:
+    with Wire(queue_s=0.5) as wire:
+        assert statuses(late(wire)) == [200]  # it is not behind
+        wire.lag(0.05, cpu_s=1e-3)
+        assert wire.connections.pressed
+        assert statuses(late(wire, silent_s=0.2)) == [200]
+        waiting = late(wire)
+        assert (statuses(waiting), waiting.reading, len(wire.app.requests)) == ([], False, 2)
+        wire.lag(0.0)
+        assert wire.connections.behind  # somebody waits
+        wire.settle()
+        assert (statuses(waiting), waiting.reading) == ([200], True)
+        wire.lag(0.0)
+        assert not wire.connections.pressed
+        assert statuses(late(wire)) == [200]
+
+
+def test_worker_is_found_behind_by_the_first_request_after_a_long_one() -> None:
+    def answer(request: Request) -> Response:
+        wire.now_s += 0.2
+        wire.cpu_s += 0.2
+        return Response(200)
+
+    with Wire(App(answer)) as wire:
+        wire.connections.start()
+        first, second = late(wire), late(wire)
+        assert (statuses(first), statuses(second)) == ([200], [200])
+        assert statuses(late(wire)) == []
+        wire.connections.stop()
+
+
+def test_short_requests_are_begun_however_late() -> None:
+    with Wire(queue_s=0.5) as wire:
+        for _ in range(20):
+            wire.feed(GET)
+        wire.lag(1.0, cpu_s=1e-3)
+        assert statuses(late(wire, silent_s=3.0)) == [200]
+
+
+def test_worker_that_stays_behind_refuses_soon() -> None:
+    with Wire(queue_s=0.5, queue_overload_s=0.1) as wire:
+        wire.lag(0.05, cpu_s=1e-3)
+        first = late(wire)
+        for _ in range(8):  # the loop does nothing else meanwhile
+            assert statuses(first) == []
+            wire.now_s += 0.0625
+            wire.connections.look_at_line()
+        assert statuses(first) == [503]
+        second = late(wire)
+        assert statuses(late(wire, silent_s=0.04)) == [200]
+        wire.connections.look_at_line()
+        assert statuses(second) == [503]  # what it waited before it was read counts now
+        assert wire.connections.refused_requests == 2
+
+
+def test_pause_of_the_whole_worker_is_no_waiting() -> None:
+    with Wire(queue_s=0.5) as wire:
+        wire.lag(0.05, cpu_s=1e-3)
+        waiting = late(wire, silent_s=3.0)
+        wire.now_s += 3
+        wire.connections.look_at_line()
+        assert statuses(waiting) == []
+        wire.settle()
+        assert statuses(waiting) == [200]
+
+
+def test_no_more_bodies_are_taken_than_have_large_blocks_unless_the_processor_has_time() -> None:
+    doors = Doors()
+    held = b"PUT /slow HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nx"
+    with Wire(App(doors.answer)) as wire:
+        first = [another(wire, request=held) for _ in range(ROOMY)]
+        assert len(wire.app.requests) == ROOMY
+        more = [another(wire) for _ in range(ROOMY)]
+        assert statuses(another(wire, request=GET)) == [200]
+        assert len(wire.app.requests) == ROOMY + 1
+        for lag_s in (0.0, 0.0, 0.01, 0.0, 0.0, 0.0, 0.0):
+            wire.connections.note_ease(lag_s)
+        wire.settle()
+        assert [statuses(each) for each in more] == [[]] * ROOMY
+        wire.connections.note_ease(0.0)
+        wire.settle()
+        assert [statuses(each) for each in more] == [[200]] * ROOMY
+        doors.open.set()
+        wire.settle()
+        assert [statuses(each) for each in first] == [[200]] * ROOMY
 
 
 def test_no_address_takes_all_turns() -> None:
@@ -226,7 +362,7 @@ def test_address_with_all_places_it_may_have_gives_up_one_of_its_own() -> None:
 
 
 def test_line_serves_addresses_in_turns_and_the_newest_first_when_the_oldest_may_have_given_up() -> None:
-    line: Line[str] = Line(1.0)
+    line: Line[str] = Line(1.0, 1.0)
     for number, name in enumerate(("a1", "a2", "a3", "b1", "b2")):
         line.join(name[0], name, number / 100)
 
@@ -236,8 +372,8 @@ def test_line_serves_addresses_in_turns_and_the_newest_first_when_the_oldest_may
     assert [line.next(anybody, 0.1) for _ in range(3)] == ["a1", "b1", "a2"]
     line.join("a", "a4", 0.8)
     assert line.next(lambda peer: peer == "a", 0.9) == "a4"
-    assert [*line.impatient(5, 1.03)] == ["a3"]
-    assert [*line.impatient(5, 1.05)] == ["b2"]
+    assert [*line.impatient(1.03)] == ["a3"]
+    assert [*line.impatient(1.05)] == ["b2"]
     assert line.next(anybody, 2.0) is None and len(line) == 0
 
 

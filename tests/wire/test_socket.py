@@ -8,6 +8,7 @@ import os
 import random
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -596,5 +597,80 @@ def test_tls_connections_that_rest_end_soon_at_a_drain(run: Runner, tmp_path: Pa
         assert await listener.drain(10.0) == 0
         assert len(listener.connections) == 0
         channel.close()
+
+    run(work())
+
+
+def test_who_leaves_while_in_line_is_not_served_and_frees_its_connection(run: Runner) -> None:
+    async def work() -> None:
+        go = asyncio.Event()
+
+        async def answer(request: Request) -> Response:
+            if request.path == b"/slow":
+                await go.wait()
+            return Response(200)
+
+        app = App(answer)
+        listener = await listen(app, "127.0.0.1", 0, Limits(requests_in_flight_max=1, queue_s=15.0, sweep_s=0.02))
+        write = b"PUT /%b HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nConnection: close\r\n\r\nx"
+        slow = asyncio.create_task(exchange(listener.port, write % b"slow"))
+        await until(lambda: app.requests)
+        _, closer = await asyncio.open_connection("127.0.0.1", listener.port)
+        closer.write(write % b"closed" + bytes(100_000))  # more than is read of it
+        waiting = asyncio.create_task(exchange(listener.port, write % b"waits"))
+        reset = socket.create_connection(("127.0.0.1", listener.port))
+        reset.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        reset.sendall(write % b"reset")
+        await until(lambda: len(listener.connections) == 4)
+        closer.close()
+        reset.close()
+        await until(lambda: len(listener.connections) == 2)
+        go.set()
+        assert [each[0] for each in parse_replies(await slow + await waiting, [])] == [200, 200]
+        assert sorted(request.path for request in app.requests) == [b"/slow", b"/waits"]
+        await closed(listener)
+
+    run(work())
+
+
+def test_body_that_nobody_wants_is_read_away_and_the_next_request_is_served(run: Runner) -> None:
+    async def work() -> None:
+        app = App(lambda request: Response(403 if request.method == "PUT" else 200, b"", b"x"))
+        listener = await listen(app, "127.0.0.1", 0, Limits())
+        head = b"PUT /k HTTP/1.1\r\nHost: h\r\nContent-Length: 900000\r\n\r\n"
+        reply = await exchange(listener.port, head + bytes(900_000) + GET + head + bytes(900_000) + CLOSE)
+        assert [each[0] for each in parse_replies(reply, [])] == [403, 200, 403, 200]
+        await closed(listener)
+
+    run(work())
+
+
+def test_body_that_came_while_its_request_waited_is_whole_at_once(run: Runner) -> None:
+    async def work() -> None:
+        go = asyncio.Event()
+        whole: list[bool] = []
+
+        async def slow() -> Response:
+            await go.wait()
+            return Response(200)
+
+        def answer(request: Request) -> Any:
+            if request.path == b"/slow":
+                return slow()
+            data = request.body.whole()
+            whole.append(data is not None and bytes(data) == b"y" * 100_000)
+            return Response(200)
+
+        app = App(answer)
+        listener = await listen(app, "127.0.0.1", 0, Limits(requests_in_flight_max=1, queue_s=15.0))
+        write = b"PUT /%b HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\nConnection: close\r\n\r\n"
+        first = asyncio.create_task(exchange(listener.port, write % (b"slow", 1) + b"x"))
+        await until(lambda: app.requests)
+        second = asyncio.create_task(exchange(listener.port, write % (b"waits", 100_000) + b"y" * 100_000))
+        await until(listener.connections._waits)
+        go.set()
+        assert [each[0] for each in parse_replies(await first + await second, [])] == [200, 200]
+        assert len(whole) == 1
+        await closed(listener)
 
     run(work())
