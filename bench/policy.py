@@ -21,11 +21,10 @@ from typing import Final, Protocol
 
 from bench.synthetic import SHAPES, synthetic
 from bench.trace import Trace, read_trace
-from tiering.duties.evict import FRUITLESS_MAX
-from tiering.policy import GHOST_LAPS, TwoQueues, cooled, warmed
+from tiering.policy import GHOST_LAPS, TwoQueues, cooled, span_of, warmed
 from tiering.ports import EvictionPolicy, QueueHead, Resident
 
-REGION_BLOCKS: Final = 32
+REGION_BLOCKS: Final = 4
 CAPACITIES: Final = (0.02, 0.05, 0.10, 0.25, 0.50)
 SEED: Final = 20251124
 
@@ -337,6 +336,7 @@ class Regions:
         self._kept: deque[_Region] = deque()
         self._open = {True: _Region(), False: _Region()}  # by whether fresh
         self._sealed = 0
+        self._fruitless_max = span_of(self._regions_max)
         self._fruitless = 0
         self._home: dict[int, _Region] = {}  # block → the region that holds its live copy
         self._heat: dict[int, int] = {}
@@ -369,7 +369,7 @@ class Regions:
     def _next_fresh(self) -> bool:
         if not self._fresh or not self._kept:
             return bool(self._fresh)
-        if self._fruitless >= FRUITLESS_MAX:
+        if self._fruitless >= self._fruitless_max:
             return self._fresh[0].sealed < self._kept[0].sealed
         heads = (QueueHead(self._sealed - queue[0].sealed, len(queue)) for queue in (self._fresh, self._kept))
         return self._policy.fresh_next(*heads)

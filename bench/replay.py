@@ -26,6 +26,7 @@ import uvloop
 
 from bench.block import BlockMaker, block_key
 from bench.client import ClientError, Connection, Reply
+from bench.policy import REGION_BLOCKS
 from bench.quantity import parse_size, percentiles
 from bench.server import Gateway, split_endpoint
 from bench.signing import Signer
@@ -33,7 +34,6 @@ from bench.trace import Trace, read_trace
 from tiering.pool import REGION_BYTES_MAX, REGION_BYTES_MIN, REGIONS_MIN
 
 BUCKET = "kv-replay"
-REGION_BLOCKS = 32
 TIMEOUT_S = 60.0
 BUSY_TRIES = 40
 """A 503 is asked again after a pause, as the SDKs do; this many in a row are an error."""
@@ -225,7 +225,7 @@ def tier_moves(text: str) -> dict[str, float]:
 
 
 def region_bytes(block_bytes: int, capacity_bytes: int) -> int:
-    """The region size that holds 32 blocks, as a power of two within the gateway's bounds, and leaves the regions a pool needs."""
+    """The region size that holds `REGION_BLOCKS` blocks, as a power of two within the gateway's bounds, and leaves the regions a pool needs."""
     wanted = 1 << (REGION_BLOCKS * block_bytes - 1).bit_length()
     while wanted > REGION_BYTES_MIN and capacity_bytes // wanted < REGIONS_MIN:
         wanted //= 2

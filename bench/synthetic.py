@@ -46,6 +46,26 @@ SHAPES: Final = {
     "documents": Shape(prompts=600, prompt_blocks=48, skew=0.8, first_blocks=2, again=0.3, again_later=0.4, think=150),
     "scans": Shape(prompts=20, prompt_blocks=8, scans=0.25, again=0.55, again_later=0.75, think=200),
     "drifting": Shape(prompts=200, prompt_blocks=16, skew=1.1, drift=1500, again=0.4, think=100, spread=1.5),
+    "tools": Shape(
+        prompts=12,
+        prompt_blocks=10,
+        skew=1.2,
+        first_blocks=6,
+        turn_blocks=3,
+        again=0.6,
+        again_later=0.75,
+        think=120,
+        spread=1.2,
+    ),
+    "quick": Shape(
+        prompts=8, prompt_blocks=3, first_blocks=10, turn_blocks=5, again=0.5, again_later=0.6, think=60, spread=0.7
+    ),
+    "slow": Shape(
+        prompts=8, prompt_blocks=3, first_blocks=16, turn_blocks=3, again=0.45, again_later=0.8, think=900, spread=0.8
+    ),
+    "mixed": Shape(
+        prompts=100, prompt_blocks=12, skew=1.1, first_blocks=8, again=0.4, think=250, spread=1.3, scans=0.1
+    ),
 }
 
 

@@ -96,15 +96,15 @@ def test_capacity_is_a_share_of_the_distinct_bytes_or_a_size(text: str, wanted: 
 @pytest.mark.parametrize(
     ("block", "capacity", "wanted"),
     [
-        (64 * KIB, 1 << 30, 2 << 20),
-        (2 << 20, 8 << 30, 64 << 20),
-        (100_000, 1 << 30, 4 << 20),  # rounded up to a power of two
+        (64 * KIB, 1 << 30, 256 * KIB),
+        (2 << 20, 8 << 30, 8 << 20),
+        (100_000, 1 << 30, 512 * KIB),  # rounded up to a power of two
         (512, 1 << 30, 64 * KIB),  # the gateway's smallest
-        (64 * KIB, REGIONS_MIN << 18, 256 * KIB),  # a pool's least number of regions must be left
+        (64 * KIB, REGIONS_MIN << 17, 128 * KIB),  # a pool's least number of regions must be left
         (64 << 20, 1 << 40, REGION_BYTES_MAX),  # the gateway's largest
     ],
 )
-def test_region_holds_32_blocks_within_the_gateways_bounds(block: int, capacity: int, wanted: int) -> None:
+def test_region_holds_few_blocks_within_the_gateways_bounds(block: int, capacity: int, wanted: int) -> None:
     assert region_bytes(block, capacity) == wanted
 
 

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.policy import Fifo, Lru, Regions, replay
-from tiering.policy import DENSITY_SAMPLES, GHOST_LAPS, HEAT_MAX, KEPT_LAPS_MAX, TwoQueues, cooled, warmed
+from tiering.policy import GHOST_LAPS, HEAT_MAX, KEPT_LAPS_MAX, SPAN_MAX, SPAN_MIN, TwoQueues, cooled, span_of, warmed
 from tiering.ports import QueueHead, Resident, Verdict
 
 REGION = 100
+REGIONS = 100
 
 
 def resident(size: int = 10, heat: int = 0, held: bool = False, name: int = 0) -> Resident:
@@ -25,7 +26,7 @@ def policy(
     survivor_share: float = 0.75, burst_regions: float = 2, stay_share: float = math.inf, density_ratio: float = 4
 ) -> TwoQueues:
     """By default with nothing left where it is, so that each verdict is about residents alone."""
-    return TwoQueues(100, survivor_share, burst_regions, density_ratio, stay_share, ghosts=64)
+    return TwoQueues(REGIONS, survivor_share, burst_regions, density_ratio, stay_share, ghosts=64)
 
 
 def stays(one: TwoQueues, residents: Sequence[Resident], fresh: bool = True) -> list[bool]:
@@ -156,7 +157,7 @@ def test_fresh_next_is_the_older_of_the_two() -> None:
 
 def test_fresh_next_is_the_younger_fresh_one_when_those_are_read_much_less() -> None:
     one = policy()
-    for _ in range(DENSITY_SAMPLES):
+    for _ in range(span_of(REGIONS)):
         one.keep([resident(heat=1)] * 10, REGION, 10, False)
         one.keep([resident()] * 10, REGION, 10, True)
     assert one.fresh_next(QueueHead(1, 50), QueueHead(50, 50))
@@ -166,7 +167,7 @@ def test_fresh_next_is_the_younger_fresh_one_when_those_are_read_much_less() -> 
 
 def test_fresh_next_is_the_older_one_when_both_are_read_alike() -> None:
     one = policy()
-    for _ in range(DENSITY_SAMPLES):
+    for _ in range(span_of(REGIONS)):
         one.keep([resident(heat=1)] * 10, REGION, 10, False)
         one.keep([resident(heat=1)] * 3, REGION, 10, True)
     assert not one.fresh_next(QueueHead(1, 50), QueueHead(50, 50))
@@ -174,11 +175,29 @@ def test_fresh_next_is_the_older_one_when_both_are_read_alike() -> None:
 
 def test_fresh_next_leaves_new_objects_some_room() -> None:
     one = policy()
-    for _ in range(DENSITY_SAMPLES):
+    for _ in range(span_of(REGIONS)):
         one.keep([resident(heat=1)] * 10, REGION, 10, False)
         one.keep([resident()] * 10, REGION, 10, True)
     assert one.fresh_next(QueueHead(1, 6), QueueHead(50, 94))
     assert not one.fresh_next(QueueHead(1, 4), QueueHead(50, 96))
+
+
+@pytest.mark.parametrize(
+    ("regions", "wanted"),
+    [(1, SPAN_MIN), (4 * SPAN_MIN, SPAN_MIN), (100, 25), (4 * SPAN_MAX, SPAN_MAX), (1 << 20, SPAN_MAX)],
+)
+def test_span_is_a_share_of_the_tier_within_bounds(regions: int, wanted: int) -> None:
+    assert span_of(regions) == wanted
+
+
+def test_keep_a_longer_tier_lets_a_longer_run_of_hot_regions_through() -> None:
+    """What lies in many small regions was written together and is hot together."""
+
+    def whole_run(regions: int) -> int:
+        one = TwoQueues(regions)
+        return next(run for run in range(10_000) if not all(one.keep([resident(heat=1)] * 10, REGION, 10, True).stays))
+
+    assert 10 < whole_run(16) < 40 < whole_run(1000) < 200, "and none for ever"
 
 
 @pytest.mark.parametrize(("share", "burst"), [(1.0, 0), (-0.1, 0), (0.5, -1)])

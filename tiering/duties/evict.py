@@ -23,7 +23,7 @@ from tiering.duties.demote import Demoter, raise_first
 from tiering.flash import crc64
 from tiering.index import Batch, View
 from tiering.layout import Extent, ObjectRecord, PartRecord
-from tiering.policy import TwoQueues
+from tiering.policy import TwoQueues, span_of
 from tiering.pool import Pool
 from tiering.ports import BackingUnavailable, EvictionPolicy, Meter, QueueHead, Resident, Verdict
 from tiering.space import KEEPER_REGIONS
@@ -33,8 +33,6 @@ REQUEUE_SHARE: Final = 0.75
 """A region held (pinned) to at least this share stays as it is at the young end of the queue: copying it would gain less."""
 LOOK_AHEAD: Final = 64
 """Regions looked at for one that can be freed while the backing store is away."""
-FRUITLESS_MAX: Final = 8
-"""Regions in a row that may stay where they are; then the oldest of all is next, so that pinned ones cannot be asked for ever."""
 
 _log = logging.getLogger("recall.evict")
 
@@ -66,6 +64,9 @@ class EvictDuty:
         self._policy = policy or TwoQueues(pool.flash.regions)
         self._kept: set[int] = set()
         self._since = {True: b"", False: b""}  # where the oldest fresh and the oldest kept region stood in the queue
+        self._fruitless_max = span_of(
+            pool.flash.regions
+        )  # then the oldest of all, so that pinned ones cannot be asked for ever
         self._fruitless = 0  # regions in a row that were looked at and gained no room
         self.low = pool.config.free_regions_low or KEEPER_REGIONS + 2 + pool.flash.regions // 64
         self._count = meter
@@ -97,7 +98,7 @@ class EvictDuty:
         fresh, kept = self._oldest(view, True), self._oldest(view, False)
         if fresh is None or kept is None:
             return fresh or kept
-        if self._fruitless >= FRUITLESS_MAX:
+        if self._fruitless >= self._fruitless_max:
             return max(fresh, kept, key=lambda head: head[1])
         kept_count = len(self._kept)
         fresh_head = QueueHead(fresh[1], max(0, view.count("queue") - kept_count))
