@@ -99,6 +99,7 @@ class Stage:
             progress(f"storing {first} of {self.objects}")
             self._commit(pool, owner, range(first, min(first + TOGETHER, self.objects)), clock.now_ms())
             pool.epochs.rotate()  # as a worker does: what it may still be reading is not written over
+        pool.heat.adopt()  # as the keeper does: without that the first start takes it that the power was lost, and audits
         pool.index.sync()
         for each in pools.values():
             each.close()
@@ -210,9 +211,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.smoke:
         args.objects, args.seconds, args.rounds = "1k,2k", 0.05, 1
     objects = [parse_objects(text) for text in args.objects.split(",")]
-    say(
-        f"about {sum(objects) * 1.2e-4 / 60 + len(objects) * args.rounds * (4 * args.seconds + 4) / 60 + 1:.0f} minutes"
-    )
+    say(f"about {sum(objects) * 3e-5 / 60 + len(objects) * args.rounds * (4 * args.seconds + 4) / 60 + 1:.0f} minutes")
     end_orderly()
     with ExitStack() as stack:
         top = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="recall-bench-", dir=args.data_dir)))
