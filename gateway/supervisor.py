@@ -11,6 +11,7 @@ Spec: docs/ARCHITECTURE.md, "Processes"; docs/OPERATIONS.md, "Start and stop".
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import selectors
@@ -33,6 +34,7 @@ from gateway.runner import Briefing, Report
 from gateway.tls import Pair, TlsError
 from gateway.value import Address
 from s3api.sealing import NO_KEYS, KeyRing
+from tiering import whole
 
 RESTART_WAIT_FIRST_S: Final = 0.1
 RESTART_WAIT_MAX_S: Final = 5.0
@@ -125,6 +127,8 @@ class Supervisor:
         self._keeper = _Child("keeper", ("keeper",))
         self._workers = [_Child(f"worker-{slot}", ("worker", "--slot", str(slot))) for slot in range(settings.workers)]
         self._watch = _Watch()
+        self._ended = False
+        """A child has ended unasked, perhaps because the device refused: what an index on it is worth is for an audit."""
 
     def _fixed(self, settings: Settings) -> Settings:
         """The settings with what is only known now: ports, and capacities taken from the disk. Raises StartError."""
@@ -248,6 +252,7 @@ class Supervisor:
                 self._tell_certificate(child)
 
     def _on_exit(self, child: _Child) -> None:
+        self._ended = True
         lived_s = time.monotonic() - child.started_s
         said = self._reap(child)
         if lived_s >= RESTART_RESET_S:
@@ -314,6 +319,7 @@ class Supervisor:
     def _stop(self) -> None:
         """Drains: no new endpoint, then the workers, then the keeper, each within drain_s."""
         (self._data_dir.path / "endpoint").unlink(missing_ok=True)
+        orderly = self._keeper.ready and not self._ended
         for group in (self._workers, [self._keeper]):
             running = [child for child in group if child.process]
             self._signal(running, signal.SIGTERM)
@@ -323,7 +329,16 @@ class Supervisor:
                     _log.warning("killed, it did not drain in time", extra={"child": child.name})
                 self._signal(late, signal.SIGKILL)
                 self._gone(late, KILL_WAIT_S)
+        if orderly and not any(child.process for child in (self._keeper, *self._workers)):
+            self._note_whole()
         _log.info("stopped")
+
+    def _note_whole(self) -> None:
+        """All children are gone: what a relaxed pool's index holds can be told to the device, and that it was."""
+        for pool in self._settings.pools.values():
+            if pool.durability == "relaxed":
+                with contextlib.suppress(OSError):  # the next start finds no note, and looks for itself
+                    whole.note(self._data_dir.path / "pools" / pool.name)
 
     def _on_late_exit(self, child: _Child) -> None:
         self._reap(child)

@@ -16,7 +16,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from tiering import board, device, layout
+from tiering import board, device, layout, whole
 from tiering.committer import Committer
 from tiering.contract import Busy, Clock, ObjectInfo, PinLimit, TierFull
 from tiering.epochs import Epochs
@@ -256,6 +256,7 @@ def open_pool(
     bytes_left = not _is_blank(config.path / "flash")
     if bytes_left and not anew and not has_index(config.path):
         raise IndexCorrupt(f"{config.path}: the index is gone and flash is not: run `recall rebuild`")
+    whole.forget(config.path)
     index = Index(config.path / "index", synced=config.durability != "relaxed")
     with index.view() as view:
         shape = _planned(view, config)

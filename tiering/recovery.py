@@ -13,7 +13,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-from tiering import pages
+from tiering import pages, whole
 from tiering.check import check_pool
 from tiering.folder import sync_folder
 from tiering.heat import used_since_boot
@@ -24,7 +24,9 @@ from tiering.pool import PoolConfig, has_index
 def set_aside_if_broken(config: PoolConfig) -> Path | None:
     """Where the index of a relaxed pool was moved to because it did not survive a power loss; None when all is well."""
     index, heat = config.path / "index", config.path / "heat"
-    if config.durability != "relaxed" or not index.exists() or used_since_boot(heat) or _is_sound(index):
+    if config.durability != "relaxed" or not index.exists() or used_since_boot(heat):
+        return None
+    if whole.is_noted(config.path) or _is_sound(index):
         return None
     return _set_aside(config)
 

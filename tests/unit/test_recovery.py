@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.clock import ManualClock
 from tests.support.engine import pool_config
-from tiering import layout
+from tiering import layout, whole
 from tiering.heat import stamp_of, used_since_boot
 from tiering.layout import RegionState
 from tiering.pool import PoolConfig, open_pool, recover
@@ -57,6 +57,19 @@ def test_index_whose_free_pages_are_lost_is_set_aside(config: PoolConfig) -> Non
     root = walk.meta.free.root
     overwrite(data, root * PAGE + PAGE // 2, bytes(PAGE // 2))
     assert set_aside_if_broken(config) == config.path / "index.broken-1"
+
+
+def test_index_that_was_noted_as_whole_is_not_looked_at(config: PoolConfig) -> None:
+    whole.note(config.path)
+    overwrite(config.path / "index" / "data.mdb", 2 * PAGE, bytes(8 * PAGE))  # who looked would see that
+    assert set_aside_if_broken(config) is None
+
+
+@pytest.mark.parametrize("slot", [0, 1])
+def test_note_is_gone_once_anybody_opens_the_pool(config: PoolConfig, slot: int) -> None:
+    whole.note(config.path)
+    open_pool(config, slot, ManualClock()).close()
+    assert not whole.is_noted(config.path)
 
 
 def test_index_is_looked_at_when_the_stamp_of_the_boot_is_lost(config: PoolConfig) -> None:

@@ -24,6 +24,7 @@ from gateway.log import ONCE_KEYS_MAX, ONCE_S, Line, Once
 from gateway.supervisor import hold, url
 from gateway.value import Address
 from tests.support.gateway import Gateway, GatewayFailed, _runs, wait_for
+from tiering import whole
 
 FAKE = "tests.support.fake_gateway"
 
@@ -69,6 +70,18 @@ def test_stop_leaves_nothing_that_says_it_runs(data_dir: Path) -> None:
         assert not [pid for pid in pids.values() if _runs(pid)]
         assert not (data_dir / "endpoint").exists()
         assert not list((data_dir / "run").iterdir())
+
+
+@pytest.mark.parametrize("dies", [False, True])
+def test_orderly_stop_notes_that_relaxed_indices_are_whole(data_dir: Path, dies: bool) -> None:
+    with fake(data_dir=data_dir) as gateway:
+        for pool in ("kv", "standard"):
+            (data_dir / "pools" / pool / "index").mkdir(parents=True)
+            (data_dir / "pools" / pool / "index" / "data.mdb").touch()
+        if dies:
+            gateway.wait_restarted("worker-0", gateway.kill("worker-0"))
+        gateway.stop()
+        assert [whole.is_noted(data_dir / "pools" / pool) for pool in ("kv", "standard")] == [not dies, False]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
