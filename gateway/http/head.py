@@ -185,7 +185,8 @@ class HeadParser:
     def _learn(self, head: bytes | bytearray) -> None:
         """Remembers a good head after which the connection stays, for those like it."""
         if not self.expect and not self.version_1_0 and self._target[:1] == b"/" and b"connection" not in self.headers:
-            self._shapes.learn(bytes(head[head.find(b"\r") + 2 :]), self.headers, self.length)
+            after_line = head.find(b"\r") + 2
+            self._shapes.learn(bytes(head[after_line:]), self.headers, self.length)
 
     def _judge(self, head: bytes | bytearray) -> int:
         wire_method = self._parser.get_method()
