@@ -73,7 +73,7 @@ class Board:
         """Takes `generation` for a landing in `slot`; the claim of whoever has it. Under `lock`."""
         for held in self._slots_of(generation):
             owner, _, pid, state = _SLOT.unpack_from(self._map, _at(held))
-            if state == LANDING and held != slot and _runs(pid):
+            if state == LANDING and held != slot and device.runs(pid):
                 return Claim(held, owner)
         self.post(slot, landing, 0, LANDING)
         _GENERATION.pack_into(self._map, slot * _GENERATION.size, generation)
@@ -96,7 +96,7 @@ class Board:
     def landed(self, slot: int, landing: int) -> int | None:
         """How far that landing is; None when it failed, its process died, or the slot has another landing."""
         owner, landed, pid, state = _SLOT.unpack_from(self._map, _at(slot))
-        if owner != landing or state == FAILED or (state == LANDING and not _runs(pid)):
+        if owner != landing or state == FAILED or (state == LANDING and not device.runs(pid)):
             return None
         return int(landed)
 
@@ -141,13 +141,3 @@ def remove(folder: Path) -> None:
 
 def _at(slot: int) -> int:
     return _SLOTS_AT + slot * _SLOT.size
-
-
-def _runs(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True

@@ -39,6 +39,17 @@ def failed(what: str, why: str) -> DeviceFailed:
     return DeviceFailed(f"{what}: {why}", retry_s=RETRY_S)
 
 
+def runs(pid: int) -> bool:
+    """Whether there is such a process: of one that is gone, what it left in a mapped table says nothing."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 def keeps_writes(folder: Path) -> bool:
     """Whether the device takes a write and a sync now. A full disk says nothing about that, and counts as yes."""
     path = folder / "probe"

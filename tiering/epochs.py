@@ -2,31 +2,39 @@
 
 Promise: a location found by a look-up stays valid until the epoch acquired in the same loop step is released, because
 an epoch is an LMDB snapshot older than that look-up, and a region is recycled only when no snapshot older than its
-freeing is left in any process.
-Owns this process's epoch transactions. Does not know regions or clocks: somebody calls `rotate` now and then.
-Kind: owner; one thread (the loop's). Invariants: `current` is always open; at most `EPOCHS_MAX` are.
+freeing is left in any process, and no reader that began in one.
+Owns this process's epoch transactions, and its part of the table of long readers. Does not know regions or clocks: somebody calls `rotate` now and then.
+Kind: owner; one thread (the loop's). Invariants: `current` is always open; at most `EPOCHS_MAX` are. An epoch that is read in
+for longer than LONG_TURNS turns is closed, and stands in the table of long readers until its last reader leaves: an open
+snapshot keeps the index from using any page again that was given up since, and an index never shrinks.
 Spec: docs/ARCHITECTURE.md, "Epochs".
 """
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Final
 
 from tiering.index import Index, View
+from tiering.readers import LongReaders
 
 EPOCHS_MAX: Final = 64
-"""Slow readers can keep old epochs alive; beyond this many, no new one starts until one ends."""
+"""Open at once; beyond this many, no new one starts until one ends."""
+LONG_TURNS: Final = 25
+"""Half a second, as often as processes turn."""
 
 
 class Epoch:
     """A snapshot with a count of the responses that read under it."""
 
-    __slots__ = ("_epochs", "_readers", "view")
+    __slots__ = ("_epochs", "_readers", "turn", "txn_id", "view")
 
-    def __init__(self, epochs: Epochs, view: View) -> None:
+    def __init__(self, epochs: Epochs, view: View, turn: int) -> None:
         self._epochs = epochs
         self._readers = 0
-        self.view = view
+        self.view: View | None = view  # None: it stands in the table
+        self.turn = turn
+        self.txn_id = view.txn_id()
 
     def acquire(self) -> None:
         self._readers += 1
@@ -45,26 +53,64 @@ class Epoch:
 class Epochs:
     """The process's epochs in one pool; `current` is the youngest."""
 
-    def __init__(self, index: Index) -> None:
+    def __init__(self, index: Index, long: LongReaders) -> None:
         self._index = index
-        self._alive = 1
-        self.current = Epoch(self, index.view())
+        self._long = long
+        self._turn = 0
+        self._open = 1
+        self._read_in: deque[Epoch] = deque()  # no longer current; oldest first
+        self._in_table: deque[Epoch] = deque()  # older ones still
+        self.current = Epoch(self, index.view(), 0)
 
     def rotate(self) -> None:
         """Starts a new epoch, so that what was freed since the last one can be recycled."""
-        if self._alive >= EPOCHS_MAX:
+        self._turn += 1
+        self._close_long()
+        if self._open >= EPOCHS_MAX:
             return
         old = self.current
-        self._alive += 1
-        self.current = Epoch(self, self._index.view())
+        self._open += 1
+        self.current = Epoch(self, self._index.view(), self._turn)
         if old.idle:
-            self.end(old)
+            self._close(old)
+        else:
+            self._read_in.append(old)
+
+    def oldest_reader(self) -> int | None:
+        """The transaction id of the oldest snapshot that any process reads in; None without readers. Sweeps dead processes."""
+        short = self._index.oldest_reader()  # first: a reader goes from there to the table
+        long = self._long.oldest()
+        return short if long is None else long if short is None else min(short, long)
+
+    def _close_long(self) -> None:
+        while self._read_in and self._turn - self._read_in[0].turn >= LONG_TURNS:
+            epoch = self._read_in.popleft()
+            self._in_table.append(epoch)
+            self._long.say(self._in_table[0].txn_id)
+            self._close(epoch)
+
+    def _close(self, epoch: Epoch) -> None:
+        view, epoch.view = epoch.view, None
+        assert view is not None
+        self._open -= 1
+        view.close()
 
     def end(self, epoch: Epoch) -> None:
-        self._alive -= 1
-        epoch.view.close()
+        """Its last reader has left."""
+        if epoch.view is not None:
+            self._read_in.remove(epoch)
+            self._close(epoch)
+        else:
+            self._in_table.remove(epoch)
+            self._long.say(self._in_table[0].txn_id if self._in_table else 0)
+
+    def adopt(self) -> None:
+        """At a start of the gateway, before any other process reads."""
+        self._long.forget_all()
 
     def close(self) -> None:
         """Ends the current epoch; the others end with their readers."""
         if self.current.idle:
-            self.end(self.current)
+            self._close(self.current)
+            if not self._read_in and not self._in_table:
+                self._long.close()

@@ -25,6 +25,7 @@ from tiering.folder import make_folder, sync_folder
 from tiering.heat import Heat
 from tiering.index import Batch, Index, IndexCorrupt, View
 from tiering.layout import Counters, ObjectRecord, RegionState
+from tiering.readers import LongReaders
 from tiering.space import KEEPER_REGIONS, Space
 
 REGION_BYTES_MAX: Final = 64 << 20
@@ -95,7 +96,7 @@ class Pool:
         self.committer = committer
         self.space = space
         self.clock = clock
-        self.epochs = Epochs(index)
+        self.epochs = Epochs(index, LongReaders(config.path, space.slot))
         self.capacity_bytes = flash.region_bytes * flash.regions
         self.room_bytes = self.capacity_bytes - flash.region_bytes * (KEEPER_REGIONS + 1)
         """What pinned objects may take at most: the keeper's regions, and one to write to, are never theirs."""
@@ -367,6 +368,7 @@ def reclaim(batch: Batch, slot: int | None) -> int:
 def recover(pool: Pool) -> None:
     """Run by the keeper before any other process opens the pool: nobody else is inside, whatever the rows say."""
     pool.heat.adopt()
+    pool.epochs.adopt()
     board.remove(pool.config.path)
     sealed = pool.committer.run(lambda batch: reclaim(batch, None))
     if sealed:

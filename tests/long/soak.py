@@ -105,7 +105,9 @@ class Samples:
             if values and f"{name} RSS" in self.series:
                 self.series[f"{name} RSS"].append((now, max(values)))
         self.series["descriptors"].append((now, descriptors))
-        self.series["index file bytes"].append((now, sum((path / "index/data.mdb").stat().st_size for path in self._pools)))
+        self.series["index file bytes"].append(
+            (now, sum((path / "index/data.mdb").stat().st_size for path in self._pools))
+        )
         self.series["index bytes"].append((now, self.used_bytes()))
         readers = sum(index._env.info()["num_readers"] for index in self._indexes)
         self.series["index readers"].append((now, readers))

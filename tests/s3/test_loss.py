@@ -307,7 +307,7 @@ def test_files_of_the_keeper_are_made_again(world: World) -> None:
     for name in ("lifecycle.json", "buckets.version", "buckets.lock", "lock"):
         (world.data / name).unlink(missing_ok=True)
     for pool in ("standard", "kv"):
-        for name in ("heat", "recalls", "index/lock.mdb"):
+        for name in ("heat", "recalls", "readers", "index/lock.mdb"):
             (world.data / "pools" / pool / name).unlink()
     with world.gateway() as gateway:
         world.judge(gateway)

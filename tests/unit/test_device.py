@@ -49,7 +49,7 @@ def test_probe_leaves_nothing(tmp_path: Path) -> None:
 def test_every_file_of_a_pool_has_its_blocks(tmp_path: Path) -> None:
     asyncio.run(open_and_close(tmp_path))
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert {"heat", "recalls", "lock.mdb", "flash", "buckets.version"} <= {path.name for path in files}
+    assert {"heat", "recalls", "readers", "lock.mdb", "flash", "buckets.version"} <= {path.name for path in files}
     stats = {path.name: path.stat() for path in files}
     assert not [name for name, stat in stats.items() if stat.st_blocks * 512 < stat.st_size]
 

@@ -120,7 +120,7 @@ class EvictDuty:
         if not waiting:
             return 0
         pool.epochs.rotate()  # this process's own snapshot must not be the one that is waited for
-        oldest = pool.index.oldest_reader()
+        oldest = pool.epochs.oldest_reader()
         return await pool.committer.submit(lambda batch: batch.recycle(oldest))
 
     async def _free_without_room(self, queue: Iterable[int]) -> int:
