@@ -137,7 +137,7 @@ class Connections:
         self.behind = False  # the loop takes long from one turn to the next, or did, and some still wait for that
         self._lags = False  # the former alone
         self.lag_alarm_s = float("inf")  # if it is later than this, `note_lag` wants to know
-        self._bodies_max = ROOMY  # with bytes at hand
+        self._bodies_max = ROOMY  # of `Blocks.filling`
         self._at_ease = 0  # times on end
         self._places = 0  # taken, of connections_max
         self._held = 0  # requests with a body, of requests_in_flight_max
@@ -277,15 +277,16 @@ class Connections:
 
     def _press(self) -> None:
         full = bool(self._full_peers) or self._held >= self.limits.requests_in_flight_max
-        self.pressed = full or self.behind or self.blocks.out >= self._bodies_max
+        self.pressed = full or self.behind or self.blocks.filling >= self._bodies_max
 
     def may_begin(self, peer: str) -> bool:
         """Whether a request with a body may begin now from there. True unless `pressed`.
 
         No more bodies are taken at once than get large blocks, unless the processor has time left: of many each would take so long
-        that all are late, and cost more. Bodies of slow senders, which hold no block, do not count for that.
+        that all are late, and cost more. Bodies of slow senders, which hold no block, do not count for that, nor do those that are
+        there whole.
         """
-        if self.blocks.out >= self._bodies_max or self._held >= self.limits.requests_in_flight_max:
+        if self.blocks.filling >= self._bodies_max or self._held >= self.limits.requests_in_flight_max:
             return False
         return peer not in self._full_peers
 

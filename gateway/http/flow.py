@@ -43,7 +43,7 @@ class Blocks:
     `size`, or, while more than ROOMY of them have bytes at hand, of `small_size`: then it is their number that counts.
     """
 
-    __slots__ = ("_free", "_free_max", "_out", "current", "size", "small_size")
+    __slots__ = ("_free", "_free_max", "_out", "current", "filling", "size", "small_size")
 
     def __init__(self, size: int, free_max: int, small_size: int) -> None:
         self.size = size
@@ -51,12 +51,8 @@ class Blocks:
         self._free_max = free_max
         self._free: list[Block] = []
         self._out = 0
+        self.filling = 0  # bodies that have one and are not there whole
         self.current = Block(size)
-
-    @property
-    def out(self) -> int:
-        """Bodies with bytes at hand."""
-        return self._out
 
     @property
     def crowded(self) -> bool:
@@ -149,6 +145,7 @@ class InboundBody:
     __slots__ = (
         "_block",
         "_blocks",
+        "_counted",
         "_decoder",
         "_discarding",
         "_error",
@@ -180,6 +177,7 @@ class InboundBody:
         self._start = self._stop = 0
         self._pieces: deque[tuple[int, int]] = deque()
         self._waiter: asyncio.Future[None] | None = None
+        self._counted = False  # among `Blocks.filling`
         self._error = ""
         self._discarding = False
         self._turn_bytes = 0
@@ -213,6 +211,7 @@ class InboundBody:
         block = self._block
         if block is None:
             block = self._block = self._blocks.take(large)
+            self._count()
         stop = self._stop
         if self._decoder is not None:
             return block.view[stop:]
@@ -250,6 +249,7 @@ class InboundBody:
                 used = end
                 self.fail("framing")
         self._stop = used
+        self._count()
         if self._discarding:
             self._start = self._stop = 0
             self._pieces.clear()
@@ -315,11 +315,19 @@ class InboundBody:
         finally:
             self._waiter = None
 
+    def _count(self) -> None:
+        """Called when it may have got or lost its block, or is whole."""
+        counts = self._block is not None and self.receiving
+        if counts != self._counted:
+            self._counted = counts
+            self._blocks.filling += 1 if counts else -1
+
     def _let_go(self) -> None:
         """Waiting, it needs no block: slow senders cost none."""
         block, self._block = self._block, None
         if block is not None:
             self._blocks.give(block)
+            self._count()
 
     def _wake(self) -> None:
         waiter = self._waiter
@@ -330,6 +338,7 @@ class InboundBody:
         """The rest will not come: the next `read` raises BodyError(kind)."""
         self._error = self._error or kind
         self.receiving = False
+        self._count()
         self._wake()
 
     def discard(self) -> None:
@@ -347,4 +356,5 @@ class InboundBody:
         if block is not None:
             self._blocks.give(block, reuse)
         self.receiving = False
+        self._count()
         self._pieces.clear()

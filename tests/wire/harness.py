@@ -190,7 +190,7 @@ class Wire:
             self.settle()
             assert self.connections.in_flight == 0
             assert len(self.connections) == 0
-            assert self.connections.blocks.out == 0
+            assert self.connections.blocks.filling == 0
             assert self.loop_errors == []
         finally:
             self.loop.close()
