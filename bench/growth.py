@@ -15,6 +15,7 @@ import random
 import tempfile
 import time
 from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -46,6 +47,7 @@ REGION_BYTES = 64 << 10
 SPARE_REGIONS = 1024
 """Beside the room for the objects: for what the measured PUTs write, so that nothing is evicted meanwhile."""
 SAMPLE_KEYS = 4096
+READING = 8
 PAGE_KEYS = 1000
 PAGES = 64
 A_REGION = REGION_BYTES // SIZE
@@ -158,13 +160,21 @@ class StagePeer(S3Peer):
         address = (gateway.host, gateway.port)
         return Running(address, gateway.access_key, gateway.secret_key, gateway.processes, gateway.stop)
 
+    def _sample(self) -> list[int]:
+        chosen = random.Random(self.stage.objects)
+        return [chosen.randrange(self.stage.objects) for _ in range(SAMPLE_KEYS)]
+
+    def warm(self) -> None:
+        """Reads the sample once: the first read of an object after a start checks its bytes, whatever number there are."""
+        with ThreadPoolExecutor(READING) as threads:
+            list(threads.map(lambda number: self.ask("GET", f"/{BUCKET}/{block_key(number)}"), self._sample()))
+
     def plan(self, operation: str, size: int) -> Plan:
         chosen = random.Random(self.stage.objects)
         head = self.signer.head
         match operation:
             case "GET":
-                numbers = [chosen.randrange(self.stage.objects) for _ in range(SAMPLE_KEYS)]
-                return Plan([head("GET", f"/{BUCKET}/{block_key(n)}") for n in numbers], expect_bytes=size)
+                return Plan([head("GET", f"/{BUCKET}/{block_key(n)}") for n in self._sample()], expect_bytes=size)
             case "404":
                 numbers = range(NEW, NEW + SAMPLE_KEYS)
                 return Plan([head("GET", f"/{BUCKET}/{block_key(n)}") for n in numbers], expect_status=404)
@@ -229,6 +239,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 peer.stop()
         for peer in peers:
             peer.up()
+            progress(f"reading from {peer.name}")
+            peer.warm()
         todo = cells(peers, StagePeer.operations, [SIZE], [args.connections])
         samples = Measure(loader.build(), top).rounds(
             peers, todo, seconds=args.seconds, rounds=args.rounds, progress=progress
