@@ -51,8 +51,9 @@ READING = 8
 PAGE_KEYS = 1000
 PAGES = 64
 A_REGION = REGION_BYTES // SIZE
-TOGETHER = 4 * A_REGION
-"""Objects that share a commit while a store is filled."""
+TOGETHER = A_REGION
+"""Objects that share a commit while a store is filled. What one commit gives up, LMDB keeps as one list, and writes what is left of
+it with each small commit that follows: PUTs after commits of 1,024 objects wrote 37 KB each, after these 22 KB."""
 PUT = PutOptions()
 EVICTION_STEPS = 8
 NEW = 1 << 40
@@ -98,7 +99,8 @@ class Stage:
             owner = view.bucket(BUCKET)
         assert owner is not None
         for first in range(0, self.objects, TOGETHER):
-            progress(f"storing {first} of {self.objects}")
+            if first % (100 * TOGETHER) == 0:
+                progress(f"storing {first} of {self.objects}")
             self._commit(pool, owner, range(first, min(first + TOGETHER, self.objects)), clock.now_ms())
             pool.epochs.rotate()  # as a worker does: what it may still be reading is not written over
         pool.heat.adopt()  # as the keeper does: without that the first start takes it that the power was lost, and audits
