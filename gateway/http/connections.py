@@ -128,6 +128,7 @@ class Connections:
         self.blocks = Blocks(
             limits.receive_buffer_bytes, limits.receive_buffers_free_max, limits.receive_buffer_small_bytes
         )
+        self.blocks.on_less = self._fewer_bodies
         self.parser = HeadParser(limits.header_count_max)
         self.renderer = HeadRenderer(wall_s())
         self.scratch = Block(_HEAD_BYTES_MAX + SMALL_SPANS_BYTES)
@@ -271,6 +272,12 @@ class Connections:
         self._held -= 1
         if _less(self._held_by, peer) < self._peer_held_max:
             self._full_peers.discard(peer)
+        if self.pressed:
+            self._press()
+            self._admit_soon()
+
+    def _fewer_bodies(self) -> None:
+        """Slow senders that begin give their blocks back at once: who waits for a turn need not wait for the next look."""
         if self.pressed:
             self._press()
             self._admit_soon()

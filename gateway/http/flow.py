@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from gateway.http.chunked import ChunkedDecoder, FramingError
@@ -43,7 +44,7 @@ class Blocks:
     `size`, or, while more than ROOMY of them have bytes at hand, of `small_size`: then it is their number that counts.
     """
 
-    __slots__ = ("_free", "_free_max", "_out", "current", "filling", "size", "small_size")
+    __slots__ = ("_free", "_free_max", "_out", "current", "filling", "on_less", "size", "small_size")
 
     def __init__(self, size: int, free_max: int, small_size: int) -> None:
         self.size = size
@@ -52,12 +53,19 @@ class Blocks:
         self._free: list[Block] = []
         self._out = 0
         self.filling = 0  # bodies that have one and are not there whole
+        self.on_less: Callable[[], None] | None = None  # called when one is whole, or waits without a block
         self.current = Block(size)
 
     @property
     def crowded(self) -> bool:
         """Whether bodies get small blocks now."""
         return self._out >= ROOMY
+
+    def count(self, more: bool) -> None:
+        """One more body is on its way and has a block, or one less."""
+        self.filling += 1 if more else -1
+        if not more and self.on_less is not None:
+            self.on_less()
 
     def take(self, large: bool = False) -> Block:
         """A block for one body."""
@@ -320,7 +328,7 @@ class InboundBody:
         counts = self._block is not None and self.receiving
         if counts != self._counted:
             self._counted = counts
-            self._blocks.filling += 1 if counts else -1
+            self._blocks.count(counts)
 
     def _let_go(self) -> None:
         """Waiting, it needs no block: slow senders cost none."""

@@ -40,7 +40,7 @@ from tests.s3.rawclient import UNSIGNED, Query, RawClient, Signer, coded_path, c
 from tests.support.gateway import ACCESS_KEY, ROOT, SECRET_KEY, Gateway
 
 NEIGHBOUR_RATE: Final = 100
-NEIGHBOUR_CONNECTIONS: Final = 4
+NEIGHBOUR_CONNECTIONS: Final = 64
 NEWCOMER_PAUSE_S: Final = 0.02
 REPLY_S: Final = 10.0
 CALM_S: Final = 20.0

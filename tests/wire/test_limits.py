@@ -532,3 +532,16 @@ def test_address_that_floods_makes_room_for_another_at_once() -> None:
         assert [each.lost for each in flood[:2]] == [True, False]
         crowd = [wire.connect()[0] for _ in range(4)]
         assert statuses(crowd[-1]) == [503]  # the line is full too
+
+
+def test_slow_bodies_begin_by_the_hundred() -> None:
+    begun = b"PUT /w HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nx"
+    with Wire() as wire:
+        connections = [wire.connect() for _ in range(8 * ROOMY)]
+        for _, protocol in connections:  # all at once: the loop has no turn meanwhile
+            view = protocol.get_buffer(65536)
+            view[: len(begun)] = begun
+            protocol.buffer_updated(len(begun))
+        assert len(wire.app.requests) == ROOMY
+        wire.settle()
+        assert len(wire.app.requests) == 8 * ROOMY and not wire.connections.pressed
