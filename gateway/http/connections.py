@@ -58,6 +58,12 @@ _REFUSAL_S: Final = 30e-6
 _DISCARDED_BYTES: Final = 2 << 30
 _RECONNECT_S: Final = 100e-6
 """Who is refused a place comes back with a new connection, which costs as much."""
+_STAY: Final = 8
+"""Unless one in so many of those who waited for a turn lately has left, they are taken to be patient."""
+_PATIENT_S: Final = 10.0
+"""How long those wait at most: clients give up after some tens of seconds."""
+_LATELY: Final = 0.97
+"""What counts lately is so much less with each look at the line: half after half a second."""
 _REFUSALS_AHEAD_S: Final = 0.1
 """The time for so many seconds' refusals may be used at once."""
 _PAUSE_S: Final = 0.1
@@ -90,8 +96,8 @@ class Connection(Protocol):
     def spare_since_s(self) -> float | None:
         """Since when it does nothing for anybody, so that it may be closed at once; None while it does."""
 
-    def begin(self) -> None:
-        """Its turn has come: goes on with the request it waits with."""
+    def begin(self) -> bool:
+        """Its turn has come: goes on with the request it waits with. False when it has left meanwhile."""
 
     def turn_away(self) -> int | None:
         """It has waited long enough: answers that request 503. Returns how many bytes of a body will be read away for it; None when
@@ -156,6 +162,7 @@ class Connections:
         self._refusals_seen_s = self._line_seen_s = self.now_s
         self._refusals_seen_cpu_s = cpu_s()
         self._line_s = 0.0  # time as the lines count it
+        self._came = self._left = 0.0  # for a turn, lately
         self._admitting = False
         self._admitted_s = 0.0  # when it was last looked who may begin
         self._ending: set[Connection] = set()  # closed to make room, and not gone yet
@@ -310,6 +317,8 @@ class Connections:
     def wait(self, connection: Connection, what: int, waited_s: float) -> None:
         """Puts a connection into the line: for PLACE, TURN, or LATE. It has `waited_s` for it already."""
         self._lines[what].join(connection.peer_address(), connection, self._line_time_s(), waited_s)
+        if what == TURN:
+            self._came += 1
         if self._line_timer is None:
             self._line_timer = self.loop.call_later(_LINE_S, self._line_tick)
         self._admit_soon()
@@ -317,6 +326,16 @@ class Connections:
     def stop_waiting(self, connection: Connection, what: int) -> None:
         """The connection is gone."""
         self._lines[what].leave(connection.peer_address(), connection)
+        if what == TURN:
+            self._left += 1
+
+    def _all_stay(self) -> bool:
+        """Whether who waits for a turn may wait on, first come, first served: the limits are kept, those in line counted, and they
+        stay. Many clients that wait for each other's uploads are no overload; of one, they say so by leaving."""
+        waiting = self._held + len(self._for_turn)
+        return (
+            not self._full_peers and waiting <= self.limits.requests_in_flight_max and self._left * _STAY <= self._came
+        )
 
     def _waits(self) -> bool:
         return bool(self._for_turn or self._for_place or self._late)
@@ -339,10 +358,11 @@ class Connections:
                 self._take_place(connection.peer_address())
                 _less(self._over_by, connection.peer_address())
             else:
-                connection = self._for_turn.next(self.may_begin, now_s)
+                connection = self._for_turn.next(self.may_begin, now_s, self._all_stay())
             if connection is None:
                 return
-            connection.begin()
+            if not connection.begin():
+                self._left += 1
         self._admit_soon()
 
     def _catch_up(self, now_s: float) -> None:
@@ -370,16 +390,20 @@ class Connections:
         fraction = self.limits.refusal_fraction_max
         self._refusals_s = min(self._refusals_s + fraction * passed_s, fraction * _REFUSALS_AHEAD_S)
         line_time_s = self._line_time_s()
+        self._came *= _LATELY
+        self._left *= _LATELY
         for line in self._lines:
             if self._refusals_s > 0:
-                self._turn_away(line, line_time_s)
+                patient = line is self._for_turn and self._all_stay()
+                self._turn_away(line, line_time_s, _PATIENT_S if patient else 0.0)
         self._admit_soon()
 
-    def _turn_away(self, line: Line[Connection], now_s: float) -> None:
+    def _turn_away(self, line: Line[Connection], now_s: float, least_s: float) -> None:
         begin_s = self._cpu_s()
-        for connection in line.impatient(now_s):
+        for connection in line.impatient(now_s, least_s):
             discarded = connection.turn_away()
             if discarded is None:
+                self._left += line is self._for_turn
                 continue
             self.refused_requests += 1
             end_s = self._cpu_s()

@@ -63,9 +63,9 @@ class Line(Generic[T]):
         if not waiting:
             del self._by_peer[peer]
 
-    def next(self, may: Callable[[str], bool], now_s: float) -> T | None:
-        """Takes out who is next among the addresses that `may`; None without any."""
-        half_s = self.patience_s(now_s) / 2
+    def next(self, may: Callable[[str], bool], now_s: float, in_order: bool = False) -> T | None:
+        """Takes out who is next among the addresses that `may`; None without any. `in_order`: nobody is taken to have given up."""
+        half_s = float("inf") if in_order else self.patience_s(now_s) / 2
         for peer, waiting in self._by_peer.items():
             if may(peer):
                 oldest, since_s = next(iter(waiting.items()))
@@ -77,9 +77,10 @@ class Line(Generic[T]):
                 return who
         return None
 
-    def impatient(self, now_s: float) -> Iterator[T]:
-        """Takes out, one by one, who has waited for the whole patience, address by address, the oldest first."""
-        patience_s = self.patience_s(now_s)
+    def impatient(self, now_s: float, least_s: float = 0.0) -> Iterator[T]:
+        """Takes out, one by one, who has waited for the whole patience, address by address, the oldest first. `least_s`: or for so
+        long, if that is longer."""
+        patience_s = max(self.patience_s(now_s), least_s)
         for peer in list(self._by_peer):
             while waiting := self._by_peer.get(peer):
                 who, since_s = next(iter(waiting.items()))

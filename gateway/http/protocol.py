@@ -324,12 +324,14 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self.pause()
         return False
 
-    def begin(self) -> None:
+    def begin(self) -> bool:
         """See `Connection`."""
         self._waiting = False
         self._placed = True
-        if not self._end_if_left():
-            self._serve_stash()
+        if self._end_if_left():
+            return False
+        self._serve_stash()
+        return True
 
     def turn_away(self) -> int | None:
         """See `Connection`."""

@@ -302,6 +302,56 @@ def test_no_more_bodies_are_taken_than_have_large_blocks_unless_the_processor_ha
         assert [statuses(each) for each in first] == [[200]] * ROOMY
 
 
+HALF = b"PUT /slow HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nx"
+
+
+def test_uploads_below_the_limits_wait_for_each_other_in_order_and_are_not_refused() -> None:
+    """Many that each wait for an answer before they ask again, as any client does, are no overload."""
+    doors = Doors()
+    with Wire(App(doors.answer), queue_s=0.5, queue_overload_s=0.1) as wire:
+        for _ in range(ROOMY):
+            another(wire, request=HALF)
+        waiting = [another(wire) for _ in range(ROOMY)]
+        wire.pass_time(3.0)
+        assert [statuses(each) for each in waiting] == [[]] * ROOMY
+        assert wire.connections.refused_requests == 0
+        begun = len(wire.app.requests)
+        wire.connections._bodies_max += 1
+        wire.connections._fewer_bodies()
+        wire.settle()
+        answered = [bool(statuses(each)) for each in waiting]
+        assert answered == sorted(answered, reverse=True) and len(wire.app.requests) > begun, (
+            "the first to come is the first to begin"
+        )
+        doors.open.set()
+        wire.settle()
+        assert [statuses(each) for each in waiting] == [[200]] * ROOMY
+
+
+def test_uploads_below_the_limits_are_refused_once_others_leave() -> None:
+    with Wire(App(Doors().answer), queue_s=0.5, queue_overload_s=0.1) as wire:
+        for _ in range(ROOMY):
+            another(wire, request=HALF)
+        waiting = [another(wire) for _ in range(16)]
+        wire.pass_time(0.3)
+        for each in waiting[:4]:
+            each.left = True
+        wire.connections.sweep()
+        wire.pass_time(0.3)
+        assert [statuses(each) for each in waiting[4:]] == [[503]] * 12
+
+
+def test_no_upload_waits_for_ever() -> None:
+    with Wire(App(Doors().answer), queue_s=0.5) as wire:
+        for _ in range(ROOMY):
+            another(wire, request=HALF)
+        last = another(wire)
+        wire.pass_time(9.0)
+        assert statuses(last) == []
+        wire.pass_time(2.0)
+        assert statuses(last) == [503]
+
+
 def test_no_address_takes_all_turns() -> None:
     with Wire(App(Doors().answer), requests_in_flight_max=4, peer_fraction_max=0.5) as wire:
         wire.feed(SLOW)
