@@ -2,7 +2,8 @@
 
 Promise: of all processes one at most has the claim of a generation, as long as it lives and has not released it.
 Owns the pool's mapped board and the file of places beside it. Does not know objects, readers or the backing store.
-Kind: owner; one thread. Invariants: a slot is written by its process only; places are written before it is posted
+Kind: owner; one thread. Invariants: what others read is written in whole words (`struct` first fills with zeroes, which a reader
+may see); a slot is written by its process only; places are written before it is posted
 that something is there; `claim` is called under `lock`, which is held for some µs and goes with the process that has it.
 Spec: docs/FORMAT.md, "Recall board".
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -27,9 +29,10 @@ LANDING, DONE, FAILED = 1, 2, 3
 NAMES: Final = ("recalls", "recalls.places")
 """The second has only what was written of it: as many places as a long object may have are too many to allocate for all."""
 
-_GENERATION: Final = struct.Struct("<Q")
-_SLOT: Final = struct.Struct("<QQII")  # landing, landed bytes, process id, state
-_SLOTS_AT: Final = SLOTS * _GENERATION.size
+_WORD: Final = 8
+_LANDING, _LANDED, _STATE, _WORDS = range(4)
+"""Of a slot, behind the generations of all: the last is the process id shifted by _STATE_BITS, and the state."""
+_STATE_BITS: Final = 8
 _COUNT: Final = struct.Struct("<QI")  # landing, places
 _PLACE: Final = struct.Struct("<IQQ")  # region, offset, length
 
@@ -46,7 +49,8 @@ class Board:
 
     def __init__(self, folder: Path, places_max: int) -> None:
         path = folder / NAMES[0]
-        self._map = device.mapped(path, _SLOTS_AT + SLOTS * _SLOT.size)
+        self._map = device.mapped(path, (1 + _WORDS) * SLOTS * _WORD)
+        self._words = memoryview(self._map).cast("Q")
         self._stride = _COUNT.size + places_max * _PLACE.size
         self._what = f"{folder.name}/{NAMES[1]}"
         # An open file of its own: the lock is this Board's, not the process's.
@@ -54,6 +58,7 @@ class Board:
         self._places = os.open(folder / NAMES[1], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
     def close(self) -> None:
+        self._words.release()
         self._map.close()
         os.close(self._lock)
         os.close(self._places)
@@ -72,16 +77,16 @@ class Board:
     def claim(self, slot: int, landing: int, generation: int) -> Claim | None:
         """Takes `generation` for a landing in `slot`; the claim of whoever has it. Under `lock`."""
         for held in self._slots_of(generation):
-            owner, _, pid, state = _SLOT.unpack_from(self._map, _at(held))
+            owner, _, pid, state = self._read(held)
             if state == LANDING and held != slot and device.runs(pid):
                 return Claim(held, owner)
         self.post(slot, landing, 0, LANDING)
-        _GENERATION.pack_into(self._map, slot * _GENERATION.size, generation)
+        self._words[slot] = generation
         return None
 
     def release(self, slot: int) -> None:
         """Others may claim what `slot` had; how its landing ended stays to be seen."""
-        _GENERATION.pack_into(self._map, slot * _GENERATION.size, 0)
+        self._words[slot] = 0
 
     def wipe(self, first: int, count: int) -> None:
         """Ends whatever a process before this one left in its slots."""
@@ -91,14 +96,25 @@ class Board:
 
     def post(self, slot: int, landing: int, landed: int, state: int) -> None:
         """How far the landing in a slot of one's own is."""
-        _SLOT.pack_into(self._map, _at(slot), landing, landed, os.getpid(), state)
+        at = _at(slot)
+        self._words[at + _LANDING] = (
+            landing  # first: who reads of the landing before looks once more whether it is that
+        )
+        self._words[at + _LANDED] = landed
+        self._words[at + _STATE] = os.getpid() << _STATE_BITS | state
 
     def landed(self, slot: int, landing: int) -> int | None:
         """How far that landing is; None when it failed, its process died, or the slot has another landing."""
-        owner, landed, pid, state = _SLOT.unpack_from(self._map, _at(slot))
+        owner, landed, pid, state = self._read(slot)
         if owner != landing or state == FAILED or (state == LANDING and not device.runs(pid)):
             return None
-        return int(landed)
+        return landed if self._words[_at(slot) + _LANDING] == landing else None
+
+    def _read(self, slot: int) -> tuple[int, int, int, int]:
+        """Landing, landed bytes, process id, state."""
+        at = _at(slot)
+        landing, landed, last = self._words[at + _LANDING], self._words[at + _LANDED], self._words[at + _STATE]
+        return landing, landed, last >> _STATE_BITS, last & (1 << _STATE_BITS) - 1
 
     def place(self, slot: int, landing: int, places: Sequence[Extent]) -> None:
         """Where the bytes of the landing in a slot of one's own go, as far as is known: before what is there is posted, and each
@@ -125,11 +141,11 @@ class Board:
         return tuple(Extent(region, offset, length, 0) for region, offset, length in _PLACE.iter_unpack(view))
 
     def _slots_of(self, generation: int) -> Iterator[int]:
-        sought, claimed = _GENERATION.pack(generation), self._map[:_SLOTS_AT]
+        sought, claimed = generation.to_bytes(_WORD, sys.byteorder), self._map[: SLOTS * _WORD]
         at = claimed.find(sought)
         while at >= 0:
-            if at % _GENERATION.size == 0:
-                yield at // _GENERATION.size
+            if at % _WORD == 0:
+                yield at // _WORD
             at = claimed.find(sought, at + 1)
 
 
@@ -140,4 +156,4 @@ def remove(folder: Path) -> None:
 
 
 def _at(slot: int) -> int:
-    return _SLOTS_AT + slot * _SLOT.size
+    return SLOTS + slot * _WORDS

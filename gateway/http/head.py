@@ -16,7 +16,7 @@ from typing import Final
 import httptools
 
 from gateway.http.alike import Shapes, is_target
-from s3api.message import Headers
+from s3api.message import PLAIN_HEADERS, Headers
 
 CHUNKED: Final = -1
 """`HeadParser.length` of a body in chunked transfer coding."""
@@ -28,29 +28,7 @@ _METHODS: Final = {
 _METHODS_REFUSED: Final = frozenset((b"CONNECT", b"PRI"))
 _NAMES: Final = {
     spelled: name
-    for name in (
-        b"accept",
-        b"accept-encoding",
-        b"amz-sdk-invocation-id",
-        b"amz-sdk-request",
-        b"authorization",
-        b"connection",
-        b"content-length",
-        b"content-md5",
-        b"content-type",
-        b"date",
-        b"expect",
-        b"host",
-        b"if-match",
-        b"if-none-match",
-        b"range",
-        b"transfer-encoding",
-        b"user-agent",
-        b"x-amz-content-sha256",
-        b"x-amz-date",
-        b"x-amz-security-token",
-        b"x-amz-user-agent",
-    )
+    for name in (*PLAIN_HEADERS, b"content-md5", b"if-match", b"if-none-match", b"range")
     for spelled in (name, name.title(), name.replace(b"x-amz", b"X-Amz"), name.capitalize())
 }
 """The names nearly all requests have, as clients spell them: one object a name, of known hash, makes what looks for names faster."""

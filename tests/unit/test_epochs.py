@@ -12,7 +12,7 @@ from tests.support.engine import pool_config
 from tiering.epochs import LONG_TURNS
 from tiering.index import Batch
 from tiering.pool import Pool, open_pool
-from tiering.readers import LongReaders
+from tiering.readers import SLOTS, LongReaders
 from tiering.space import KEEPER_SLOT
 
 COMMITS = 3000
@@ -97,7 +97,7 @@ def test_long_readers_of_other_processes_count_while_they_live(tmp_path: Path) -
     assert keeper.oldest() == 12
     gone = LongReaders(tmp_path, 9)
     gone.say(3)
-    gone._cells[512 + 9] = 1 << 22  # no process has that number
+    gone._cells[SLOTS + 9] = 1 << 22  # no process has that number
     assert keeper.oldest() == 12
     LongReaders(tmp_path, 7).close()  # one that takes its place
     assert keeper.oldest() == 30
