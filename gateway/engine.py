@@ -153,12 +153,15 @@ def pool_gauges(pools: Mapping[str, Pool]) -> Iterable[tuple[str, str, float]]:
             free_regions = view.count("free")
             scrubbed_ms = {side: stored(view, side).completed_ms for side in events.SIDES}
             damages = len(standing_damages(view))
+            used_bytes = view.used_bytes()
         yield "recall_pool_capacity_bytes", name, pool.capacity_bytes
         yield "recall_pool_free_bytes", name, free_regions * pool.flash.region_bytes
         yield "recall_pool_hot_bytes", name, counters.hot_bytes
         yield "recall_pool_pinned_bytes", name, counters.pinned_bytes
         yield "recall_pool_dirty_bytes", name, counters.dirty_bytes
         yield "recall_pool_objects", name, counters.objects
+        yield "recall_pool_index_bytes", name, (pool.index.path / "data.mdb").stat().st_size
+        yield "recall_pool_index_used_bytes", name, used_bytes
         yield "recall_pool_damaged", name, damages
         for side, at_ms in scrubbed_ms.items():
             yield f"recall_pool_{side}_scrubbed_seconds", name, at_ms / 1000

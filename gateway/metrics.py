@@ -87,6 +87,8 @@ TABLE: Final[tuple[MetricRow, ...]] = (
     MetricRow("recall_pool_pinned_bytes", "pool", "Bytes held by pins.", ("pool",)),
     MetricRow("recall_pool_dirty_bytes", "pool", "Bytes that wait for demotion.", ("pool",)),
     MetricRow("recall_pool_objects", "pool", "Objects, hot and cold.", ("pool",)),
+    MetricRow("recall_pool_index_bytes", "pool", "File of its index, which never shrinks.", ("pool",)),
+    MetricRow("recall_pool_index_used_bytes", "pool", "What rows take of that; the rest waits to be written again.", ("pool",)),
     MetricRow("recall_pool_damaged", "pool", "Objects and parts that a scrub found damaged and could not mend, and that are still there.", ("pool",)),
     MetricRow("recall_pool_flash_scrubbed_seconds", "pool", "When the last pass over its flash was complete, in Unix time; 0 never.", ("pool",)),
     MetricRow("recall_pool_cold_scrubbed_seconds", "pool", "The same of its copies in the backing store.", ("pool",)),

@@ -74,6 +74,20 @@ def test_health_and_metrics_answer_without_a_signature(gateway: Gateway) -> None
     assert get(gateway.endpoint + "/minio/health") in (403, 404)
 
 
+def test_metrics_say_how_large_each_index_is(gateway: Gateway) -> None:
+    with urllib.request.urlopen(f"{gateway.endpoint}/recall/metrics", timeout=30) as reply:
+        lines = dict(line.rsplit(" ", 1) for line in reply.read().decode().splitlines() if not line.startswith("#"))
+    for pool in ("standard", "kv"):
+        of_pool = f'{{pool="{pool}"}}'
+        size = (gateway.data_dir / "pools" / pool / "index" / "data.mdb").stat().st_size
+        assert float(lines[f"recall_pool_index_bytes{of_pool}"]) <= size
+        assert (
+            0
+            < float(lines[f"recall_pool_index_used_bytes{of_pool}"])
+            < float(lines[f"recall_pool_index_bytes{of_pool}"])
+        )
+
+
 def test_commands_change_objects_of_the_running_gateway(gateway: Gateway) -> None:
     client = gateway.boto3_client()
     key = "a/b c+ü"
