@@ -16,6 +16,8 @@ import select
 import shutil
 import stat
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -95,18 +97,43 @@ class DataDir:
         shutil.rmtree(self.run_dir, ignore_errors=True)
         self.run_dir.mkdir(mode=0o700, exist_ok=True)
 
-    def write(self, name: str, text: str) -> None:
-        """Writes a small file, whole or not at all."""
+    def publish(self, name: str, text: str) -> None:
+        """Writes a small file that clients on this machine look for, whole or not at all. Raises StartError."""
+        try:
+            self._write(name, text)
+        except OSError as error:
+            raise StartError(f"{self.path / name} cannot be written: {error.strerror}") from None
+
+    def note(self, name: str, text: str) -> None:
+        """`publish`, of what a running gateway can do without: a disk that refuses is logged."""
+        with self._left(name):
+            self._write(name, text)
+
+    def remove(self, name: str) -> None:
+        """Removes a small file if it is there; one that the disk does not let go is logged and left to the next start."""
+        with self._left(name):
+            (self.path / name).unlink(missing_ok=True)
+
+    def _write(self, name: str, text: str) -> None:
         partial = self.path / (name + ".new")
         partial.write_text(text)
         os.replace(partial, self.path / name)
 
+    @contextmanager
+    def _left(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            _log.warning("%s is left as it was: %s", self.path / name, error.strerror)
+
     def close(self) -> None:
         """Removes what says that a gateway runs here, then unlocks."""
-        (self.path / "endpoint").unlink(missing_ok=True)
-        for path in (*self.run_dir.glob("*.pid"), *self.run_dir.glob("*.endpoint"), *self.run_dir.glob("*.pem")):
-            path.unlink(missing_ok=True)
-        os.ftruncate(self.lock_fd, 0)
+        self.remove("endpoint")
+        for kind in ("pid", "endpoint", "pem"):
+            for path in self.run_dir.glob(f"*.{kind}"):
+                self.remove(f"{self.run_dir.name}/{path.name}")
+        with self._left("lock"):
+            os.ftruncate(self.lock_fd, 0)
         os.close(self.lock_fd)
 
 

@@ -145,7 +145,7 @@ class Supervisor:
     def run(self) -> int:
         """Blocks until a signal has drained the gateway; returns the exit status. Raises StartError when a first start fails."""
         _log.info("starting", extra={"data_dir": self._settings.data_dir, "workers": self._settings.workers})
-        self._data_dir.write("run/supervisor.pid", f"{os.getpid()}\n")
+        self._data_dir.note("run/supervisor.pid", f"{os.getpid()}\n")
         try:
             if self._start([self._keeper]) and self._start(self._workers):
                 self._publish()
@@ -181,15 +181,15 @@ class Supervisor:
         secure = self._pair is not None
         self._publish_certificate()
         for listener in self._settings.bucket_listeners:
-            self._data_dir.write(f"run/{listener.bucket}.endpoint", url(listener.address, secure) + "\n")
-        self._data_dir.write("endpoint", url(self._settings.listen, secure) + "\n")
+            self._data_dir.publish(f"run/{listener.bucket}.endpoint", url(listener.address, secure) + "\n")
+        self._data_dir.publish("endpoint", url(self._settings.listen, secure) + "\n")
         self._announce(self._settings)
 
     def _publish_certificate(self) -> None:
         if self._pair is not None:
             if self._pair.warning:
                 _log.warning(self._pair.warning, extra={"file": self._settings.tls_cert})
-            self._data_dir.write(tls.PINNED_NAME, tls.server_certificate(self._pair))
+            self._data_dir.note(tls.PINNED_NAME, tls.server_certificate(self._pair))
 
     # running
 
@@ -300,7 +300,7 @@ class Supervisor:
         child.report_fd = report_fd
         child.exit_fd = os.pidfd_open(child.process.pid)
         self._watch.add(child)
-        self._data_dir.write(f"run/{child.name}.pid", f"{child.process.pid}\n")
+        self._data_dir.note(f"run/{child.name}.pid", f"{child.process.pid}\n")
 
     def _reap(self, child: _Child) -> str:
         """Takes note of an ended process; says how it ended."""
@@ -311,14 +311,14 @@ class Supervisor:
                 self._watch.forget(descriptor)
                 os.close(descriptor)
         child.process, child.exit_fd, child.report_fd, child.ready = None, -1, -1, False
-        (self._data_dir.run_dir / f"{child.name}.pid").unlink(missing_ok=True)
+        self._data_dir.remove(f"run/{child.name}.pid")
         return f"signal {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
 
     # stop
 
     def _stop(self) -> None:
         """Drains: no new endpoint, then the workers, then the keeper, each within drain_s."""
-        (self._data_dir.path / "endpoint").unlink(missing_ok=True)
+        self._data_dir.remove("endpoint")
         orderly = self._keeper.ready and not self._ended
         for group in (self._workers, [self._keeper]):
             running = [child for child in group if child.process]

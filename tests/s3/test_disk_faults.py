@@ -188,6 +188,28 @@ def test_lost_first_page_of_the_index_ends_the_process(failing: Failing, bucket:
     assert failing.get(bucket, "kept") == b"kept"
 
 
+def test_read_only_disk_takes_one_process_and_not_the_gateway(failing: Failing) -> None:
+    """The supervisor cannot even take its note of the process away."""
+    gateway = failing.gateway
+    ended = gateway.log.count("msg=ended child=keeper")
+    with failing.faults.on(CHANGE, errno.EROFS, "/data/"):
+        keeper = gateway.kill("keeper")
+        wait_for(lambda: gateway.log.count("msg=ended child=keeper") > ended + 1, "it is tried again, in vain")
+        assert failing.get("docs", "kept") == b"kept"
+        assert failing.probe("/minio/health/live") == 200
+    gateway.wait_restarted("keeper", keeper)
+    assert failing.put("docs", "writable again") == ("", 200)
+
+
+def test_read_only_disk_lets_the_gateway_stop(tmp_path: Path) -> None:
+    faults = DiskFaults(tmp_path)
+    with Gateway(data_dir=tmp_path / "data", env=faults.env, settings=SETTINGS) as gateway:
+        with faults.on(CHANGE, errno.EROFS, "/data/"):
+            gateway.stop()
+        assert "endpoint is left as it was: Read-only file system" in gateway.log
+        assert gateway.start().command("health").returncode == 0
+
+
 def test_index_that_refuses_the_keeper_puts_its_work_off(failing: Failing) -> None:
     with failing.faults.on(WRITE, errno.EIO, "/backing/"):
         assert failing.put("docs", "late", b"late") == ("", 200)
