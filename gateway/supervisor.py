@@ -163,7 +163,10 @@ class Supervisor:
         """Starts them and waits until all are ready; False when a signal came first. Raises StartError."""
         deadline_s = time.monotonic() + self._settings.start_s
         for child in children:
-            self._spawn(child)
+            try:
+                self._spawn(child)
+            except OSError as error:
+                raise StartError(f"{child.name} cannot be started: {error.strerror}") from None
         while not all(child.ready for child in children):
             self._watch.wait(deadline_s - time.monotonic(), self._on_report, self._on_first_exit)
             if self._watch.stop_signal:
@@ -269,37 +272,42 @@ class Supervisor:
         environment, secret = _parted(os.environ)
         told = Briefing(self._settings, self._credentials, child.starts == 0, self._ring, child.tls, secret)
         briefing = msgspec.json.encode(told)
-        briefing_fd = os.memfd_create("recall-briefing")  # a pipe could fill up and block us
-        report_fd, ready_fd = os.pipe()
-        os.set_blocking(report_fd, False)
-        try:
-            with open(briefing_fd, "wb", closefd=False) as stream:
-                stream.write(briefing)
-            os.lseek(briefing_fd, 0, os.SEEK_SET)
-            descriptors = {"briefing-fd": briefing_fd, "ready-fd": ready_fd, "lock-fd": self._data_dir.lock_fd}
-            command = [sys.executable, "-m", self._module, *child.arguments, "--parent", str(os.getpid())]
-            for name, descriptor in descriptors.items():
-                command += [f"--{name}", str(descriptor)]
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until the child ignores it
+        with contextlib.ExitStack() as passed:  # what is the child's, and ours only until it has it
+            briefing_fd = os.memfd_create("recall-briefing")  # a pipe could fill up and block us
+            passed.callback(os.close, briefing_fd)
+            report_fd, ready_fd = os.pipe()
+            passed.callback(os.close, ready_fd)
+            os.set_blocking(report_fd, False)
             try:
-                child.process = subprocess.Popen(
-                    command, stdin=subprocess.DEVNULL, env=environment, pass_fds=tuple(descriptors.values())
-                )
-            finally:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-        except BaseException:
-            os.close(report_fd)
+                with open(briefing_fd, "wb", closefd=False) as stream:
+                    stream.write(briefing)
+                os.lseek(briefing_fd, 0, os.SEEK_SET)
+                descriptors = {"briefing-fd": briefing_fd, "ready-fd": ready_fd, "lock-fd": self._data_dir.lock_fd}
+                command = [sys.executable, "-m", self._module, *child.arguments, "--parent", str(os.getpid())]
+                for name, descriptor in descriptors.items():
+                    command += [f"--{name}", str(descriptor)]
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until the child ignores it
+                try:
+                    child.process = subprocess.Popen(
+                        command, stdin=subprocess.DEVNULL, env=environment, pass_fds=tuple(descriptors.values())
+                    )
+                finally:
+                    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+            except BaseException:
+                os.close(report_fd)
+                raise
+        child.report_fd = report_fd
+        try:
+            child.exit_fd = os.pidfd_open(child.process.pid)
+            self._watch.add(child)
+        except OSError:
+            child.process.kill()  # nobody would see it end, nor start it again
+            self._reap(child)
             raise
-        finally:
-            os.close(briefing_fd)
-            os.close(ready_fd)
         child.starts += 1
         child.started_s = time.monotonic()
         child.ready = False
         child.report = b""
-        child.report_fd = report_fd
-        child.exit_fd = os.pidfd_open(child.process.pid)
-        self._watch.add(child)
         self._data_dir.note(f"run/{child.name}.pid", f"{child.process.pid}\n")
 
     def _reap(self, child: _Child) -> str:

@@ -77,13 +77,15 @@ def load(settings: Settings, now_s: float | None = None) -> Pair | None:
 
 
 def context(pair: Pair, version_min: str) -> ssl.SSLContext:
-    """A context that shows this certificate. Raises TlsError when OpenSSL does not take it."""
+    """A context that shows this certificate. Raises TlsError when OpenSSL does not take it, or cannot be given it."""
     made = tls.new_context(version_min)
     try:
         with _Anonymous(pair.chain) as chain, _Anonymous(pair.key) as key:
             made.load_cert_chain(chain.path, key.path, password="")
     except (ssl.SSLError, ValueError) as error:
         raise TlsError(f"tls_cert: OpenSSL does not take the certificate and its key: {error}") from None
+    except OSError as error:  # no descriptor left, or no /proc
+        raise TlsError(f"tls_cert: the certificate cannot be handed to OpenSSL: {error.strerror}") from None
     return made
 
 

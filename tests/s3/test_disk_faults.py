@@ -10,12 +10,10 @@ import errno
 import functools
 import http.client
 import os
-import resource
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +22,7 @@ import pytest
 from botocore.exceptions import ClientError, HTTPClientError
 
 from tests.s3.rawclient import RawClient, Signer
+from tests.support.descriptors import descriptors
 from tests.support.diskfaults import CHANGE, READ, SEND, SYNC, WRITE, DiskFaults
 from tests.support.gateway import Gateway, wait_for
 
@@ -268,18 +267,6 @@ def test_read_that_fails_on_its_way_out_cuts_the_connection(failing: Failing) ->
 # --- descriptors ---------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def descriptors(pid: int, more: int) -> Iterator[None]:
-    """The process may open `more` descriptors than it has now."""
-    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
-    have = max(map(int, os.listdir(f"/proc/{pid}/fd"))) + 1
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (have + more, before[1]))
-    try:
-        yield
-    finally:
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
-
-
 def cpu_s(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -295,7 +282,7 @@ def test_no_descriptors_refuses_connections_and_serves_those_there_are(failing: 
     crowd: list[socket.socket] = []
     with RawClient(gateway.port, signer(gateway)) as neighbour:
         assert neighbour.request("GET", "/docs/kept").body == b"kept"
-        with descriptors(worker, 8):
+        with descriptors(8, worker):
             for _ in range(64):
                 crowd.append(socket.create_connection(("127.0.0.1", gateway.port), 10))
             before_s = cpu_s(worker)

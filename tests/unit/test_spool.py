@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-import resource
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from gateway import spool as module
 from gateway.spool import Spool
+from tests.support.descriptors import descriptors
 
 ROOM = 1 << 20
 
@@ -121,19 +119,6 @@ def test_full_queue_keeps_the_oldest(tmp_path: Path) -> None:
     spool.close()
 
 
-@contextmanager
-def no_descriptors() -> Iterator[None]:
-    """This process can open nothing more."""
-    free = os.open(os.devnull, os.O_RDONLY)
-    os.close(free)
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
 def test_segment_that_cannot_be_opened_leaves_the_queue_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,12 +126,12 @@ def test_segment_that_cannot_be_opened_leaves_the_queue_as_it_was(
     monkeypatch.setattr(module, "SEGMENT_BYTES", 10)
     spool = Spool(tmp_path, ROOM)
     spool.append([b"first message"])
-    with no_descriptors(), pytest.raises(OSError):
+    with descriptors(0), pytest.raises(OSError):
         spool.append([b"refused"])
     other = os.open(tmp_path / "other", os.O_RDWR | os.O_CREAT)
     assert spool.append([b"second message"]) == 1
     assert drained(spool, 1) == [b"first message"]
-    with no_descriptors(), pytest.raises(OSError):
+    with descriptors(0), pytest.raises(OSError):
         spool.peek()
     assert drained(spool) == [b"second message"]
     assert os.fstat(other).st_size == 0

@@ -23,6 +23,7 @@ from gateway.datadir import EXIT_IN_USE, DataDir, StartError
 from gateway.log import ONCE_KEYS_MAX, ONCE_S, Line, Once
 from gateway.supervisor import hold, url
 from gateway.value import Address
+from tests.support.descriptors import descriptors, opened
 from tests.support.gateway import Gateway, GatewayFailed, _runs, wait_for
 from tiering import whole
 
@@ -113,6 +114,20 @@ def test_restarts_back_off() -> None:
         wait_for(lambda: gateway.log.count("restart_in_s") >= 4, "four restarts")
         waits = [line.partition("restart_in_s=")[2] for line in gateway.log.splitlines() if "restart_in_s" in line]
         assert waits[:4] == ["0.1", "0.2", "0.4", "0.8"]
+
+
+@pytest.mark.parametrize("more", [0, 2, 4])
+def test_a_child_that_cannot_be_started_for_want_of_descriptors_is_started_later(more: int) -> None:
+    """Whichever step finds none: the pipe, the process, or what tells how its start went. The dead child leaves one."""
+    with fake() as gateway:
+        supervisor = gateway.pids()["supervisor"]
+        before = opened(supervisor)
+        with descriptors(more, supervisor):
+            worker = gateway.kill("worker-0")
+            wait_for(lambda: gateway.log.count("cannot be started") > 1, "it was tried twice")
+        gateway.wait_restarted("worker-0", worker)
+        assert opened(supervisor) == before
+        assert fetch(gateway.endpoint) == "worker-0 recalltest"
 
 
 def test_children_die_with_a_killed_supervisor_and_the_next_start_succeeds(data_dir: Path) -> None:

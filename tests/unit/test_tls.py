@@ -12,6 +12,7 @@ from gateway.config import Settings
 from gateway.http.tls import Gate, new_context, version_of
 from gateway.tls import Pair, TlsError
 from tests.support.certificates import Certificates, new_key
+from tests.support.descriptors import descriptors
 
 
 @pytest.fixture
@@ -81,6 +82,15 @@ def test_another_certificates_key_is_refused(files: Certificates) -> None:
 def test_the_servers_own_certificate_must_come_first(files: Certificates) -> None:
     files.cert.write_bytes(files.ca.read_bytes() + files.cert.read_bytes())
     assert "is not the key of the first certificate" in refusal(files)
+
+
+def test_a_pair_that_cannot_be_given_to_openssl_is_refused(files: Certificates) -> None:
+    """The supervisor reads it again at a SIGHUP, and goes on with the one it has."""
+    pair = loaded(files)
+    with descriptors(0), pytest.raises(TlsError) as caught:
+        tls.context(pair, "1.2")
+    assert str(caught.value) == "tls_cert: the certificate cannot be handed to OpenSSL: Too many open files"
+    tls.context(pair, "1.2")
 
 
 def test_dates_are_a_warning(files: Certificates) -> None:
