@@ -31,7 +31,7 @@ import msgspec
 
 from gateway import secretfile
 from gateway.credentials import ACCESS_KEY_CHARACTERS_MIN, SECRET_KEY_CHARACTERS_MIN, Credentials
-from gateway.secretfile import SecretFileError
+from gateway.secretfile import SecretFileError, UnreadError
 from s3api.call import Identity
 from s3api.errors import S3Error
 from s3api.policy import check_identity_policy
@@ -143,7 +143,7 @@ def read(path: Path) -> Book:
     try:
         content = secretfile.read(path, BYTES_MAX, "give its users new keys, or accept them with chmod 600")
     except SecretFileError as error:
-        raise IdentitiesError(str(error)) from None
+        raise IdentitiesError(str(error)) from error
     if content is None:
         return Book()
     try:
@@ -294,11 +294,14 @@ class Identities:
         seen = self._look()
         if seen == self._seen:
             return
-        self._seen = seen
         try:
             self._take(read(self._path))
         except IdentitiesError as error:
-            _log.error("what was known before stays in force", extra={"error": str(error)})
+            said = str(error)
+            _log.error("what was known before stays in force", extra={"error": said, "once": f"identities {said}"})
+            if isinstance(error.__cause__, UnreadError):
+                return  # and tried again next time: no descriptor may be left just now, and a user taken out stay in force
+        self._seen = seen
 
     def _look(self) -> tuple[int, ...]:
         try:

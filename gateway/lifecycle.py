@@ -296,13 +296,17 @@ class LifecycleDuty:
         return None if done is None else _Place(self._last, text, key=done, done=done)
 
     def _keep_place(self) -> None:
-        """Writes the place down. Not synced: losing it costs a walk from the beginning."""
+        """Writes the place down. Not synced: losing it costs a walk from the beginning, and so does a disk that refuses."""
         if self._path is None:
             return
         place = self._place
         beside = self._path.with_suffix(".new")
-        beside.write_text(json.dumps([self._last, None if place is None or place.uploads else place.done]))
-        os.replace(beside, self._path)
+        try:
+            beside.write_text(json.dumps([self._last, None if place is None or place.uploads else place.done]))
+            os.replace(beside, self._path)
+        except OSError as error:
+            why = error.strerror
+            _log.warning("%s is left as it was: %s", self._path, why, extra={"once": f"lifecycle place {why}"})
 
 
 def _same(info: ObjectInfo) -> Conditions:

@@ -18,6 +18,10 @@ class SecretFileError(Exception):
     """The file cannot be used."""
 
 
+class UnreadError(SecretFileError):
+    """It could not be read just now: what is in it is not known."""
+
+
 def read(path: Path, bytes_max: int, advice: str) -> bytes | None:
     """All of the file; None where there is none. Raises SecretFileError; `advice`: what to do where others may read it."""
     try:
@@ -27,7 +31,7 @@ def read(path: Path, bytes_max: int, advice: str) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise SecretFileError(f"{path} cannot be read: {error.strerror}") from None
+        raise UnreadError(f"{path} cannot be read: {error.strerror}") from None
     if mode & 0o077:
         raise SecretFileError(f"{path} has mode {mode:04o}, so others on this machine may have read it: {advice}")
     if len(content) > bytes_max:

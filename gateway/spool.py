@@ -13,6 +13,7 @@ message, which nobody was promised, is cut off at the opening.
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import struct
 import zlib
@@ -27,6 +28,8 @@ SEGMENT_BYTES: Final = 1 << 20
 MESSAGE_BYTES_MAX: Final = 1 << 20
 _HEAD: Final = struct.Struct(">II")
 _CURSOR: Final = struct.Struct(">QQ")
+
+_log = logging.getLogger("recall.spool")
 
 
 class Spool:
@@ -85,15 +88,15 @@ class Spool:
             os.close(self._writing)
             self._writing = opened
             self._lengths[last] = 0
+        # What an append that failed has left behind the last whole message: with it there, what comes now would not be found. Now,
+        # and not when it failed, since a disk that refuses the one refuses the other.
+        if os.fstat(self._writing).st_size != self._lengths[last]:
+            os.ftruncate(self._writing, self._lengths[last])
         data = memoryview(b"".join(taken))
         at = 0
-        try:
-            while at < len(data):
-                at += os.write(self._writing, data[at:])
-            os.fdatasync(self._writing)
-        except OSError:  # a full disk: what lies behind the last whole message must not be taken for one
-            os.ftruncate(self._writing, self._lengths[last])
-            raise
+        while at < len(data):
+            at += os.write(self._writing, data[at:])
+        os.fdatasync(self._writing)
         self._lengths[last] += len(data)
         return len(taken)
 
@@ -115,8 +118,15 @@ class Spool:
         assert self._next is not None
         self._offset += _HEAD.size + len(self._next)
         self._next = None
-        # Not synced: a power loss repeats the last messages.
-        os.pwrite(self._cursor, _CURSOR.pack(self._at, self._offset), 0)
+        self._keep_cursor()
+
+    def _keep_cursor(self) -> None:
+        """Not synced: a power loss repeats the last messages. So does a restart after a disk that refused."""
+        try:
+            os.pwrite(self._cursor, _CURSOR.pack(self._at, self._offset), 0)
+        except OSError as error:
+            why = error.strerror
+            _log.warning("%s/cursor is left behind: %s", self._path, why, extra={"once": f"cursor {self._path} {why}"})
 
     def _read(self) -> bytes | None:
         head = os.pread(self._reading, _HEAD.size, self._offset)
@@ -134,8 +144,11 @@ class Spool:
         self._reading = opened
         del self._lengths[done]
         self._at, self._offset = following, 0
-        os.pwrite(self._cursor, _CURSOR.pack(self._at, 0), 0)
-        self._name(done).unlink()
+        self._keep_cursor()
+        try:
+            self._name(done).unlink()
+        except OSError as error:  # the next start takes it away
+            _log.warning("%s was read and stays: %s", self._name(done), error.strerror)
 
     def _open_to_append(self, number: int) -> int:
         """A segment, made if need be, that will be found after a power loss."""

@@ -13,6 +13,7 @@ from gateway import identities
 from gateway.commands import parser, run
 from gateway.credentials import Credentials
 from gateway.identities import Account, Book, Group, Identities, IdentitiesError, Key, User
+from tests.support.descriptors import descriptors
 
 ROOT = Credentials("rootkey", "root-secret")
 ALT = Account("222222222222", "b" * 64, "alt", "alt@example.com")
@@ -79,6 +80,17 @@ def test_changes_are_taken_and_faults_are_not(path: Path, caplog: pytest.LogCapt
     assert known.get("userkey") is not None
     assert "stays in force" in caplog.text
     path.unlink()
+    known.refresh()
+    assert known.get("userkey") is None
+
+
+def test_a_change_that_cannot_be_read_at_once_is_taken_later(path: Path) -> None:
+    identities.write(path, book(users={"u": User(user_id="AIDA1", keys=(KEY,))}))
+    known = Identities(path, ROOT)
+    identities.write(path, book())
+    with descriptors(0):
+        known.refresh()
+    assert known.get("userkey") is not None
     known.refresh()
     assert known.get("userkey") is None
 

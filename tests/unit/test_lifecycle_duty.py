@@ -376,6 +376,17 @@ def test_walk_goes_on_after_a_restart(tmp_path: Path, monkeypatch: pytest.Monkey
     asyncio.run(run())
 
 
+def test_walk_goes_on_where_its_place_cannot_be_written_down(tmp_path: Path) -> None:
+    async def run() -> None:
+        world = World(tmp_path / "nowhere" / "lifecycle.json")
+        await world.bucket("b", rule(DAYS1))
+        await world.put("b", "old")
+        await world.walk(1.5)
+        assert world.keys("b") == []
+
+    asyncio.run(run())
+
+
 def test_object_that_fails_does_not_stop_the_others() -> None:
     async def run() -> None:
         world = World()

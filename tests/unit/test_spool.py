@@ -93,19 +93,36 @@ def test_lost_cursor_repeats_and_skips_nothing(tmp_path: Path) -> None:
     spool.close()
 
 
-def test_append_that_fails_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def full(fd: int, *rest: object) -> None:
+    raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("refused", [("fdatasync",), ("fdatasync", "ftruncate")], ids="+".join)
+def test_append_that_fails_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: tuple[str, ...]
+) -> None:
+    """Nor does one on a disk that does not even let go of what it has taken."""
     spool = Spool(tmp_path, ROOM)
     spool.append([b"1"])
-
-    def full(fd: int) -> None:
-        raise OSError(28, "No space left on device")
-
     with monkeypatch.context() as patch:
-        patch.setattr(module.os, "fdatasync", full)
+        for call in refused:
+            patch.setattr(module.os, call, full)
         with pytest.raises(OSError, match="No space"):
             spool.append([b"lost", b"lost too"])
     spool.append([b"2"])
     assert drained(spool) == [b"1", b"2"]
+    spool.close()
+
+
+def test_cursor_that_cannot_be_written_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path, ROOM)
+    spool.append([b"1", b"2", b"3"])
+    with monkeypatch.context() as patch:
+        patch.setattr(module.os, "pwrite", full)
+        assert drained(spool, 2) == [b"1", b"2"]
+    spool.close()
+    spool = Spool(tmp_path, ROOM)
+    assert drained(spool) == [b"1", b"2", b"3"]  # again rather than never
     spool.close()
 
 
