@@ -97,19 +97,24 @@ class RouteDuty:
         self._host_id = host_id
         self._wake = wake
         self._count = count
+        self._queued: dict[tuple[int, str], int] = {}
+        """By journal and webhook, the last event that was looked at for its queue: one that the journal, or another's queue, could
+        not let go of is not queued again each time that is tried."""
 
     async def step(self) -> int:
         done = 0
-        for rows in self._journals:
+        for at, rows in enumerate(self._journals):
             events = rows.oldest(ROUTE_MAX)
             if not events:
                 continue
             messages: dict[str, list[bytes]] = {}
             for number, event in events:
                 for target, message in self._messages(number, event):
-                    messages.setdefault(target, []).append(message)
+                    if number > self._queued.get((at, target), 0):
+                        messages.setdefault(target, []).append(message)
             for target, queued in messages.items():
                 self._queue(target, queued)
+                self._queued[at, target] = events[-1][0]
             # Only now: killed before, the next keeper queues them again.
             await rows.forget([number for number, _ in events])
             done += len(events)

@@ -69,8 +69,8 @@ class Epochs:
         if self._open >= EPOCHS_MAX:
             return
         old = self.current
-        self._open += 1
         self.current = Epoch(self, self._index.view(), self._turn)
+        self._open += 1  # only now: a snapshot that could not be had is not open
         if old.idle:
             self._close(old)
         else:

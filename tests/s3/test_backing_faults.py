@@ -201,11 +201,8 @@ def test_deleted_bucket_is_503_until_it_is_there_again(behind: Behind) -> None:
     """A bucket that comes back empty is another matter: what was only there is gone, is a 500, and is named."""
     behind.chill("short")
     client = behind.server.client()
-    kept = {
-        str(row.object_name): client.get_object(behind.bucket, str(row.object_name)).read()
-        for row in client.list_objects(behind.bucket, recursive=True)
-    }
-    wait_for(lambda: emptied(client, behind.bucket), "the bucket is deleted")
+    kept: dict[str, bytes] = {}
+    wait_for(lambda: emptied(behind, kept), "the bucket is deleted")
     try:
         reply = behind.get("short")
         assert reply is not None and reply.status == 503
@@ -223,12 +220,18 @@ def test_deleted_bucket_is_503_until_it_is_there_again(behind: Behind) -> None:
     assert whole(behind, "beside", b"beside")
 
 
-def emptied(client: Any, bucket: str) -> bool:
-    """Deletes a bucket with all it has; False when the keeper put something there meanwhile."""
-    for row in client.list_objects(bucket, recursive=True):
-        client.remove_object(bucket, str(row.object_name))
+def emptied(behind: Behind, kept: dict[str, bytes]) -> bool:
+    """Deletes the bucket with all it has, which goes to `kept`; False when the keeper put something there meanwhile."""
+    client = behind.server.client()
+    for name in behind.server.names(behind.bucket):
+        try:
+            kept[name] = client.get_object(behind.bucket, name).read()
+        except S3Error as error:
+            if error.code != "NoSuchKey":  # the keeper was quicker
+                raise
+        client.remove_object(behind.bucket, name)
     try:
-        client.remove_bucket(bucket)
+        client.remove_bucket(behind.bucket)
     except S3Error as error:
         if error.code != "BucketNotEmpty":
             raise

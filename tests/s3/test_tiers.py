@@ -107,8 +107,8 @@ class Tiered:
 
     def cold_names(self, under: str = "") -> set[str]:
         """Names in the bucket behind, without the gateway's prefix."""
-        rows = self.server.client().list_objects(self.cold_bucket, prefix=f"{PREFIX}/{under}", recursive=True)
-        return {str(row.object_name).removeprefix(PREFIX + "/") for row in rows}
+        found = self.server.names(self.cold_bucket, f"{PREFIX}/{under}")
+        return {name.removeprefix(PREFIX + "/") for name in found}
 
     def cold_bytes(self, name: str) -> bytes | None:
         """The object behind as it lies there; None if there is none."""

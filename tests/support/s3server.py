@@ -40,8 +40,8 @@ class S3Server:
     secret_key: str
     real: bool
 
-    def client(self) -> Minio:
-        """An SDK client without retries. Its pool is closed with it."""
+    def client(self, retries: urllib3.Retry | bool = False) -> Minio:
+        """An SDK client, by default without retries. Its pool is closed with it."""
         parts = urlsplit(self.endpoint)
         return Minio(
             parts.netloc,
@@ -49,7 +49,7 @@ class S3Server:
             secret_key=self.secret_key,
             secure=parts.scheme == "https",
             region=REGION,
-            http_client=urllib3.PoolManager(timeout=10.0, retries=False),
+            http_client=urllib3.PoolManager(timeout=10.0, retries=retries),
         )
 
     def new_bucket(self) -> str:
@@ -57,6 +57,11 @@ class S3Server:
         bucket = f"recall-test-{secrets.token_hex(8)}"
         self.client().make_bucket(bucket)
         return bucket
+
+    def names(self, bucket: str, prefix: str = "") -> set[str]:
+        """What lies in a bucket. moto answers 500 when a name comes or goes while it lists: it is asked again."""
+        client = self.client(urllib3.Retry(total=50, backoff_factor=0.01, backoff_max=0.1, status_forcelist=[500]))
+        return {str(row.object_name) for row in client.list_objects(bucket, prefix=prefix, recursive=True)}
 
     def url(self, bucket: str, prefix: str = "", *, create: bool = False) -> str:
         """The bucket as a backing URL; the credentials are in `env`."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
+import lmdb
 import pytest
 
 from tests.support.clock import ManualClock
 from tests.support.engine import pool_config
-from tiering.epochs import LONG_TURNS
-from tiering.index import Batch
+from tiering.epochs import EPOCHS_MAX, LONG_TURNS, Epochs
+from tiering.index import Batch, Index, View
 from tiering.pool import Pool, open_pool
 from tiering.readers import SLOTS, LongReaders
 from tiering.space import KEEPER_SLOT
@@ -70,6 +72,34 @@ def test_a_region_waits_for_a_reader_that_takes_long(pool: Pool) -> None:
     epoch.release()
     assert _recycled(pool) == 1, "the younger reader began after it was freed"
     younger.release()
+
+
+class Crowded:
+    """An index whose table of readers is full for a while."""
+
+    def __init__(self, index: Index) -> None:
+        self._index = index
+        self.full = False
+
+    def view(self) -> View:
+        if self.full:
+            raise lmdb.ReadersFullError("mdb_txn_begin", -30790)
+        return self._index.view()
+
+
+def test_turns_that_find_no_snapshot_leave_the_next_ones_theirs(pool: Pool, tmp_path: Path) -> None:
+    index = Crowded(pool.index)
+    epochs = Epochs(cast(Index, index), LongReaders(tmp_path, 3))
+    first = epochs.current
+    index.full = True
+    for _ in range(EPOCHS_MAX):
+        with pytest.raises(lmdb.ReadersFullError):
+            epochs.rotate()
+    assert epochs.current is first
+    index.full = False
+    epochs.rotate()
+    assert epochs.current is not first
+    epochs.close()
 
 
 def test_the_oldest_of_long_readers_counts_in_whatever_order_they_leave(pool: Pool) -> None:

@@ -8,6 +8,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 from gateway.notify import REFUSALS_MAX, Answer, DeliveryDuty, RouteDuty
 from gateway.spool import Spool
 from s3api import notification
@@ -197,6 +199,26 @@ def test_kill_before_the_journal_forgets_repeats_and_loses_nothing(tmp_path: Pat
         await after.route.step()
         await after.deliver()
         assert after.sent == ["ObjectCreated:Put k"] * 2
+
+    asyncio.run(run())
+
+
+def test_journal_that_cannot_forget_repeats_nothing_while_the_keeper_lives(tmp_path: Path) -> None:
+    """A disk that takes the queues and not the index: the step is tried again every few seconds."""
+
+    async def run() -> None:
+        world = World(tmp_path)
+        await world.bucket()
+        world.rows.dies = True
+        for key in ("a", "b", "c"):
+            world.rows.add("ObjectCreated:Put", key)
+            with pytest.raises(RuntimeError):
+                await world.route.step()
+        world.rows.dies = False
+        world.rows.add("ObjectCreated:Put", "d")
+        await world.route.step()
+        await world.deliver()
+        assert world.sent == [f"ObjectCreated:Put {key}" for key in "abcd"]
 
     asyncio.run(run())
 
