@@ -103,7 +103,7 @@ class Buckets:
         return next(iter(self._pools.values()))
 
     async def create(self, bucket: BucketInfo) -> BucketRecord:
-        """Raises BucketExists, UnknownPool, NoVersioning, LockNeedsVersions."""
+        """Raises BucketExists, UnknownPool, NoVersioning, LockNeedsVersions, DiskFull, DeviceFailed."""
         pool = self.pool_for(bucket.name, bucket.pool)
         record = BucketRecord(
             name=bucket.name,
@@ -150,6 +150,10 @@ class Buckets:
 
 
 def _locked(path: Path) -> int:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    """Raises DiskFull, DeviceFailed."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise device.refusal(error, path.name) from error
     fcntl.flock(fd, fcntl.LOCK_EX)
     return fd

@@ -180,7 +180,7 @@ class Pool:
         """Hands the reads since the last call to the committer. Called every epoch turn."""
         if self._touches:
             touches, self._touches = self._touches, {}
-            self.committer.submit(lambda batch: _write_touches(batch, touches))
+            self.committer.submit(lambda batch: _write_touches(batch, touches)).add_done_callback(_seen)
 
     def rest(self) -> None:
         """Gives the open region up where this process has written nothing while others wrote much. Called now and then."""
@@ -229,6 +229,12 @@ class Pool:
         held = replaced.size if replaced is not None and layout.hold_until_ms(replaced) else 0
         if batch.counters().pinned_bytes - held + info.size > self.pinned_bytes_max:
             raise PinLimit(f"the pin would exceed the limit of pool {self.config.name}: {self.pinned_bytes_max} bytes")
+
+
+def _seen(written: asyncio.Future[None]) -> None:
+    """What a device that refuses takes of reads, it has said; readers of this start go by the table of touches."""
+    if not written.cancelled():
+        written.exception()
 
 
 def _write_touches(batch: Batch, touches: dict[int, tuple[bytes, int]]) -> None:

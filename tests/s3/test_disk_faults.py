@@ -137,6 +137,15 @@ def test_refused_write_is_told_and_leaves_all_as_it_was(failing: Failing, bucket
     assert failing.get(bucket, key) == b"later"
 
 
+def test_bucket_that_cannot_be_made_is_told(failing: Failing) -> None:
+    def made() -> tuple[str, int]:
+        return told(lambda: failing.s3.create_bucket(Bucket="later"))
+
+    with failing.faults.on(CHANGE, errno.EROFS, "/data/"):
+        assert made() == ("ServiceUnavailable", 503)
+    assert made() == ("", 200)
+
+
 def test_sync_of_the_index_that_fails_is_no_acknowledgement(failing: Failing) -> None:
     """The next commit writes and syncs every page it has again, so one process may go on."""
     worker = failing.gateway.pids()["worker-0"]

@@ -83,6 +83,18 @@ def test_an_unfinished_put_is_not_seen_and_its_remains_go(tmp_path: Path) -> Non
     run(tmp_path, check, wall_s=lambda: 1e9)
 
 
+def test_remains_that_do_not_go_keep_no_put_from_being_made(tmp_path: Path) -> None:
+    path = tmp_path / ".incoming" / "as good as one"
+    path.mkdir(parents=True)
+    os.utime(path, (1, 1))
+
+    async def check(backing: DirectoryBacking) -> None:
+        await backing.put("k", BytesSource(b"x"))
+        assert files(tmp_path) == ["k.obj"]
+
+    run(tmp_path, check)
+
+
 def test_foreign_files_are_left_out_of_lists(tmp_path: Path) -> None:
     (tmp_path / "README").write_text("not ours")
     (tmp_path / "b").mkdir()

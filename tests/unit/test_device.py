@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import multiprocessing
 import os
 from pathlib import Path
@@ -19,7 +20,7 @@ from tiering.committer import Committer, Mutation
 from tiering.contract import DeviceFailed, DiskFull
 from tiering.heat import HEAT_SLOTS, Heat
 from tiering.index import Index
-from tiering.layout import RegionState
+from tiering.layout import ObjectRecord, RegionState
 from tiering.space import Space
 
 VALUE = b"v" * 1000
@@ -153,6 +154,28 @@ def test_region_that_could_not_be_sealed_is_sealed_with_the_next(tmp_path: Path)
         assert state(pool.index, first.region) is RegionState.SEALED
         space.close()
         committer.close()
+        await engine.close()
+
+    asyncio.run(main())
+
+
+def test_reads_of_sliding_objects_that_cannot_be_written_down_are_no_news(tmp_path: Path) -> None:
+    """They are tried every few milliseconds: the device has said once that it refuses."""
+
+    async def main() -> None:
+        told: list[Any] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: told.append(context))
+        engine = await Engine.open(tmp_path, ManualClock(), MemoryBacking())
+        pool = engine.served["kv"]
+        kept, pool.committer = pool.committer, Refusing(pool.index, None)
+        pool.committer.full = True
+        pool.touch(b"key", ObjectRecord(generation=1, size=0, modified_ms=0, etag="", crc64=0), 1)
+        pool.flush_touches()
+        await asyncio.sleep(0)
+        gc.collect()
+        assert told == []
+        pool.committer.close()
+        pool.committer = kept
         await engine.close()
 
     asyncio.run(main())

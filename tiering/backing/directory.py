@@ -181,10 +181,11 @@ class DirectoryBacking:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), path
 
     def _sweep(self, folder: str) -> None:
-        """Removes the remains of crashed puts; few files are ever here, so looking at each is cheap."""
+        """Removes the remains of crashed puts; few files are ever here, so looking at each is cheap. One that does not go (as a
+        file that NFS keeps for who has it open) keeps no put from being made."""
         with os.scandir(folder) as entries:
             for entry in entries:
-                with contextlib.suppress(FileNotFoundError):
+                with contextlib.suppress(OSError):
                     if entry.stat().st_mtime < self._wall_s() - STALE_S:
                         os.unlink(entry.path)
 
