@@ -9,8 +9,10 @@ Kind: shell over mutations; one thread (the loop's). Spec: docs/SEMANTICS.md, "U
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Awaitable, Sequence
+from typing import Final
 
 from awscrt import checksums
 
@@ -21,6 +23,8 @@ from tiering.contract import (
     Buffer,
     Busy,
     CompleteOptions,
+    DeviceFailed,
+    DiskFull,
     ObjectInfo,
     PartClaim,
     PartInfo,
@@ -36,6 +40,8 @@ from tiering.listing import common_prefix
 from tiering.orders import Orders
 from tiering.pool import Pool
 from tiering.writer import BodyWriter, FlashBody
+
+DROP_AGAIN_S: Final = 1.0
 
 
 async def begin(
@@ -250,8 +256,17 @@ class StreamedWriter:
         if self._part is not None:
             self._part.abort()
             self._part = None
+        self._drop()
+
+    def _drop(self) -> None:
+        """Gives up what has come; where the device refuses even that, again and again: nobody else would before the next start."""
         ukey, upload = self._ukey, self._upload
-        self._pool.committer.submit(lambda batch: drop_if_there(batch, ukey, upload))
+
+        def done(dropping: asyncio.Future[None]) -> None:
+            if not dropping.cancelled() and isinstance(dropping.exception(), DiskFull | DeviceFailed):
+                dropping.get_loop().call_later(DROP_AGAIN_S, self._drop)
+
+        self._pool.committer.submit(lambda batch: drop_if_there(batch, ukey, upload)).add_done_callback(done)
 
 
 def drop_if_there(batch: Batch, ukey: bytes, upload: UploadRecord) -> None:

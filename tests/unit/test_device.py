@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 
+from s3api.handlers.body import arrived
 from tests.support.clock import ManualClock
 from tests.support.engine import Engine
-from tiering import device
+from tiering import device, uploads
 from tiering.backing.memory import MemoryBacking
 from tiering.committer import Committer, Mutation
-from tiering.contract import DeviceFailed, DiskFull
+from tiering.contract import BucketInfo, DeviceFailed, DiskFull, PutOptions
 from tiering.heat import HEAT_SLOTS, Heat
 from tiering.index import Index
 from tiering.layout import ObjectRecord, RegionState
@@ -127,10 +128,12 @@ class Refusing(Committer):
     """Has no room while `full` is set."""
 
     full = False
+    refused = 0
 
     def submit(self, mutation: Mutation[Any]) -> asyncio.Future[Any]:
         if not self.full:
             return super().submit(mutation)
+        self.refused += 1
         refused: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         refused.set_exception(DiskFull("scripted"))
         return refused
@@ -179,6 +182,39 @@ def test_reads_of_sliding_objects_that_cannot_be_written_down_are_no_news(tmp_pa
         await engine.close()
 
     asyncio.run(main())
+
+
+def test_large_put_that_the_device_lets_nobody_drop_is_dropped_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "DROP_AGAIN_S", 0.01)
+
+    async def main() -> None:
+        engine = await Engine.open(tmp_path, ManualClock(), MemoryBacking())
+        pool = engine.served["kv"]
+        await engine.store.create_bucket(BucketInfo(name="kv-b", created_ms=0, pool=""))
+        kept, pool.committer = pool.committer, Refusing(pool.index, None)
+        writer = await arrived(engine.store.put("kv-b", "large", pool.capacity_bytes // 2, PutOptions()))
+        await arrived(writer.write(bytes(pool.flash.region_bytes + 1)))
+        assert rows(pool.index, "parts") == 1
+        pool.committer.full = True
+        writer.abort()
+        async with asyncio.timeout(60):
+            while pool.committer.refused < 2:
+                await asyncio.sleep(0)
+            pool.committer.full = False
+            while rows(pool.index, "parts") or rows(pool.index, "uploads"):
+                await asyncio.sleep(0)
+        pool.committer.close()
+        pool.committer = kept
+        await engine.close()
+
+    asyncio.run(main())
+
+
+def rows(index: Index, database: str) -> int:
+    with index.view() as view:
+        return view.count(database)
 
 
 def state(index: Index, region: int) -> RegionState:
