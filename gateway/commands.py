@@ -85,9 +85,8 @@ def run(options: argparse.Namespace) -> int:
         status = command(options)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:
-        # Whoever read our output has enough. What is still buffered must not be tried again when the interpreter ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever read our output has enough
+        _say_no_more()
         return EXIT_FAILED
     except SettingsError as error:
         return _refuse("the settings cannot be used:\n  " + "\n  ".join(error.faults), EXIT_BAD)
@@ -99,6 +98,11 @@ def run(options: argparse.Namespace) -> int:
         return _refuse(str(error), EXIT_FAILED)
     except IdentitiesError as error:
         return _refuse(str(error), EXIT_BAD)
+
+
+def _say_no_more() -> None:
+    """What is still buffered of our output must not be tried again when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _refuse(message: str, status: int) -> int:
@@ -255,13 +259,21 @@ def _serve(options: argparse.Namespace) -> int:
             settings,
             root,
             data_dir,
-            announce=lambda actual: print(banner(actual, root, pair), flush=True),
+            announce=lambda actual: _show(banner(actual, root, pair)),
             module=getattr(options, "runner", DEFAULT_RUNNER),
             ring=ring,
             pair=pair,
         ).run()
     finally:
         data_dir.close()
+
+
+def _show(text: str) -> None:
+    """To whoever is there: a gateway serves as well when nobody reads its output, or a full disk takes it."""
+    try:
+        print(text, flush=True)
+    except OSError:
+        _say_no_more()
 
 
 def banner(settings: Settings, root: Credentials, pair: Pair | None = None) -> str:

@@ -15,7 +15,9 @@ from contextlib import contextmanager
 def opened(pid: int) -> set[int]:
     """The numbers of the descriptors it has."""
     listed = [int(name) for name in os.listdir(f"/proc/{pid}/fd")]
-    return {number for number in listed if os.path.lexists(f"/proc/{pid}/fd/{number}")}  # not that of the listing itself
+    return {
+        number for number in listed if os.path.lexists(f"/proc/{pid}/fd/{number}")
+    }  # not that of the listing itself
 
 
 @contextmanager

@@ -55,7 +55,8 @@ def wait_for(condition: Callable[[], Any], what: str, seconds: float = 60.0) -> 
 class Gateway:
     """`settings`: dotted names as in `--set`. `env`: added to a bare environment. `credentials` None: made by the gateway.
 
-    With `data_dir` given the directory is kept, so that a second Gateway can go on with it.
+    With `data_dir` given the directory is kept, so that a second Gateway can go on with it. `output`: a descriptor for its
+    standard output, which goes to its log otherwise.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Gateway:
         listen: str = "127.0.0.1:0",
         main: str = "gateway",
         start_s: float = START_S,
+        output: int | None = None,
     ) -> None:
         self._scratch = None if data_dir else tempfile.mkdtemp(prefix="recall-test-")
         self.data_dir = data_dir or Path(self._scratch or "", "data")
@@ -77,6 +79,7 @@ class Gateway:
         self._credentials = credentials
         self._main = main
         self._start_s = start_s
+        self._output = output
         self._environment = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
         self._environment["PYTHONUNBUFFERED"] = "1"
         # Flash is preallocated: with the default a run of the suite would take gigabytes of disk again and again.
@@ -134,7 +137,7 @@ class Gateway:
                 cwd=ROOT,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
-                stdout=stream,
+                stdout=stream if self._output is None else self._output,
                 stderr=stream,
             )
 

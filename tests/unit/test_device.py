@@ -15,6 +15,7 @@ import pytest
 from s3api.handlers.body import arrived
 from tests.support.clock import ManualClock
 from tests.support.engine import Engine
+from tests.support.gateway import wait_for
 from tiering import device, uploads
 from tiering.backing.memory import MemoryBacking
 from tiering.committer import Committer, Mutation
@@ -199,12 +200,11 @@ def test_large_put_that_the_device_lets_nobody_drop_is_dropped_later(
         assert rows(pool.index, "parts") == 1
         pool.committer.full = True
         writer.abort()
-        async with asyncio.timeout(60):
-            while pool.committer.refused < 2:
-                await asyncio.sleep(0)
-            pool.committer.full = False
-            while rows(pool.index, "parts") or rows(pool.index, "uploads"):
-                await asyncio.sleep(0)
+        refusing = pool.committer
+        await asyncio.to_thread(wait_for, lambda: refusing.refused > 1, "it is tried again")
+        refusing.full = False
+        await asyncio.to_thread(wait_for, lambda: not rows(pool.index, "uploads"), "it is dropped")
+        assert rows(pool.index, "parts") == 0
         pool.committer.close()
         pool.committer = kept
         await engine.close()

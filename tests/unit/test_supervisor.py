@@ -93,6 +93,20 @@ def test_both_stop_signals_drain(number: signal.Signals) -> None:
         assert events(gateway)[-2:] == ["worker-0 told to stop", "keeper told to stop"]
 
 
+@pytest.mark.parametrize("end", ["a full disk", "nobody"])
+def test_output_that_nothing_takes_ends_no_gateway(data_dir: Path, end: str) -> None:
+    if end == "nobody":
+        reader, output = os.pipe()
+        os.close(reader)
+    else:
+        output = os.open("/dev/full", os.O_WRONLY)
+    with fake(data_dir=data_dir, output=output) as gateway:
+        os.close(output)
+        assert fetch(gateway.endpoint) == "worker-0 recalltest"
+        gateway.stop()
+        assert "Traceback" not in gateway.log
+
+
 def test_hangup_is_ignored() -> None:
     with fake() as gateway:
         for name in gateway.pids():
