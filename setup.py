@@ -44,6 +44,7 @@ HOT = (
     "tiering/mutations.py",
     "tiering/pool.py",
     "tiering/space.py",
+    "tiering/writeback.py",
     "tiering/writer.py",
 )
 

@@ -3,6 +3,7 @@
 Three states of one gateway, in interleaved rounds: *quiet*, nothing but the GETs; *writes*, with a steady stream of PUTs
 into a pool with room; *churn*, the same stream into a small pool, where all of it is demoted, evicted or expired. So the
 second says what the writes cost a reader, and the third what the duties add. The objects read are pinned: they are hot.
+With `--flood` a fourth: PUTs of 2 MiB as fast as they are taken, more than a drive takes when it lasts.
 
 Owns the gateway and the stream. Does not know how a cell is measured. Kind: shell (asyncio, and a thread for the loader).
 Spec: bench/README.md, "Tail and memory".
@@ -17,13 +18,13 @@ import threading
 import urllib.request
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from bench import loader
 from bench.client import Connection
 from bench.compare import circumstances, progress, say, write
-from bench.loader import Plan
+from bench.loader import Load, Plan
 from bench.measure import Measure, Sample
 from bench.peers.peer import MIB, content, read_keys
 from bench.peers.s3 import Running, S3Peer, bucket
@@ -34,6 +35,10 @@ from bench.server import Gateway
 
 SIZES = "4k,2m"
 STATES = ("quiet", "writes", "churn")
+FLOOD = "flood"
+FLOOD_BYTES = 2 * MIB
+FLOOD_CONNECTIONS = 4
+FLOOD_KEYS = 20_000
 POOL_OF = {"writes": "kv", "churn": "standard"}
 SMALL_BYTES = 256 * MIB
 LARGE_BYTES = 4096 * MIB
@@ -117,8 +122,22 @@ async def writing(peer: TailPeer, pool: str, stop: asyncio.Event) -> int:
     return taken
 
 
+def flooding(peer: TailPeer, measure: Measure, connections: int, seconds: float) -> Load:
+    """PUTs without a pause for so long."""
+    heads = peer.heads("PUT", POOL_OF["writes"], "flood", FLOOD_KEYS, FLOOD_BYTES)
+    return measure.load(peer, Plan(heads, body=content(FLOOD_BYTES)), connections, seconds)
+
+
 async def during(peer: TailPeer, state: str, measure: Measure, plan: Plan, connections: int, seconds: float) -> Sample:
     """One round of GETs in one state."""
+    if state == FLOOD:
+        flood = asyncio.create_task(asyncio.to_thread(flooding, peer, measure, FLOOD_CONNECTIONS, seconds))
+        sample = await asyncio.to_thread(measure.sample, peer, plan, connections, seconds)
+        load = await flood
+        progress(
+            f"flood of {load.rate * FLOOD_BYTES / 1e6:.0f} MB/s, PUT p99 {load.p99_us / 1e3:.0f} ms, bad {load.bad}"
+        )
+        return replace(sample, load=replace(sample.load, bad=sample.load.bad + load.bad))
     stop = asyncio.Event()
     task = asyncio.create_task(writing(peer, POOL_OF[state], stop)) if state in POOL_OF else None
     if task is not None:
@@ -212,6 +231,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--connections", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each state in each round")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--flood", action="store_true", help="also beside PUTs as fast as they are taken")
     parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures there")
     parser.add_argument("--save", action="store_true", help="also write them to the kept results, named by date")
     parser.add_argument("--smoke", action="store_true", help="a few seconds: does everything still run?")
@@ -219,7 +239,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.smoke:
         args.sizes, args.seconds, args.rounds = "4k", 0.5, 1
     sizes = [parse_size(text) for text in args.sizes.split(",")]
-    say(f"about {args.rounds * len(sizes) * 3 * (args.seconds + 1) / 60 + 0.5:.0f} minutes")
+    states = (*STATES, FLOOD) if args.flood else STATES
+    say(f"about {args.rounds * len(sizes) * len(states) * (args.seconds + 1) / 60 + 0.5:.0f} minutes")
     end_orderly()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="recall-bench-")))
@@ -229,7 +250,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         measure = Measure(loader.build(), folder)
         for size in sizes:
             peer.fill_pinned(size)
-        samples: dict[tuple[int, str], list[Sample]] = {(size, state): [] for size in sizes for state in STATES}
+        samples: dict[tuple[int, str], list[Sample]] = {(size, state): [] for size in sizes for state in states}
         moved: dict[str, float] = {}
         for number in range(args.rounds):
             for size, state in samples:

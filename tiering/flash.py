@@ -23,6 +23,7 @@ from awscrt import checksums
 from tiering import device
 from tiering.contract import Buffer, Corrupt, DeviceFailed
 from tiering.layout import Extent
+from tiering.writeback import Writeback
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
@@ -77,10 +78,12 @@ class Flash:
         self._resident: dict[tuple[int, int, int, int], float] = {}
         self._unsynced = False
         self._what = f"{path.parent.name}/{path.name}"
+        self.writeback = Writeback(self.fd, path.parent.name)
         self.failed = False
         """A sync has failed: what was written through this object and not synced before may be gone. Stays so."""
 
     def close(self) -> None:
+        self.writeback.close()
         _libc.munmap(self._address, self._size)
         os.close(self.fd)
 
@@ -96,6 +99,7 @@ class Flash:
             raise device.refusal(error, self._what) from error
         # After the write: set before, a sync on the committer's thread could clear it between the two.
         self._unsynced = True
+        self.writeback.wrote(at, len(data))
 
     def sync(self) -> None:
         """Forces all that was written through this object before the call to the device. Raises DeviceFailed, and for ever

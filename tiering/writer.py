@@ -96,7 +96,8 @@ class FlashBody:
             raise SizeMismatch(f"more than the announced {self.size} bytes")
         if length <= self._room:
             self._append(data, length)
-            return None
+            writeback = self._pool.flash.writeback
+            return writeback.wait(self._pool.config.space_wait_s) if writeback.held else None
         return self._spill(memoryview(data))
 
     async def _spill(self, data: memoryview) -> None:
@@ -108,6 +109,9 @@ class FlashBody:
             head = data[: self._room]
             self._append(head, len(head))
             data = data[len(head) :]
+        writeback = self._pool.flash.writeback
+        if writeback.held:
+            await writeback.wait(self._pool.config.space_wait_s)
 
     def _append(self, data: Buffer, length: int) -> None:
         piece = self._piece
