@@ -19,7 +19,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, cast
 
-from gateway.http import tcp
+from gateway.http import processor, tcp
 from gateway.http.flow import ROOMY, Block, Blocks
 from gateway.http.head import HeadParser
 from gateway.http.limits import Limits
@@ -53,8 +53,9 @@ _WORTH_S: Final = 200e-6
 begun: letting them wait and refusing them would cost as much, and as many as there may be connections do not take long."""
 _CATCH_UP_S: Final = 0.01
 """Given to those in line who were late, each time everybody else has had their turn on the loop."""
-_REFUSAL_S: Final = 30e-6
-"""A refusal is taken to cost this at least, and what is read away of a body one second for each _DISCARDED_BYTES."""
+_REFUSAL_S: Final = 60e-6
+"""A refusal is taken to cost this, besides the answer that is timed: reading the head, the line, what the loop and the kernel do.
+What is read away of a body takes one second for each _DISCARDED_BYTES."""
 _DISCARDED_BYTES: Final = 2 << 30
 _RECONNECT_S: Final = 100e-6
 """Who is refused a place comes back with a new connection, which costs as much."""
@@ -66,6 +67,8 @@ _LATELY: Final = 0.97
 """What counts lately is so much less with each look at the line: half after half a second."""
 _REFUSALS_AHEAD_S: Final = 0.1
 """The time for so many seconds' refusals may be used at once."""
+_YIELD_S: Final = 0.05
+"""Who has had a place for so long, and was just answered, makes it free for one in line."""
 _PAUSE_S: Final = 0.1
 """When the worker does not run at all for longer, the rest does not count as waiting in line: nobody had the chance to be served."""
 PLACE, TURN, LATE = range(3)
@@ -106,7 +109,7 @@ class Connection(Protocol):
 
 class Connections:
     """State shared by the connections of a worker. `clock_s` is monotonic, `wall_s` is Unix time, `cpu_s` what this
-    thread has used; the others are `gateway.http.tcp`'s."""
+    thread has used, `starved_s` how long it wanted to run and could not; the others are `gateway.http.tcp`'s."""
 
     def __init__(
         self,
@@ -117,6 +120,7 @@ class Connections:
         silent_s: Callable[[asyncio.BaseTransport], float] = tcp.silent_s,
         has_left: Callable[[asyncio.BaseTransport], bool] = tcp.has_left,
         cpu_s: Callable[[], float] = time.thread_time,
+        starved_s: Callable[[], float] = processor.starved_s,
     ) -> None:
         if limits.receive_buffer_bytes < 2 * limits.head_bytes_max:
             raise ValueError("receive_buffer_bytes must be at least twice head_bytes_max")
@@ -132,7 +136,7 @@ class Connections:
         self.refused_requests = 0
         self.cut_slow = 0
         self.blocks = Blocks(
-            limits.receive_buffer_bytes, limits.receive_buffers_free_max, limits.receive_buffer_small_bytes
+            limits.receive_buffer_bytes, limits.receive_buffers_free_max, limits.receive_buffer_small_bytes, clock_s
         )
         self.blocks.on_less = self._fewer_bodies
         self.parser = HeadParser(limits.header_count_max)
@@ -141,6 +145,7 @@ class Connections:
         self._wall_s = wall_s
         self._open: dict[Connection, None] = {}  # in the order they came
         self.pressed = False  # some requests may have to wait
+        self.places_wanted = False  # or was: see `yield_place`
         self.behind = False  # the loop takes long from one turn to the next, or did, and some still wait for that
         self._lags = False  # the former alone
         self.lag_alarm_s = float("inf")  # if it is later than this, `note_lag` wants to know
@@ -154,13 +159,15 @@ class Connections:
         self._peer_places_max = max(1, int(limits.connections_max * limits.peer_fraction_max))
         self._peer_held_max = max(1, int(limits.requests_in_flight_max * limits.peer_fraction_max))
         self._full_peers: set[str] = set()  # hold all they may of requests
-        self._for_place: Line[Connection] = Line(limits.queue_s, limits.queue_overload_s)
-        self._for_turn: Line[Connection] = Line(limits.queue_s, limits.queue_overload_s)
-        self._late: Line[Connection] = Line(limits.queue_s, limits.queue_overload_s)
+        # Served in order as long as all can be served in time: to refuse one costs as much as to serve it, or nearly.
+        self._for_place: Line[Connection] = Line(limits.queue_s, limits.queue_s, 1.0)
+        self._for_turn: Line[Connection] = Line(limits.queue_s, limits.queue_s, 1.0)
+        self._late: Line[Connection] = Line(limits.queue_s, limits.queue_overload_s, 0.5)
         self._lines = (self._for_place, self._for_turn, self._late)  # by PLACE, TURN, LATE
         self._refusals_s = limits.refusal_fraction_max * _REFUSALS_AHEAD_S  # left for refusals
         self._refusals_seen_s = self._line_seen_s = self.now_s
-        self._refusals_seen_cpu_s = cpu_s()
+        self._starved_s = starved_s
+        self._starved_seen_s = starved_s()
         self._line_s = 0.0  # time as the lines count it
         self._came = self._left = 0.0  # for a turn, lately
         self._admitting = False
@@ -215,6 +222,18 @@ class Connections:
             return False
         self._places += 1
         self._placed_by[peer] += 1
+        return True
+
+    def yield_place(self, peer: str, since_s: float) -> bool:
+        """Whether a connection that has just been answered, and has had a place since then, gives it to one in line. Its next
+        request waits for another: so all are served in turn, where those without a place would be refused, or leave."""
+        self.places_wanted = bool(self._for_place)
+        if not self.places_wanted or self._may_have_place(peer) or self.clock_s() - since_s < _YIELD_S:
+            return False
+        self._places -= 1
+        _less(self._placed_by, peer)
+        self._over_by[peer] += 1
+        self._admit_soon()
         return True
 
     def _may_have_place(self, peer: str) -> bool:
@@ -314,14 +333,37 @@ class Connections:
         self._line_s += min(passed_s, _PAUSE_S) if self._waits() else passed_s
         return self._line_s
 
-    def wait(self, connection: Connection, what: int, waited_s: float) -> None:
-        """Puts a connection into the line: for PLACE, TURN, or LATE. It has `waited_s` for it already."""
-        self._lines[what].join(connection.peer_address(), connection, self._line_time_s(), waited_s)
+    def wait(self, connection: Connection, what: int, waited_s: float, body_bytes: int) -> bool:
+        """Puts a connection into the line: for PLACE, TURN, or LATE. It has `waited_s` for it already. False when it is to be refused
+        at once, with a body of `body_bytes`: its turn would come too late, and there is time for that."""
+        line, now_s = self._lines[what], self._line_time_s()
+        peer = connection.peer_address()
+        if what != LATE and self._comes_too_late(line, peer, now_s):
+            self._charge(line, body_bytes)
+            return False
+        line.join(peer, connection, now_s, waited_s)
+        self.places_wanted |= what == PLACE
         if what == TURN:
             self._came += 1
         if self._line_timer is None:
             self._line_timer = self.loop.call_later(_LINE_S, self._line_tick)
         self._admit_soon()
+        return True
+
+    def _comes_too_late(self, line: Line[Connection], peer: str, now_s: float) -> bool:
+        """Whether a newcomer would wait too long behind the others of its address. Once these have waited for all of their
+        patience, the time there is for refusals is theirs."""
+        patience_s = line.patience_s(now_s)
+        if not patience_s / 2 < line.waited_s(peer, now_s) < patience_s or self._refusals_s <= 0:
+            return False
+        return line is not self._for_turn or not self._all_stay()
+
+    def _charge(self, line: Line[Connection], body_bytes: int) -> None:
+        """Counts a refusal, and what it takes besides what is timed."""
+        self.refused_requests += 1
+        self._refusals_s -= _REFUSAL_S + body_bytes / _DISCARDED_BYTES
+        if line is self._for_place:
+            self._refusals_s -= _RECONNECT_S
 
     def stop_waiting(self, connection: Connection, what: int) -> None:
         """The connection is gone."""
@@ -383,13 +425,14 @@ class Connections:
 
     def look_at_line(self) -> None:
         """Turns away who has waited for too long, as many as there is time for; called every _LINE_S while anybody waits."""
-        now_s, cpu_s = self.clock_s(), self._cpu_s()
-        # On a busy machine a worker has less time than passes; one that waits for others has more than it uses.
-        passed_s = cpu_s - self._refusals_seen_cpu_s if self._lags else now_s - self._refusals_seen_s
-        self._refusals_seen_s, self._refusals_seen_cpu_s = now_s, cpu_s
+        now_s, starved_s = self.clock_s(), self._starved_s()
+        # On a busy machine a worker has less time than passes.
+        passed_s = max(0.0, now_s - self._refusals_seen_s - (starved_s - self._starved_seen_s))
+        self._refusals_seen_s, self._starved_seen_s = now_s, starved_s
         fraction = self.limits.refusal_fraction_max
         self._refusals_s = min(self._refusals_s + fraction * passed_s, fraction * _REFUSALS_AHEAD_S)
         line_time_s = self._line_time_s()
+        self.blocks.judge()
         self._came *= _LATELY
         self._left *= _LATELY
         for line in self._lines:
@@ -405,11 +448,9 @@ class Connections:
             if discarded is None:
                 self._left += line is self._for_turn
                 continue
-            self.refused_requests += 1
             end_s = self._cpu_s()
-            self._refusals_s -= max(_REFUSAL_S, end_s - begin_s) + discarded / _DISCARDED_BYTES
-            if line is self._for_place:
-                self._refusals_s -= _RECONNECT_S
+            self._charge(line, discarded)
+            self._refusals_s -= end_s - begin_s
             begin_s = end_s
             if self._refusals_s <= 0:
                 return

@@ -10,6 +10,7 @@ Kind: owner, on the loop's thread. Spec: RFC 9112 sections 6 and 7.1.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -22,6 +23,12 @@ PAGE_BYTES: Final = 4096
 ROOMY: Final = 32
 """So many bodies receive into large blocks; with a thousand of them those would be most of a worker's memory."""
 
+AWAITED_BYTES: Final = 256 << 10
+"""A body of which more is to come counts as on its way also while it waits for its sender: many large ones at once are each so
+much later, and are read in small pieces. Of shorter ones the sender is soon done."""
+BRISK_BYTES_PER_S: Final = 1 << 20
+_JUDGED_S: Final = 0.02
+"""One that has waited for so long and come more slowly than that no longer counts: hundreds of slow senders are no burden."""
 _TURN_BYTES: Final = 4 << 20
 """Received without going back to the loop: a fast sender and a handler that never waits must not starve the others."""
 
@@ -44,15 +51,30 @@ class Blocks:
     `size`, or, while more than ROOMY of them have bytes at hand, of `small_size`: then it is their number that counts.
     """
 
-    __slots__ = ("_free", "_free_max", "_out", "current", "filling", "on_less", "size", "small_size")
+    __slots__ = (
+        "_free",
+        "_free_max",
+        "_out",
+        "awaited",
+        "clock_s",
+        "current",
+        "filling",
+        "on_less",
+        "size",
+        "small_size",
+    )
 
-    def __init__(self, size: int, free_max: int, small_size: int) -> None:
+    def __init__(
+        self, size: int, free_max: int, small_size: int, clock_s: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.clock_s = clock_s
         self.size = size
         self.small_size = small_size
         self._free_max = free_max
         self._free: list[Block] = []
         self._out = 0
-        self.filling = 0  # bodies that have one and are not there whole
+        self.filling = 0  # bodies that are not there whole and have one, or are large and come quickly
+        self.awaited: dict[InboundBody, None] = {}  # the latter
         self.on_less: Callable[[], None] | None = None  # called when one is whole, or waits without a block
         self.current = Block(size)
 
@@ -66,6 +88,12 @@ class Blocks:
         self.filling += 1 if more else -1
         if not more and self.on_less is not None:
             self.on_less()
+
+    def judge(self) -> None:
+        """Looks which large bodies come slowly after all."""
+        now_s = self.clock_s()
+        for body in list(self.awaited):
+            body.judge(now_s)
 
     def take(self, large: bool = False) -> Block:
         """A block for one body."""
@@ -151,6 +179,9 @@ class InboundBody:
     """
 
     __slots__ = (
+        "_awaited",
+        "_awaited_bytes",
+        "_awaited_since_s",
         "_block",
         "_blocks",
         "_counted",
@@ -186,6 +217,9 @@ class InboundBody:
         self._pieces: deque[tuple[int, int]] = deque()
         self._waiter: asyncio.Future[None] | None = None
         self._counted = False  # among `Blocks.filling`
+        self._awaited = False  # among `Blocks.awaited`
+        self._awaited_since_s = 0.0  # when it first waited; 0 when it has not
+        self._awaited_bytes = 0  # of it were there then
         self._error = ""
         self._discarding = False
         self._turn_bytes = 0
@@ -315,6 +349,11 @@ class InboundBody:
             self.received(count)
             return
         self._turn_bytes = 0
+        if self._left > AWAITED_BYTES and not self._awaited_since_s:
+            self._awaited_since_s = self._blocks.clock_s()
+            self._awaited_bytes = self._at
+            self._awaited = True
+            self._blocks.awaited[self] = None
         self._let_go()
         self._waiter = self._loop.create_future()
         self._source.resume()
@@ -325,10 +364,23 @@ class InboundBody:
 
     def _count(self) -> None:
         """Called when it may have got or lost its block, or is whole."""
-        counts = self._block is not None and self.receiving
+        if self._awaited and not self.receiving:
+            self._await_no_more()
+        counts = self.receiving and (self._block is not None or self._awaited)
         if counts != self._counted:
             self._counted = counts
             self._blocks.count(counts)
+
+    def _await_no_more(self) -> None:
+        self._awaited = False
+        del self._blocks.awaited[self]
+
+    def judge(self, now_s: float) -> None:
+        """Counts no longer while it waits, if it comes slowly."""
+        waited_s = now_s - self._awaited_since_s
+        if waited_s >= _JUDGED_S and self._at - self._awaited_bytes < waited_s * BRISK_BYTES_PER_S:
+            self._await_no_more()
+            self._count()
 
     def _let_go(self) -> None:
         """Waiting, it needs no block: slow senders cost none."""
@@ -354,8 +406,11 @@ class InboundBody:
         self._discarding = True
         self._start = self._stop = 0
         self._pieces.clear()
+        if self._awaited:
+            self._await_no_more()
         if self._decoder is None:
             self._let_go()
+        self._count()
         self._source.resume()
 
     def close(self, reuse: bool) -> None:

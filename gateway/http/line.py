@@ -2,8 +2,8 @@
 
 Promise: addresses take turns, so that a long line of one does not make another wait; within an address it is first come, first
 served, until the first has waited so long that it may have given up, and then the newest first: whoever serves in order under
-lasting overload serves only those who no longer listen. A line that does not become empty is no burst any more: then waiting does
-not help, and the patience with all in it is short (the controlled delay of Nichols and Jacobson).
+lasting overload serves only those who no longer listen. Where waiting is not worth it once it lasts, a line that does not become
+empty is no burst any more, and the patience with all in it is short (the controlled delay of Nichols and Jacobson).
 **Owns** the line. **Does not know** what is waited for. Kind: owner, on the loop's thread. Spec: docs/decisions/0015.
 """
 
@@ -18,13 +18,15 @@ T = TypeVar("T")
 
 class Line(Generic[T]):
     """`patience_s`: how long one may wait; `short_s`: the same when somebody has been waiting for so long, and until nobody has for
-    as long. Times are of one monotonic clock."""
+    as long. `in_order`: what part of it the first of an address waits before the newest goes first. Times are of one monotonic
+    clock."""
 
-    __slots__ = ("_busy_s", "_by_peer", "_count", "_patience_s", "_short_s", "_since_s")
+    __slots__ = ("_busy_s", "_by_peer", "_count", "_in_order", "_patience_s", "_short_s", "_since_s")
 
-    def __init__(self, patience_s: float, short_s: float) -> None:
+    def __init__(self, patience_s: float, short_s: float, in_order: float) -> None:
         self._patience_s = patience_s
         self._short_s = min(short_s, patience_s)
+        self._in_order = in_order
         self._since_s = 0.0  # somebody has been waiting since then, but for short whiles,
         self._busy_s = float("-inf")  # and was when it was last looked
         self._by_peer: OrderedDict[str, OrderedDict[T, float]] = (
@@ -55,6 +57,11 @@ class Line(Generic[T]):
         self._by_peer.setdefault(peer, OrderedDict())[who] = now_s - waited_s
         self._count += 1
 
+    def waited_s(self, peer: str, now_s: float) -> float:
+        """How long the first of an address has waited."""
+        waiting = self._by_peer.get(peer)
+        return now_s - next(iter(waiting.values())) if waiting else 0.0
+
     def leave(self, peer: str, who: T) -> None:
         """Takes one out, wherever it stands."""
         waiting = self._by_peer[peer]
@@ -65,11 +72,11 @@ class Line(Generic[T]):
 
     def next(self, may: Callable[[str], bool], now_s: float, in_order: bool = False) -> T | None:
         """Takes out who is next among the addresses that `may`; None without any. `in_order`: nobody is taken to have given up."""
-        half_s = float("inf") if in_order else self.patience_s(now_s) / 2
+        late_s = float("inf") if in_order else self.patience_s(now_s) * self._in_order
         for peer, waiting in self._by_peer.items():
             if may(peer):
                 oldest, since_s = next(iter(waiting.items()))
-                late = now_s - since_s > half_s
+                late = now_s - since_s > late_s
                 who = next(reversed(waiting)) if late else oldest
                 self.leave(peer, who)
                 if waiting:  # the others first

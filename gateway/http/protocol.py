@@ -84,6 +84,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         "_peer",
         "_pending",
         "_placed",
+        "_placed_s",
         "_reading_paused",
         "_request",
         "_response",
@@ -133,7 +134,8 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self._pace: Pace | None = None
         self._head_begun = False
         self.unused = True
-        self._placed = False  # not above the limit of connections
+        self._placed = False  # not above the limit of connections,
+        self._placed_s = 0.0  # since then
         self._waiting = False  # in line with a request that is not read further
         self._waits_for = PLACE
         self._waited_s = 0.0  # what is read next has waited so long, if the worker is behind
@@ -167,6 +169,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._placed = self._connections.add(self)
+        self._placed_s = self._connections.clock_s()
         if not self._placed and self._connections.is_crowded(self._peer):
             self._refuse(503)
 
@@ -283,7 +286,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
                 if status:
                     self._refuse(status)
                     break
-            if (self._connections.pressed or not self._placed) and not self._may_begin(parser.length != 0):
+            if (self._connections.pressed or not self._placed) and not self._may_begin(parser.length):
                 break
             start = self._accept(data, end, stop, shared)
         self._serving = False
@@ -305,8 +308,9 @@ class HttpProtocol(asyncio.BufferedProtocol):
         if self._eof and self._state == _HEAD:
             self._close()
 
-    def _may_begin(self, has_body: bool) -> bool:
-        """Whether the request whose head is there may begin; if not, it is in line now, and read no further."""
+    def _may_begin(self, length: int) -> bool:
+        """Whether the request whose head is there, with a body of `length`, may begin or is refused; if not, it is in line now, and
+        read no further."""
         connections = self._connections
         waited_s, self._waited_s = self._waited_s, 0.0
         if self._turned_away:
@@ -315,19 +319,23 @@ class HttpProtocol(asyncio.BufferedProtocol):
             self._waits_for = PLACE
         elif connections.is_late(waited_s):
             self._waits_for = LATE
-        elif has_body and not connections.may_begin(self._peer):
+        elif length and not connections.may_begin(self._peer):
             self._waits_for = TURN
         else:
             return True
+        if not connections.wait(self, self._waits_for, waited_s, max(0, length)):
+            self._turned_away = True
+            return True
         self._waiting = True
-        connections.wait(self, self._waits_for, waited_s)
         self.pause()
         return False
 
     def begin(self) -> bool:
         """See `Connection`."""
         self._waiting = False
-        self._placed = True
+        if not self._placed:
+            self._placed = True
+            self._placed_s = self._connections.clock_s()
         if self._end_if_left():
             return False
         self._serve_stash()
@@ -358,6 +366,8 @@ class HttpProtocol(asyncio.BufferedProtocol):
 
     def spare_since_s(self) -> float | None:
         """See `Connection`. Also a head that does not end, and a peer that does not close, are nobody's use."""
+        if not self._placed:
+            return None
         idle = self._state == _HEAD and not self._waiting and (self._head_begun or not self._stash)
         return self._since_s if idle or self._state == _LINGER else None
 
@@ -730,7 +740,10 @@ class HttpProtocol(asyncio.BufferedProtocol):
 
     def _go_on(self, unread: bool) -> None:
         """After a whole response: the next request, or the end of the connection."""
-        self._since_s = self._connections.now_s
+        connections = self._connections
+        self._since_s = connections.now_s
+        if connections.places_wanted and self._keep and self._placed:
+            self._placed = not connections.yield_place(self._peer, self._placed_s)
         if not self._keep:
             if unread or self._stash:
                 self._linger()  # closing with unread bytes would send a reset, which can overtake the response

@@ -167,6 +167,7 @@ class Wire:
             silent_s=lambda transport: transport.silent_s,  # type: ignore[attr-defined]
             has_left=lambda transport: transport.left,  # type: ignore[attr-defined]
             cpu_s=lambda: self.cpu_s,
+            starved_s=lambda: 0.0,
         )
         self.connections._lag_due_s = self.now_s  # the timers are the test's
         self.transport, self.protocol = self.connect(secure)

@@ -7,9 +7,10 @@ import asyncio
 import pytest
 
 from gateway.http.connections import Connections
-from gateway.http.flow import ROOMY, Pace
+from gateway.http.flow import AWAITED_BYTES, ROOMY, Pace
 from gateway.http.limits import Limits
 from gateway.http.line import Line
+from gateway.http.protocol import HttpProtocol
 from s3api.message import Request, Response
 from tests.wire.harness import Answer, App, Chunks, FakeTransport, Wire, parse_replies
 
@@ -152,7 +153,7 @@ def test_who_waits_too_long_for_a_turn_is_told_503_with_retry_after_and_may_ask_
 
 
 def test_refusals_are_no_more_than_leave_time_to_serve() -> None:
-    with Wire(App(Doors().answer), requests_in_flight_max=1, queue_s=0.5, refusal_fraction_max=0.0005) as wire:
+    with Wire(App(Doors().answer), requests_in_flight_max=1, queue_s=0.5, refusal_fraction_max=0.001) as wire:
         wire.feed(SLOW)
         waiting = [another(wire) for _ in range(5)]
         wire.pass_time(0.5)
@@ -165,21 +166,31 @@ def test_refusals_are_no_more_than_leave_time_to_serve() -> None:
         assert [statuses(each) for each in waiting] == [[503], [503], [503], [503], []]
 
 
-def test_line_that_does_not_become_empty_refuses_soon() -> None:
-    with Wire(App(Doors().answer), requests_in_flight_max=1, queue_s=0.5, queue_overload_s=0.1) as wire:
+def test_newcomer_whose_turn_would_come_too_late_is_told_503_at_once() -> None:
+    with Wire(App(Doors().answer), requests_in_flight_max=1, queue_s=0.5) as wire:
         wire.feed(SLOW)
         first = another(wire)
-        wire.pass_time(0.4)
+        wire.pass_time(0.2)
         second = another(wire)
         wire.pass_time(0.1)
-        assert (statuses(first), statuses(second)) == ([503], [503])
-        third = another(wire)  # the line was empty only for a moment
-        wire.pass_time(0.1)
-        assert statuses(third) == [503]
-        wire.pass_time(0.5)
-        fourth = another(wire)
-        wire.pass_time(0.4)
-        assert statuses(fourth) == []
+        third, other = another(wire), another(wire, peer="192.0.2.9")
+        assert [statuses(each) for each in (first, second, third, other)] == [[], [], [503], []]
+        assert third.reading and not third.closing
+        wire.pass_time(0.2)
+        assert [statuses(each) for each in (first, second)] == [[503], []]
+        assert wire.connections.refused_requests == 2
+
+
+def test_newcomer_waits_when_there_is_no_time_for_refusals_or_it_is_of_those_who_waited_for_all_of_it() -> None:
+    with Wire(App(Doors().answer), requests_in_flight_max=1, queue_s=0.5, refusal_fraction_max=0.0005) as wire:
+        wire.feed(SLOW)
+        waiting = [another(wire) for _ in range(3)]
+        wire.pass_time(0.3)
+        assert [statuses(another(wire)) for _ in range(2)] == [[503], []]
+        wire.pass_time(0.2)
+        assert [statuses(each) for each in waiting] == [[503], [], []]
+        wire.connections._refusals_s = 1.0
+        assert statuses(another(wire)) == []
 
 
 def test_peer_that_left_while_it_waited_is_not_served() -> None:
@@ -302,6 +313,35 @@ def test_no_more_bodies_are_taken_than_have_large_blocks_unless_the_processor_ha
         assert [statuses(each) for each in first] == [[200]] * ROOMY
 
 
+def test_large_bodies_on_their_way_hold_back_others_unless_they_come_slowly() -> None:
+    length = 2 * AWAITED_BYTES
+    begun = b"PUT /w HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % length
+    with Wire() as wire:
+        *first, more = connections = [wire.connect() for _ in range(ROOMY + 1)]
+
+        def feed(connection: tuple[FakeTransport, HttpProtocol], count: int, head: bytes = b"") -> None:
+            wire.transport, wire.protocol = connection
+            wire.feed(head + bytes(count))
+
+        for each in connections:
+            feed(each, 1000, begun)
+        assert (len(wire.app.requests), wire.connections.blocks.filling) == (ROOMY, ROOMY)
+        for each in first[1:]:
+            feed(each, length // 4)
+        wire.now_s += 0.01
+        wire.connections.look_at_line()
+        wire.settle()
+        assert len(wire.app.requests) == ROOMY  # all of them hold back the last
+        wire.pass_time(0.04)
+        assert len(wire.app.requests) == ROOMY + 1  # one is slow
+        feed(more, length - 1000)
+        feed(first[0], length - 1000)
+        for each in first[1:]:
+            feed(each, length - 1000 - length // 4)
+        assert [statuses(transport) for transport, _ in connections] == [[200]] * (ROOMY + 1)
+        assert not wire.connections.blocks.awaited
+
+
 HALF = b"PUT /slow HTTP/1.1\r\nHost: h\r\nContent-Length: 2\r\n\r\nx"
 
 
@@ -392,13 +432,36 @@ def test_connection_above_the_limit_waits_for_a_place_and_is_told_503_and_closed
         second.close()
         wire.settle()
         third = another(wire)
-        doors.open.set()
-        wire.settle()
-        assert third.out == b""
         first.close()
         wire.settle()
         assert statuses(third) == [200]
         assert len(wire.connections) == 1
+
+
+def test_who_was_answered_and_had_a_place_for_a_while_gives_it_to_who_waits_for_one() -> None:
+    doors = Doors()
+    with Wire(App(doors.answer), connections_max=1, queue_s=0.5) as wire:
+        wire.feed(SLOW)
+        first, waiting = wire.transport, wire.connect()
+        protocol = wire.protocol
+        wire.transport, wire.protocol = waiting
+        wire.feed(GET)
+        wire.pass_time(0.1)
+        assert statuses(wire.transport) == []
+        doors.open.set()
+        wire.settle()
+        assert (statuses(first), statuses(wire.transport)) == ([200], [200])
+        second = wire.transport
+        wire.transport, wire.protocol = first, protocol
+        wire.feed(GET)
+        assert statuses(first) == [200]  # it has none now, and the other has just got one
+        wire.transport, wire.protocol = waiting
+        wire.feed(GET)
+        assert statuses(first) == [200]
+        wire.pass_time(0.1)
+        wire.feed(GET)
+        assert (statuses(first), statuses(second)) == ([200, 200], [200, 200, 200])
+        assert wire.connections.refused_requests == 0
 
 
 def test_address_with_all_places_it_may_have_gives_up_one_of_its_own() -> None:
@@ -412,7 +475,7 @@ def test_address_with_all_places_it_may_have_gives_up_one_of_its_own() -> None:
 
 
 def test_line_serves_addresses_in_turns_and_the_newest_first_when_the_oldest_may_have_given_up() -> None:
-    line: Line[str] = Line(1.0, 1.0)
+    line: Line[str] = Line(1.0, 1.0, 0.5)
     for number, name in enumerate(("a1", "a2", "a3", "b1", "b2")):
         line.join(name[0], name, number / 100)
 
