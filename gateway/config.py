@@ -130,8 +130,8 @@ class HttpSettings(msgspec.Struct, frozen=True, kw_only=True):
         "how long a request above a limit waits for its turn, or a connection for a place, before it is answered 503 SlowDown",
         "waiting costs nothing, and being refused nearly as much as being served; SDKs wait for seconds")] = _LIMITS.queue_s
     queue_overload_s: Annotated[float, Row("HTTP limits", v.parse_positive_duration, "DURATION",
-        "the same once somebody has been waiting for all of queue_s",
-        "a line that does not become empty is no burst: waiting helps nobody then")] = _LIMITS.queue_overload_s
+        "the same for requests that lay unread since the worker is behind, once some have done so for all of queue_s",
+        "a line that does not become empty is no burst: waiting helps nobody then, and these cost far more than their refusal")] = _LIMITS.queue_overload_s
 
 
 class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):

@@ -356,7 +356,7 @@ class Connections:
         patience_s = line.patience_s(now_s)
         if not patience_s / 2 < line.waited_s(peer, now_s) < patience_s or self._refusals_s <= 0:
             return False
-        return line is not self._for_turn or not self._all_stay()
+        return line is not self._for_turn or not self.all_stay()
 
     def _charge(self, line: Line[Connection], body_bytes: int) -> None:
         """Counts a refusal, and what it takes besides what is timed."""
@@ -371,7 +371,7 @@ class Connections:
         if what == TURN:
             self._left += 1
 
-    def _all_stay(self) -> bool:
+    def all_stay(self) -> bool:
         """Whether who waits for a turn may wait on, first come, first served: the limits are kept, those in line counted, and they
         stay. Many clients that wait for each other's uploads are no overload; of one, they say so by leaving."""
         waiting = self._held + len(self._for_turn)
@@ -400,7 +400,7 @@ class Connections:
                 self._take_place(connection.peer_address())
                 _less(self._over_by, connection.peer_address())
             else:
-                connection = self._for_turn.next(self.may_begin, now_s, self._all_stay())
+                connection = self._for_turn.next(self.may_begin, now_s, self.all_stay())
             if connection is None:
                 return
             if not connection.begin():
@@ -437,7 +437,7 @@ class Connections:
         self._left *= _LATELY
         for line in self._lines:
             if self._refusals_s > 0:
-                patient = line is self._for_turn and self._all_stay()
+                patient = line is self._for_turn and self.all_stay()
                 self._turn_away(line, line_time_s, _PATIENT_S if patient else 0.0)
         self._admit_soon()
 

@@ -13,19 +13,19 @@ class Limits(msgspec.Struct, frozen=True):
     """Every bound of one worker's HTTP side. Sizes in bytes, times in seconds."""
 
     connections_max: int = 4096
-    """Connections served. One above takes the place of an idle one, else its first request waits for a place, `queue_s` at
-    most, to be answered 503, and the connection is closed."""
+    """Connections served. One above takes the place of an idle one, else its request waits for the place of one that was just
+    answered, `queue_s` at most, to be answered 503, and the connection is closed."""
     connections_refused_max: int = 1024
     """Connections above the maximum that wait for a place; further ones hear 503 at once."""
     requests_in_flight_max: int = 2048
     """Requests with a body between their head and the last byte of their answer. Those above wait for their turn, unread,
-    `queue_s` at most, and are then answered 503. A worker that is behind takes fewer."""
+    `queue_s` at most, and are then answered 503; at once if they would wait longer. A worker that is behind takes fewer."""
     peer_fraction_max: float = 0.75
     """Of both maxima, what one address may hold: the rest is for others."""
     queue_s: float = 0.5
     """How long a place or a turn is waited for. Waiting costs nothing; being refused costs nearly as much as being served."""
     queue_overload_s: float = 0.1
-    """The same once somebody has been waiting for all of `queue_s`: that is no burst any more."""
+    """The same for requests that lay unread since the worker is behind, once some have done so for all of `queue_s`."""
     refusal_fraction_max: float = 0.1
     """Of a worker's time, what refusing those who have waited that long may take; more of them wait on."""
     head_bytes_max: int = 32 << 10

@@ -317,7 +317,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
             return True
         if not self._placed:
             self._waits_for = PLACE
-        elif connections.is_late(waited_s):
+        elif connections.is_late(waited_s) and not (length and connections.all_stay()):
             self._waits_for = LATE
         elif length and not connections.may_begin(self._peer):
             self._waits_for = TURN

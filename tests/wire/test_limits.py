@@ -232,8 +232,11 @@ def test_request_read_late_by_a_worker_that_is_behind_waits_until_there_is_time(
         wire.lag(0.05, cpu_s=1e-3)
         assert wire.connections.pressed
         assert statuses(late(wire, silent_s=0.2)) == [200]
+        upload = late(wire, WRITE)
+        wire.settle()
+        assert statuses(upload) == [200]  # below the limits uploads only wait for each other
         waiting = late(wire)
-        assert (statuses(waiting), waiting.reading, len(wire.app.requests)) == ([], False, 2)
+        assert (statuses(waiting), waiting.reading, len(wire.app.requests)) == ([], False, 3)
         wire.lag(0.0)
         assert wire.connections.behind  # somebody waits
         wire.settle()
