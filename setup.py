@@ -22,6 +22,7 @@ HOT = (
     "gateway/http/spans.py",
     "gateway/http/tcp.py",
     "s3api/access.py",
+    "s3api/call.py",
     "s3api/facts.py",
     "s3api/handlers/fields.py",
     "s3api/handlers/listing.py",

@@ -29,7 +29,7 @@ from gateway import value as v
 from gateway.http.limits import Limits
 from gateway.value import Address, BucketListener
 from s3api.access import OWNERSHIPS
-from s3api.call import KeyRule
+from s3api.config import KeyRule
 from s3api.errors import S3Error
 from s3api.extensions import check_rules
 from s3api.target import check_bucket_name

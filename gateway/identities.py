@@ -32,8 +32,8 @@ import msgspec
 from gateway import secretfile
 from gateway.credentials import ACCESS_KEY_CHARACTERS_MIN, SECRET_KEY_CHARACTERS_MIN, Credentials
 from gateway.secretfile import SecretFileError, UnreadError
-from s3api.call import Identity
 from s3api.errors import S3Error
+from s3api.identity import Identity
 from s3api.policy import check_identity_policy
 from tiering.folder import make_folder
 

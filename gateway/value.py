@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 
-from s3api.call import KeyRule
+from s3api.config import KeyRule
 
 
 class Address(msgspec.Struct, frozen=True):

@@ -32,7 +32,7 @@ from gateway.identities import ROOT_CANONICAL_ID, Identities
 from gateway.metrics import Metrics
 from gateway.runner import Briefing, Ready
 from gateway.tls import Pair, TlsError
-from s3api.call import ApiConfig
+from s3api.config import ApiConfig
 from s3api.handlers import HANDLERS
 from s3api.operations import BY_NAME
 from s3api.pipeline import PREFLIGHT, Pipeline

@@ -16,9 +16,10 @@ import functools
 from typing import Final, NamedTuple, Protocol
 
 from s3api import acl
-from s3api.call import Begun, Call, Identity
+from s3api.call import Call
 from s3api.errors import S3Error
 from s3api.facts import Facts
+from s3api.identity import Begun, Identity
 from s3api.policy import Verdict, compiled
 from s3api.session import Sessions
 from tiering.contract import BucketInfo, ObjectInfo

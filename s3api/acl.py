@@ -17,8 +17,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, NamedTuple, Protocol
 
 from s3api import xml
-from s3api.call import Identity
 from s3api.errors import S3Error
+from s3api.identity import Identity
 from s3api.message import Headers
 
 GRANTS_MAX: Final = 100

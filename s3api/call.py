@@ -6,52 +6,14 @@ Owns nothing. Does not know sockets. Kind: value types and protocols.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import msgspec
-
+from s3api.config import ApiConfig
 from s3api.errors import S3Error
+from s3api.identity import Begun, Identity
 from s3api.message import Request, Response
-from s3api.sealing import NO_KEYS, KeyRing
-from tiering.contract import BucketInfo, Checksum, ObjectInfo, Origin, Store
-
-
-class Identity(msgspec.Struct, frozen=True):
-    """Who calls. `access_key` "" is anonymous. `owner_id` is the canonical id of the account, shown in listings.
-
-    `owner`: the account as the store keeps it in `BucketInfo.owner`, "" for the gateway's own. `root`: the account itself,
-    which needs nobody's leave for what it owns; others may do what `policies`, IAM policy texts, say. `session_policy`
-    narrows both; `parent_arn`: the user that a session is of. `session_token`: what the credentials are sent with.
-    """
-
-    access_key: str
-    secret_key: str = ""
-    owner_id: str = ""
-    display_name: str = ""
-    root: bool = False
-    owner: str = ""
-    account_id: str = ""
-    arn: str = ""
-    user_id: str = ""
-    user_name: str = ""
-    policies: tuple[str, ...] = ()
-    session_policy: str = ""
-    parent_arn: str = ""
-    session_token: str = ""
-
-    def __repr__(self) -> str:
-        return f"Identity({self.access_key!r}, {self.arn!r})"
-
-
-class Begun(NamedTuple):
-    """A new session's credentials."""
-
-    access_key: str
-    secret_key: str
-    token: str
-    expires_s: int
+from tiering.contract import BucketInfo, Checksum, NoSuchKey, ObjectInfo, Origin, Store
 
 
 class Access(Protocol):
@@ -89,39 +51,6 @@ class Access(Protocol):
 
     def account_of_email(self, email: str) -> str | None:
         """The canonical id of who has that address; None for nobody."""
-
-
-class KeyRule(msgspec.Struct, frozen=True):
-    """A settings row that gives intent to clients that cannot send headers: the first matching row of each kind counts.
-
-    `bucket` and `key` are shell patterns (fnmatch, case-sensitive) on the bucket name and the whole key; "" matches all.
-    `pin`, `ttl`: values as in the `x-recall-pin` / `x-recall-ttl` headers. `pool`: for buckets at creation.
-    """
-
-    bucket: str = ""
-    key: str = ""
-    pin: str = ""
-    ttl: str = ""
-    pool: str = ""
-
-
-class ApiConfig(msgspec.Struct, frozen=True):
-    """The part of the settings the protocol layer reads."""
-
-    region: str = "us-east-1"
-    domains: tuple[str, ...] = ()  # virtual-host style: <bucket>.<domain>[:port]
-    host_buckets: Mapping[str, str] = {}  # Host value (with or without port) → the bucket it is bound to
-    every_host_bucket: str = ""  # a listener bound to one bucket: whatever Host says
-    key_rules: tuple[KeyRule, ...] = ()
-    clock_skew_s: int = 900
-    document_bytes_max: int = 8 << 20
-    buckets_max: int = 10_000
-    object_ownership: str = ""  # of new buckets whose maker says nothing; "" gives them no document
-    presign_expires_max_s: int = 604_800
-    notify_targets: tuple[str, ...] = ()  # names of the webhooks that notifications may be sent to
-    notify_owners: Mapping[str, tuple[str, ...]] = {}  # whose buckets' alone, by canonical id, for some of them
-    keys: KeyRing = NO_KEYS  # the master keys of sealed objects
-    day_ms: int = 86_400_000  # what rules and restores count as a day; another length is for tests
 
 
 class Payload(Protocol):
@@ -256,8 +185,22 @@ class Call:
 
     def at(self, key: str) -> Call:
         """The same call about another key of its bucket, for requests that name many."""
-        other = copy.copy(self)
-        other.key = key
+        other = Call(
+            self.request,
+            self.request_id,
+            self.operation,
+            self.bucket,
+            key,
+            self.query,
+            self.identity,
+            self.payload,
+            self.store,
+            self.config,
+            self.now_ms,
+            self.access,
+        )
+        other.bucket_info, other.asked, other.said = self.bucket_info, self.asked, self.said
+        other.tags, other.outcomes = self.tags, self.outcomes
         return other
 
     def header(self, name: bytes) -> str:
@@ -266,7 +209,11 @@ class Call:
         return value.decode("utf-8", "surrogateescape").strip() if value else ""
 
 
+Answer = Response | Coroutine[Any, Any, Response] | NoSuchKey
+"""A NoSuchKey that is returned is one that would be raised, without the way up, which is a tenth of a miss."""
+
+
 class Handler(Protocol):
     """Answers one operation; raises S3Error or a StoreError."""
 
-    def __call__(self, call: Call) -> Response | Coroutine[Any, Any, Response]: ...
+    def __call__(self, call: Call) -> Answer: ...

@@ -45,7 +45,9 @@ class S3Error(Exception):
         self.headers = headers
         self.retry_s = int(fields.pop("retry_s", self.spec.retry_s))
         self.fields = fields
-        super().__init__(f"{code}: {self.message}")
+
+    def __str__(self) -> str:
+        return f"{self.spec.code}: {self.message}"
 
 
 _ROWS: Final = (

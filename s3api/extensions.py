@@ -26,7 +26,7 @@ from typing import Final, Literal, NamedTuple
 
 import msgspec
 
-from s3api.call import KeyRule
+from s3api.config import KeyRule
 from s3api.errors import S3Error
 from s3api.message import PLAIN_HEADERS, Headers
 from s3api.params import invalid

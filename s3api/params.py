@@ -20,6 +20,8 @@ from tiering.contract import PARTS_MAX
 NO_QUERY: Final[dict[str, str]] = {}
 """The query of a request that has none: shared, never changed."""
 
+PERCENT: Final = 0x25
+"""As a number: text looked for in bytes is taken for one first, and refused as that, which costs more than the search."""
 QUERY_PAIRS_MAX: Final = 128
 PAGE_NUMBER_MAX: Final = (1 << 31) - 1
 """Largest number a page size or part marker may state, though it is lowered to what a page holds."""

@@ -18,9 +18,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from s3api.call import Identity
 from s3api.condition import Condition, Context, Pattern, malformed, read_network
 from s3api.errors import S3Error
+from s3api.identity import Identity
 
 POLICY_BYTES_MAX: Final = 20_480
 VERSIONS: Final = ("2012-10-17", "2008-10-17")

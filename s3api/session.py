@@ -20,8 +20,8 @@ from typing import Final
 
 import msgspec
 
-from s3api.call import Begun, Identity
 from s3api.errors import S3Error
+from s3api.identity import Begun, Identity
 
 KEY_PREFIX: Final = "ASIA"
 _KEY_LETTERS: Final = string.ascii_uppercase + "234567"

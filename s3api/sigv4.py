@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from s3api.errors import ONE_MECHANISM, S3Error
 from s3api.message import Headers
-from s3api.params import epoch_s, http_time, percent_decode, query_headers, query_pairs
+from s3api.params import PERCENT, epoch_s, http_time, percent_decode, query_headers, query_pairs
 
 ALGORITHM: Final = b"AWS4-HMAC-SHA256"
 EMPTY_SHA256: Final = hashlib.sha256(b"").hexdigest()
@@ -341,12 +341,8 @@ class SigV4:
         primed = credential.primed
         if timestamp != credential.timestamp or credential.key is not key:
             primed = key.after(_to_sign(timestamp, credential.scope))
-        canonical = b"%b\n%b\n%b\n%b" % (
-            method.encode("latin-1", "replace"),
-            canonical_path(path),
-            canonical_query(query),
-            tail,
-        )
+        spelled = method.encode("latin-1", "replace")
+        canonical = b"\n".join((spelled, canonical_path(path), canonical_query(query), tail))
         digest = _sha256(canonical).hexdigest().encode()
         if not hmac.compare_digest(key.sign_after(primed, digest).encode(), signature):
             text = _to_sign(timestamp, credential.scope) + digest
@@ -464,7 +460,10 @@ def with_query_headers(headers: Headers, query: Mapping[str, str]) -> Headers:
 
 def canonical_path(path: bytes) -> bytes:
     """The path decoded once, then each byte but unreserved ones and `/` encoded."""
-    if not path.translate(None, _PLAIN_IN_PATH) or _CANONICAL_PATH.fullmatch(path):
+    if PERCENT not in path:
+        if not path.translate(None, _PLAIN_IN_PATH):
+            return path
+    elif _CANONICAL_PATH.fullmatch(path):
         return path
     return _RESERVED_IN_PATH.sub(_escape, percent_decode(path))
 

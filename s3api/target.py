@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
-from s3api.call import ApiConfig
+from s3api.config import ApiConfig
 from s3api.errors import S3Error
-from s3api.params import percent_decode
+from s3api.params import PERCENT, percent_decode
 from tiering.contract import KEY_BYTES_MAX
 
 Scope = Literal["service", "bucket", "object"]
@@ -34,12 +34,15 @@ _PREFIXES: Final = ("xn--", "sthree-", "amzn-s3-demo-")
 _SUFFIXES: Final = ("-s3alias", "--ol-s3", ".mrap", "--x-s3", "--table-s3")
 
 
-class Target(NamedTuple):
+class Target:
     """What a request is about: `bucket` is "" in scope service, `key` is "" unless the scope is object."""
 
-    scope: Scope
-    bucket: str
-    key: str
+    __slots__ = ("bucket", "key", "scope")
+
+    def __init__(self, scope: Scope, bucket: str, key: str) -> None:
+        self.scope = scope
+        self.bucket = bucket
+        self.key = key
 
 
 SERVICE: Final = Target("service", "", "")
@@ -66,7 +69,7 @@ def decode_path(path: bytes) -> str:
     """A request path percent-decoded once, as text. Raises InvalidURI: no leading slash, broken escape, not UTF-8."""
     if not path.startswith(b"/"):
         raise S3Error("InvalidURI", "The request path must begin with a slash.")
-    if b"%" in path:
+    if PERCENT in path:
         path = percent_decode(path)
     try:
         return path.decode()

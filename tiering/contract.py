@@ -658,8 +658,11 @@ class StoreError(Exception):
     """A fact about storage that stops a call. `facts` are safe to show to a client."""
 
     def __init__(self, message: str = "", **facts: Any) -> None:
-        super().__init__(message or self.__class__.__name__)
+        self.message = message
         self.facts: dict[str, Any] = facts
+
+    def __str__(self) -> str:
+        return self.message or self.__class__.__name__
 
 
 class NoSuchBucket(StoreError): ...

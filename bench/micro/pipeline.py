@@ -14,7 +14,9 @@ import timeit
 from collections.abc import Callable
 from typing import Any, cast
 
-from s3api.call import ApiConfig, Call, Identity
+from s3api.call import Call
+from s3api.config import ApiConfig
+from s3api.identity import Identity
 from s3api.message import Request, Response
 from s3api.operations import resolve
 from s3api.pipeline import Pipeline

@@ -23,9 +23,10 @@ from pathlib import Path
 import uvloop
 
 from gateway.engine import SystemClock
-from s3api.call import ApiConfig, Identity
 from s3api.chunked import encode
+from s3api.config import ApiConfig
 from s3api.handlers import HANDLERS
+from s3api.identity import Identity
 from s3api.message import Headers, Request, Response
 from s3api.pipeline import Pipeline
 from s3api.sigv4 import STREAMING_UNSIGNED_TRAILER, UNSIGNED, sign_headers

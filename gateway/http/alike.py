@@ -19,6 +19,7 @@ _HOLES_MAX: Final = 6
 _FIXED: Final = frozenset((b"host", b"connection", b"content-length", b"transfer-encoding", b"expect", b"upgrade"))
 _PLAIN: Final = bytes(range(0x21, 0x7F))
 _VALUE: Final = b" " + _PLAIN
+_IN_TARGET: Final = _PLAIN.replace(b"#", b"")
 
 
 class Hole:
@@ -94,12 +95,12 @@ class Shapes:
 
 def is_value(value: bytes) -> bool:
     """Whether it can stand in the place of another value: nothing of it is stripped, and nothing is a control character."""
-    return value[:1] != b" " and value[-1:] != b" " and not value.translate(None, _VALUE)
+    return value.strip(b" ") == value and not value.translate(None, _VALUE)
 
 
 def is_target(target: bytes) -> bool:
     """Whether the parser takes it for a target in origin form, as nearly all are."""
-    return target[:1] == b"/" and b"#" not in target and not target.translate(None, _PLAIN)
+    return target.startswith(b"/") and not target.translate(None, _IN_TARGET)
 
 
 def _differences(known: Shape, lines: bytes, headers: Headers) -> list[Hole] | None:

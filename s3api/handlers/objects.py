@@ -14,12 +14,12 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Coroutine, Mapping
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 
 from s3api import xml
-from s3api.call import Call, KeyOutcome
+from s3api.call import Answer, Call, KeyOutcome
 from s3api.checksums import requested_checksum
 from s3api.encryption import CUSTOMER_ALGORITHM, CUSTOMER_KEY, SSE
 from s3api.errors import S3Error, from_store
@@ -89,17 +89,17 @@ _OVERRIDES: Final = {
 }
 
 
-def get_object(call: Call) -> Response | Coroutine[Any, Any, Response]:
-    """200, 206 or 304 with the body; 404, 412, 416 are raised."""
+def get_object(call: Call) -> Answer:
+    """200, 206 or 304 with the body; 412, 416 and most 404 are raised."""
     return _read(call, head=False)
 
 
-def head_object(call: Call) -> Response | Coroutine[Any, Any, Response]:
+def head_object(call: Call) -> Answer:
     """As GET, without the body."""
     return _read(call, head=True)
 
 
-def _read(call: Call, head: bool) -> Response | Coroutine[Any, Any, Response]:
+def _read(call: Call, head: bool) -> Answer:
     headers = call.request.headers
     overrides: dict[str, str] | None = None
     part = version = None
@@ -122,6 +122,8 @@ def _read(call: Call, head: bool) -> Response | Coroutine[Any, Any, Response]:
             return _read_if_range(call, options, overrides)
     try:
         opened = call.store.open(call.bucket, call.key, options)
+    except NoSuchKey as missing:
+        return missing
     except NotModified as unchanged:
         return _unchanged(call, unchanged)
     except (InvalidRange, PreconditionFailed) as error:

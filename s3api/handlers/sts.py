@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from s3api import xml
-from s3api.call import Begun, Call
+from s3api.call import Call
 from s3api.errors import S3Error
+from s3api.identity import Begun
 from s3api.message import Response
 from s3api.moment import iso_second
 from s3api.params import parse_query

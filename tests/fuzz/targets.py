@@ -56,12 +56,13 @@ from s3api import (
     xml,
 )
 from s3api.access import OneAccount, Rights
-from s3api.call import ApiConfig, Identity
 from s3api.chunked import ChunkedDecoder, encode
+from s3api.config import ApiConfig
 from s3api.errors import S3Error
 from s3api.form import FormParser, boundary_of, headers_of
 from s3api.handlers import HANDLERS, archive, copy, options, tagging, uploads
 from s3api.handlers.settings import SETTINGS
+from s3api.identity import Identity
 from s3api.message import Request, Response
 from s3api.operations import resolve
 from s3api.pipeline import Pipeline

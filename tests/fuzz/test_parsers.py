@@ -14,11 +14,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from s3api import checksums, cors, params, ranges, settings, sigv2, target, xml
-from s3api.call import ApiConfig, Identity
 from s3api.chunked import ChunkedDecoder, encode
+from s3api.config import ApiConfig
 from s3api.errors import S3Error
 from s3api.handlers import sts
 from s3api.handlers.settings import SETTINGS, Setting
+from s3api.identity import Identity
 from s3api.message import Request, Response
 from s3api.operations import DISCRIMINATORS, resolve
 from s3api.payload import open_payload

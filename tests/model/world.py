@@ -16,6 +16,7 @@ import os
 import random
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
@@ -81,7 +82,7 @@ SMALL: Final = "b"
 BIG: Final = "big"
 """A bucket in a pool that holds parts of the size S3 asks for."""
 _PUMP_S: Final = 0.003
-_TRIES: Final = 8
+_ROOM_S: Final = 60.0
 _SAME: Final = (
     "generation",
     "size",
@@ -353,7 +354,8 @@ class World:
         options = options or PutOptions()
         # When nobody holds room and the backing store is up, there must be some once the keeper has had its turn. A writer's wait
         # for it is real time, which passes without a turn for anybody when the machine is busy: hence more than one try.
-        for _ in range(_TRIES):
+        deadline_s = time.monotonic() + _ROOM_S
+        while True:
             refused = self._put_once(bucket, key, data, options)
             if refused is None:
                 return True
@@ -367,8 +369,10 @@ class World:
                 return False
             if not self._has_room(bucket, len(data)):
                 return False
+            assert time.monotonic() < deadline_s, (
+                f"there is no room after {_ROOM_S:g} s of the keeper's turns: {refused}"
+            )
             self.settle()
-        raise AssertionError(f"there is no room after {_TRIES} turns of the keeper: {refused}")
 
     def _put_once(self, bucket: str, key: str, data: bytes, options: PutOptions) -> StoreError | None:
         met = self._meets(bucket, key, options.conditions)

@@ -13,16 +13,18 @@ from typing import Any
 
 from s3api import xml
 from s3api.access import OneAccount, Rights
-from s3api.call import Access, ApiConfig, Call, Identity, Payload
+from s3api.call import Access, Call, Payload
+from s3api.config import ApiConfig
 from s3api.errors import S3Error, from_store
 from s3api.handlers import HANDLERS
+from s3api.identity import Identity
 from s3api.message import Request, StreamBody
 from s3api.operations import resolve
 from s3api.params import parse_query
 from s3api.payload import open_payload
 from s3api.target import parse_target
 from tests.support.clock import ManualClock
-from tiering.contract import FileSpans, Store, StoreError
+from tiering.contract import FileSpans, NoSuchKey, Store, StoreError
 from tiering.memory import MemoryStore
 
 ROOT = Identity("root", "secret", "owner-id", "owner-name", root=True)
@@ -103,6 +105,8 @@ class Harness:
         try:
             call = self.call(method, path, headers, body, payload=payload, identity=identity)
             answer = HANDLERS[call.operation](call)
+            if isinstance(answer, NoSuchKey):
+                raise answer
             response = await answer if inspect.isawaitable(answer) else answer
         except StoreError as error:
             return self._failed(from_store(error))

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s3api.access import ENFORCED, PREFERRED, Ownership, Rights, ownership_for, public_access_of
-from s3api.call import Call, Identity
+from s3api.call import Call
 from s3api.errors import S3Error
+from s3api.identity import Identity
 from s3api.operations import TABLE
 from s3api.policy import BUCKET_ACTIONS, OBJECT_ACTIONS
 from tests.unit.handler_harness import Harness

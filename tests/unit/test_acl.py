@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from s3api import acl, xml
-from s3api.call import Identity
 from s3api.errors import S3Error
+from s3api.identity import Identity
 
 ME, YOU, THEM = "a" * 64, "b" * 64, "c" * 64
 ALL = "http://acs.amazonaws.com/groups/global/AllUsers"

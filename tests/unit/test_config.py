@@ -11,7 +11,7 @@ import pytest
 from gateway import config, value
 from gateway.config import POOL_SETTINGS, SETTINGS, PoolSettings, Settings, SettingsError, load, with_capacities
 from gateway.value import Address, BucketListener
-from s3api.call import KeyRule
+from s3api.config import KeyRule
 from tiering.backing import CREDENTIALS
 from tiering.pool import REGION_BYTES_MIN, REGIONS_MIN
 

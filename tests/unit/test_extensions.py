@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from s3api.call import KeyRule
+from s3api.config import KeyRule
 from s3api.errors import S3Error
 from s3api.extensions import (
     Intent,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from s3api.call import ApiConfig
+from s3api.config import ApiConfig
 from tests.unit.handler_harness import Harness
 from tiering.contract import BucketChange, Reading, ReadOptions
 from tiering.memory import MemoryStore

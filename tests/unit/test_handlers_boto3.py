@@ -21,8 +21,9 @@ from botocore.awsrequest import AWSResponse
 from botocore.config import Config
 from botocore.exceptions import ClientError
 
-from s3api.call import ApiConfig, Identity
+from s3api.config import ApiConfig
 from s3api.handlers import HANDLERS
+from s3api.identity import Identity
 from s3api.message import Request, StreamBody
 from s3api.pipeline import Pipeline
 from tests.unit.handler_harness import Body

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from s3api.call import ApiConfig, Identity, KeyRule
+from s3api.config import ApiConfig, KeyRule
+from s3api.identity import Identity
 from tests.unit.handler_harness import Harness
 
 

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from s3api import xml
-from s3api.call import ApiConfig, Identity
+from s3api.config import ApiConfig
 from s3api.handlers import HANDLERS
+from s3api.identity import Identity
 from s3api.message import Request, Response
 from s3api.pipeline import Pipeline
 from s3api.sigv4 import SigningKey, sign_headers

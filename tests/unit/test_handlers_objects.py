@@ -11,7 +11,7 @@ from email.header import decode_header, make_header
 import pytest
 from awscrt.checksums import crc32, crc64nvme
 
-from s3api.call import ApiConfig, KeyRule
+from s3api.config import ApiConfig, KeyRule
 from s3api.handlers import HANDLERS
 from s3api.handlers.options import METADATA_BYTES_MAX, SINGLE_PUT_BYTES_MAX
 from s3api.message import Response, StreamBody

@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 
 import pytest
 
-from s3api.call import ApiConfig
 from s3api.checksums import Digest
+from s3api.config import ApiConfig
 from s3api.encryption import DefaultEncryption, default_encryption_document
 from s3api.sealing import PACKAGE_BYTES, SEALED_BYTES, KeyRing, sealed_bytes
 from tests.support.clock import ManualClock

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from s3api import notification
-from s3api.call import ApiConfig
+from s3api.config import ApiConfig
 from s3api.errors import S3Error
 from tests.support.clock import NEW_YEAR_MS
 from tests.unit.handler_harness import ROOT, Harness

@@ -12,8 +12,10 @@ import pytest
 
 from s3api import xml
 from s3api.access import OneAccount
-from s3api.call import ApiConfig, Call, Handler, Identity
+from s3api.call import Call, Handler
+from s3api.config import ApiConfig
 from s3api.errors import ERRORS, S3Error
+from s3api.identity import Identity
 from s3api.message import BodyError, Request, Response
 from s3api.operations import TABLE
 from s3api.pipeline import Pipeline

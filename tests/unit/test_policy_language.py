@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3api.call import Identity
 from s3api.condition import Pattern
 from s3api.errors import S3Error
+from s3api.identity import Identity
 from s3api.policy import Policy, Verdict, check_bucket_policy, check_identity_policy, compiled
 
 BUCKET = "arn:aws:s3:::b"

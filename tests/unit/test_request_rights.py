@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from s3api import acl
-from s3api.call import ApiConfig, Identity
+from s3api.config import ApiConfig
 from s3api.handlers import HANDLERS
+from s3api.identity import Identity
 from s3api.message import Request
 from s3api.operations import TABLE, Operation
 from s3api.pipeline import Pipeline

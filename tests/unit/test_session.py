@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from s3api.call import Identity
 from s3api.errors import S3Error
+from s3api.identity import Identity
 from s3api.session import Sessions
 
 BOB = Identity(

@@ -17,8 +17,10 @@ from botocore.config import Config
 from botocore.credentials import Credentials
 
 from s3api import sigv2, xml
-from s3api.call import ApiConfig, Call, Identity
+from s3api.call import Call
+from s3api.config import ApiConfig
 from s3api.errors import S3Error
+from s3api.identity import Identity
 from s3api.message import Request, Response
 from s3api.operations import BY_NAME, DISCRIMINATORS, TABLE, resolve
 from s3api.params import parse_query
