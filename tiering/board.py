@@ -53,6 +53,7 @@ class Board:
         self._words = memoryview(self._map).cast("Q")
         self._stride = _COUNT.size + places_max * _PLACE.size
         self._what = f"{folder.name}/{NAMES[1]}"
+        self._pid = os.getpid() << _STATE_BITS
         # An open file of its own: the lock is this Board's, not the process's.
         self._lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         self._places = os.open(folder / NAMES[1], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -101,7 +102,7 @@ class Board:
             landing  # first: who reads of the landing before looks once more whether it is that
         )
         self._words[at + _LANDED] = landed
-        self._words[at + _STATE] = os.getpid() << _STATE_BITS | state
+        self._words[at + _STATE] = self._pid | state
 
     def landed(self, slot: int, landing: int) -> int | None:
         """How far that landing is; None when it failed, its process died, or the slot has another landing."""

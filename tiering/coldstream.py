@@ -414,8 +414,8 @@ class ColdWriter:
 class ColdReader:
     """Decodes a stream that comes in pieces of any size. `feed` each, then `finish`.
 
-    `head` is set as soon as the leading frame is complete. Raw frames are passed on without a copy while they land; a
-    compressed frame when it is complete.
+    `head` is set as soon as the leading frame is complete. Raw frames are passed on while they land; a compressed frame when
+    it is complete.
     """
 
     def __init__(self) -> None:
@@ -433,19 +433,22 @@ class ColdReader:
         self._lengths: list[int] = []
         self._sums: list[int] = []
         self._encoded_frame = 0
-        self._out: list[Buffer] = []
+        self._plain: Buffer | None = None  # the content of a compressed frame that has just come
         self._layout: ColdLayout | None = None
 
-    def feed(self, data: Buffer) -> list[Buffer]:
-        """The content that `data` brought, in order; views into `data` where possible. Raises ColdCorrupt."""
+    def feed(self, data: Buffer) -> Iterator[Buffer]:
+        """The content that `data` brought, in order: a piece for all that is raw, one for each compressed frame, which is only
+        decompressed once it is asked for. Must be run to its end. Raises ColdCorrupt.
+        """
         view = memoryview(data)
-        self._out = []
+        raw: list[Buffer] = []
         while len(view):
             if self._raw_left:
                 piece = view[: self._raw_left]
                 view = view[len(piece) :]
                 self._raw_left -= len(piece)
-                self._emit(piece)
+                self._passed(piece)
+                raw.append(piece)
                 if not self._raw_left:
                     self._end_raw_block()
                 continue
@@ -456,8 +459,14 @@ class ColdReader:
             self._held += taken
             if len(self._held) == self._need:
                 self._step()
-        out, self._out = self._out, []
-        return out
+            if self._plain is not None:
+                plain, self._plain = self._plain, None
+                if raw:
+                    yield _joined(raw)
+                    raw.clear()
+                yield plain
+        if raw:
+            yield _joined(raw)
 
     def finish(self) -> ColdLayout:
         """Vouches for all that was given out, or raises ColdCorrupt. Returns the layout for later range reads."""
@@ -465,8 +474,7 @@ class ColdReader:
             raise ColdCorrupt("the stream is cut short")
         return self._layout
 
-    def _emit(self, piece: Buffer) -> None:
-        self._out.append(piece)
+    def _passed(self, piece: Buffer) -> None:
         self._content += len(piece)
         self._frame_crc = crc64nvme(piece, self._frame_crc)
 
@@ -547,8 +555,8 @@ class ColdReader:
     def _on_packed_frame(self) -> None:
         encoded, self._held = self._held, bytearray()
         self._encoded_frame = len(encoded)
-        for piece in _decode_whole(memoryview(encoded), self._expected()):
-            self._emit(piece)
+        self._plain = _decompress(memoryview(encoded), self._expected())
+        self._passed(self._plain)
         self._end_frame()
 
     def _end_frame(self) -> None:
@@ -565,6 +573,11 @@ class ColdReader:
         if self._held != build_tail(layout):
             raise ColdCorrupt("the seek table does not match the frames")
         self._layout = layout
+
+
+def _joined(pieces: Sequence[Buffer]) -> Buffer:
+    """One piece: what each further one costs its writer, its readers and the system is several times a copy within the cache."""
+    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _frame_count(size: int, frame_bytes: int) -> int:

@@ -45,9 +45,9 @@ class _Landing:
     """One object on its way into flash. `extents` None until it is known where; `failed` ends the following."""
 
     __slots__ = (
-        "_event",
         "_fresh",
         "_fresh_bytes",
+        "_waiting",
         "come",
         "extents",
         "failed",
@@ -69,7 +69,7 @@ class _Landing:
         self.failed: Exception | None = None
         self.remote: int | None = None  # the number of another process's landing that this one follows
         self.task: asyncio.Task[None] | None = None
-        self._event = asyncio.Event()
+        self._waiting: list[asyncio.Future[None]] = []
         self._fresh: dict[int, Buffer] = {}
         self._fresh_bytes = 0
 
@@ -91,11 +91,16 @@ class _Landing:
         self._fresh.clear()
 
     def notify(self) -> None:
-        event, self._event = self._event, asyncio.Event()
-        event.set()
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            if not each.done():
+                each.set_result(None)
 
-    async def changed(self) -> None:
-        await self._event.wait()
+    def changed(self) -> asyncio.Future[None]:
+        """Done with the next `notify`."""
+        change = asyncio.get_running_loop().create_future()
+        self._waiting.append(change)
+        return change
 
 
 class Recalls:
@@ -221,8 +226,7 @@ class Recalls:
                 landing.keep(start, chunk)
                 landing.come = min(start + len(chunk), record.size - 1)
                 landing.notify()
-                if not start:
-                    await asyncio.sleep(0)  # their turn: the first bytes leave before anything else is done
+                await asyncio.sleep(0)  # their turn: the bytes leave before they go to flash
                 waiting = body.write(chunk)
                 if waiting is not None:
                     await waiting

@@ -122,7 +122,7 @@ def test_content_comes_while_it_lands() -> None:
     data = noise(5000)
     stream, layout = encode(data, frame_bytes=4096)
     reader = ColdReader()
-    assert reader.feed(stream[: layout.head_bytes]) == []
+    assert list(reader.feed(stream[: layout.head_bytes])) == []
     assert reader.head is not None
     assert (reader.head.size, reader.head.meta) == (5000, META)
     first = reader.feed(stream[layout.head_bytes : layout.head_bytes + 100])

@@ -9,12 +9,15 @@ Kind: owner. Invariants: a connection serves one exchange at a time; it is kept 
 Spec: RFC 9112.
 
 Each read stops the reading, until its piece was taken: otherwise the loop would read on as long as there is something to read,
-and the first byte would leave when the last has come.
+and the first byte would leave when the last has come. The next piece is asked of the socket itself first: from a fast server it
+is there, and the loop's way to it takes several times as long.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import ssl
 from collections import deque
 from collections.abc import Mapping
@@ -29,6 +32,9 @@ KEPT_S: Final = 15.0
 """How long a connection may have rested to be used again: servers close theirs sooner or later, without a word."""
 HEAD_BYTES_MAX: Final = 64 << 10
 _SEND_BYTES: Final = 256 << 10
+_RECEIVE_BYTES: Final = 256 << 10
+_TURN_BYTES: Final = 1 << 20
+"""Taken from the socket without going back to the loop, which has others to serve."""
 _HEAD_END: Final = b"\r\n\r\n"
 
 
@@ -149,6 +155,8 @@ class _Wire(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._error: Exception | None = None
+        self._sock: socket.socket | None = None
+        self._turn_bytes = 0
         self._full = False  # of what is to be sent
         self._rests = True
         self._rested_s = 0.0
@@ -194,21 +202,40 @@ class _Wire(asyncio.Protocol):
                 return b""
             if self._error is not None:
                 raise self._error
-            if self._paused:
-                self._paused = False
-                assert self._transport is not None
-                self._transport.resume_reading()
+            if self._receive_now():
+                continue
+            self._turn_bytes = 0
+            self._resume()
             await self._changed(limit_s)
         return self._pieces.popleft()
+
+    def _receive_now(self) -> bool:
+        """Takes what the socket has. False when that is nothing, cannot be known, or others have their turn first."""
+        left, sock = self._left, self._sock
+        if sock is None or not self._paused or left is None or self._turn_bytes >= _TURN_BYTES:
+            return False
+        try:
+            data = sock.recv(min(left, _RECEIVE_BYTES))
+        except BlockingIOError:
+            return False
+        except OSError as error:  # told once only: the transport would take what follows for the end
+            self._fail(ConnectionAbortedError(type(error).__name__))
+            return True
+        self._turn_bytes += len(data)
+        self._take(data)
+        return bool(data)
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            assert self._transport is not None
+            self._transport.resume_reading()
 
     def rest(self) -> bool:
         """Whether the connection may be kept for another exchange."""
         if not self._over or not self._keeps or self._pieces or self._error is not None:
             return False
-        if self._paused:
-            self._paused = False
-            assert self._transport is not None
-            self._transport.resume_reading()
+        self._resume()
         self._rests = True
         self._rested_s = self._loop.time()
         return True
@@ -245,9 +272,17 @@ class _Wire(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(0)
+        sock = transport.get_extra_info("socket")
+        if sock is not None and transport.get_extra_info("ssl_object") is None:
+            # A second descriptor: loops keep theirs from other hands.
+            self._sock = socket.socket(sock.family, sock.type, sock.proto, os.dup(sock.fileno()))
+            self._sock.setblocking(False)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._client.forget(self)
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
         if self._headed and self._left is None and not self._chunked and exc is None:
             self._over = True
         if not self._over:

@@ -18,10 +18,11 @@ import asyncio
 import logging
 import random
 import time
+import types
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
 from types import TracebackType
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar, cast
 
 import msgspec
 
@@ -192,11 +193,34 @@ class TimeLimited:
         await self._inner.close()
 
     async def _within(self, call: Awaitable[R], limit_s: float) -> R:
+        steps = call.__await__()
+        try:
+            waits = next(steps)
+        except StopIteration as done:  # at once, as most pieces of a stream: no timer was needed
+            return cast(R, done.value)
         try:
             async with asyncio.timeout(limit_s):
-                return await call
+                return await _rest(steps, waits)
         except TimeoutError:
             raise BackingUnavailable(f"the backing store took more than {limit_s:g} s") from None
+
+
+@types.coroutine
+def _rest(steps: Generator[Any, Any, R], waits: Any) -> Generator[Any, Any, R]:
+    """What is left of an awaitable whose first step has been made: as `yield from`, which would make another first."""
+    try:
+        while True:
+            try:
+                got = yield waits
+            except GeneratorExit:
+                steps.close()
+                raise
+            except BaseException as error:
+                waits = steps.throw(error)
+            else:
+                waits = steps.send(got)
+    except StopIteration as done:
+        return cast(R, done.value)
 
 
 class Limited:
