@@ -53,7 +53,6 @@ class Board:
         self._words = memoryview(self._map).cast("Q")
         self._stride = _COUNT.size + places_max * _PLACE.size
         self._what = f"{folder.name}/{NAMES[1]}"
-        self._pid = os.getpid() << _STATE_BITS
         # An open file of its own: the lock is this Board's, not the process's.
         self._lock = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         self._places = os.open(folder / NAMES[1], os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -102,7 +101,7 @@ class Board:
             landing  # first: who reads of the landing before looks once more whether it is that
         )
         self._words[at + _LANDED] = landed
-        self._words[at + _STATE] = self._pid | state
+        self._words[at + _STATE] = os.getpid() << _STATE_BITS | state
 
     def landed(self, slot: int, landing: int) -> int | None:
         """How far that landing is; None when it failed, its process died, or the slot has another landing."""
@@ -142,12 +141,17 @@ class Board:
         return tuple(Extent(region, offset, length, 0) for region, offset, length in _PLACE.iter_unpack(view))
 
     def _slots_of(self, generation: int) -> Iterator[int]:
-        sought, claimed = generation.to_bytes(_WORD, sys.byteorder), self._map[: SLOTS * _WORD]
-        at = claimed.find(sought)
+        claimed = self._map[: SLOTS * _WORD]
+        sought = generation.to_bytes(_WORD, sys.byteorder)
+        # By one byte that is not zero, as almost all others are: a search for several compares at each place.
+        within = next((place for place, byte in enumerate(sought) if byte), 0)
+        first = sought[within : within + 1]
+        at = claimed.find(first)
         while at >= 0:
-            if at % _WORD == 0:
-                yield at // _WORD
-            at = claimed.find(sought, at + 1)
+            begin = at - within
+            if begin % _WORD == 0 and claimed[begin : begin + _WORD] == sought:
+                yield begin // _WORD
+            at = claimed.find(first, at + 1)
 
 
 def remove(folder: Path) -> None:

@@ -43,6 +43,7 @@ META_BYTES_MAX: Final = 4 << 20
 """Largest metadata: 10,000 parts with their checksums are about 2 MiB of JSON."""
 FRAMES_MAX: Final = 0x8000000
 """The seekable format's own limit on frames."""
+PAGE_BYTES: Final = 4096
 LEVEL: Final = 1
 """zstd level: cold objects are written once and read under pressure; higher levels cost more than they save here."""
 
@@ -414,8 +415,8 @@ class ColdWriter:
 class ColdReader:
     """Decodes a stream that comes in pieces of any size. `feed` each, then `finish`.
 
-    `head` is set as soon as the leading frame is complete. Raw frames are passed on while they land; a compressed frame when
-    it is complete.
+    `head` is set as soon as the leading frame is complete. Raw frames are passed on while they land, in pieces that end on a page
+    of the content; a compressed frame when it is complete.
     """
 
     def __init__(self) -> None:
@@ -434,6 +435,7 @@ class ColdReader:
         self._sums: list[int] = []
         self._encoded_frame = 0
         self._plain: Buffer | None = None  # the content of a compressed frame that has just come
+        self._rest = b""  # raw content that is not passed on yet: less than a page
         self._layout: ColdLayout | None = None
 
     def feed(self, data: Buffer) -> Iterator[Buffer]:
@@ -461,12 +463,34 @@ class ColdReader:
                 self._step()
             if self._plain is not None:
                 plain, self._plain = self._plain, None
-                if raw:
-                    yield _joined(raw)
-                    raw.clear()
+                before = self._gathered(raw, all_of_it=True)
+                if len(before):
+                    yield before
+                raw = []
                 yield plain
-        if raw:
-            yield _joined(raw)
+        assert self.head is not None or not raw
+        gathered = self._gathered(raw, all_of_it=self.head is None or self._content == self.head.size)
+        if len(gathered):
+            yield gathered
+
+    def _gathered(self, pieces: list[Buffer], all_of_it: bool) -> Buffer:
+        """Raw pieces in one, up to the last page of the content that is full; the rest comes with the next.
+
+        What each further piece costs its writer, its readers and the system is several times a copy within the cache. And a page
+        that is written in two goes is read from the device in between.
+        """
+        if len(self._rest):
+            pieces.insert(0, self._rest)
+        self._rest = b""
+        if not pieces:
+            return b""
+        joined = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        over = 0 if all_of_it else min(self._content % PAGE_BYTES, len(joined))
+        if not over:
+            return joined
+        view = memoryview(joined)
+        self._rest = bytes(view[len(view) - over :])
+        return view[: len(view) - over]
 
     def finish(self) -> ColdLayout:
         """Vouches for all that was given out, or raises ColdCorrupt. Returns the layout for later range reads."""
@@ -573,11 +597,6 @@ class ColdReader:
         if self._held != build_tail(layout):
             raise ColdCorrupt("the seek table does not match the frames")
         self._layout = layout
-
-
-def _joined(pieces: Sequence[Buffer]) -> Buffer:
-    """One piece: what each further one costs its writer, its readers and the system is several times a copy within the cache."""
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
 
 def _frame_count(size: int, frame_bytes: int) -> int:

@@ -70,22 +70,20 @@ class _Landing:
         self.remote: int | None = None  # the number of another process's landing that this one follows
         self.task: asyncio.Task[None] | None = None
         self._waiting: list[asyncio.Future[None]] = []
-        self._fresh: dict[int, Buffer] = {}
+        self._fresh: dict[int, tuple[Buffer, int]] = {}  # pieces by where they begin, and the CRC64 of all before
         self._fresh_bytes = 0
 
-    def keep(self, start: int, piece: Buffer) -> None:
+    def keep(self, start: int, piece: Buffer, crc64_before: int) -> None:
         """Holds the content that begins at `start`, instead of what came longest ago."""
-        self._fresh[start] = piece
+        self._fresh[start] = piece, crc64_before
         self._fresh_bytes += len(piece)
+        self.come = start + len(piece)
         while self._fresh_bytes > _FRESH_BYTES and len(self._fresh) > 1:
-            self._fresh_bytes -= len(self._fresh.pop(next(iter(self._fresh))))
+            self._fresh_bytes -= len(self._fresh.pop(next(iter(self._fresh)))[0])
 
-    def fresh(self, at: int) -> Buffer | None:
-        """The piece that begins at `at`, if it is held, as far as it may be passed on: who took all before comes to its beginning."""
-        piece = self._fresh.get(at)
-        if piece is None or at + len(piece) <= self.come:
-            return piece
-        return memoryview(piece)[: self.come - at] if self.come > at else None
+    def fresh(self, at: int) -> tuple[Buffer, int] | None:
+        """The piece that begins at `at`, if it is held, and the CRC64 of all before: who took all before comes to its beginning."""
+        return self._fresh.get(at)
 
     def forget(self) -> None:
         self._fresh.clear()
@@ -219,27 +217,33 @@ class Recalls:
             self._board.unlock()
 
     async def _fetch(self, landing: _Landing, body: FlashBody, record: ObjectRecord) -> None:
+        last: Buffer = b""
         async with aclosing(self._cold.read(record, 0, record.size)) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
-                start = body.written
-                # Followers here need not wait for room on flash. The last byte stays back until the whole is checked.
-                landing.keep(start, chunk)
-                landing.come = min(start + len(chunk), record.size - 1)
-                landing.notify()
-                await asyncio.sleep(0)  # their turn: the bytes leave before they go to flash
-                waiting = body.write(chunk)
-                if waiting is not None:
-                    await waiting
-                    landing.extents = body.places
-                    self._board.place(landing.slot, landing.number, landing.extents)
-                landing.landed = min(body.written, record.size - 1)
-                self._board.post(landing.slot, landing.number, landing.landed, board.LANDING)
-        body.judge_complete()
-        if body.crc64 != record.crc64:
+                if len(last):
+                    raise Corrupt("the cold copy is not this object's")
+                if body.written + len(chunk) < record.size:
+                    await self._pass(landing, body, chunk)
+                else:
+                    last = chunk  # stays back until the whole is checked
+        if body.written + len(last) != record.size or crc64(last, body.crc64) != record.crc64:
             raise Corrupt("the cold copy is not this object's")
-        # For the followers here; others look where the record says once the board says that it is committed.
-        landing.come = landing.landed = record.size
+        await self._pass(landing, body, last)
+        landing.notify()  # those who wait for the whole to be on flash
+
+    async def _pass(self, landing: _Landing, body: FlashBody, piece: Buffer) -> None:
+        """Gives a piece to the followers here, who need not wait for room on flash, and then to flash."""
+        landing.keep(body.written, piece, body.crc64)
         landing.notify()
+        await asyncio.sleep(0)  # their turn
+        waiting = body.write(piece)
+        if waiting is not None:
+            await waiting
+            landing.extents = body.places
+            self._board.place(landing.slot, landing.number, landing.extents)
+        landing.landed = body.written
+        if body.written < body.size:  # then others look where the record says, once the board says that it is committed
+            self._board.post(landing.slot, landing.number, landing.landed, board.LANDING)
 
     async def _watch(self, landing: _Landing, other: Claim, record: ObjectRecord) -> None:
         """Follows another process's landing on the board."""
@@ -262,29 +266,44 @@ class Recalls:
     ) -> AsyncGenerator[Buffer, None]:
         """Content `start:stop` as it lands; from the backing store itself if the landing fails on the way.
 
-        The whole object is passed on while it lands, but for its last byte; a part is given out when all has landed.
+        The whole object is passed on while it lands, but for its last piece; a part is given out when all has landed.
         Each piece is found and read in one step, under the process's current epoch, so none has to be held: the reader may
         itself be what the landing, or the reader's own writer, waits for room for.
         """
         whole = stop - start == record.size
-        at, found = start, 0
+        at = start
+        # The CRC64 of what was given out, but for what is yet to be summed; what never left memory the landing has summed.
+        unsummed: Buffer = b""
+        found, summed = 0, True
         while at < stop:
-            try:
-                piece = self._landed(landing, okey, record, at, stop, whole)
-            except Corrupt:
-                break  # the device cannot read what it was given: the rest comes from the backing store
-            if piece is None and landing.over:
-                break
-            if piece is None:
-                await landing.changed()
+            fresh = landing.fresh(at) if whole or landing.come == record.size else None
+            if fresh is not None:
+                piece, before = fresh
+                if summed:
+                    found, unsummed = before, piece
+                else:
+                    found, unsummed = crc64(piece, found), b""
+                if len(piece) > stop - at:
+                    piece = memoryview(piece)[: stop - at]
             else:
-                yield piece
-                at += len(piece)
-                found = crc64(piece, found) if whole else 0
+                try:
+                    read = self._read_landed(landing, okey, record, at, stop, whole)
+                except Corrupt:
+                    break  # the device cannot read what it was given: the rest comes from the backing store
+                if read is None and landing.over:
+                    break
+                if read is None:
+                    await landing.changed()
+                    continue
+                piece = read
+                found, unsummed, summed = crc64(piece, crc64(unsummed, found)), b"", False
+            yield piece
+            at += len(piece)
         if at < stop:
             if isinstance(landing.failed, (ColdUnavailable, Corrupt)):
                 raise landing.failed
             last: Buffer = b""
+            found = crc64(unsummed, found)
             async with aclosing(self._through(okey, record, at, stop)) as rest:
                 async for chunk in rest:
                     if len(last):
@@ -296,14 +315,11 @@ class Recalls:
                 raise Corrupt("what had landed is not this object's")
             yield last
 
-    def _landed(
+    def _read_landed(
         self, landing: _Landing, okey: bytes, record: ObjectRecord, at: int, stop: int, whole: bool
-    ) -> Buffer | None:
-        """The next bytes that have landed, at most _CHUNK; None when there are none (yet)."""
+    ) -> bytes | None:
+        """The next bytes that have landed, from flash, at most _CHUNK; None when there are none (yet)."""
         whole = whole or landing.come == record.size  # which is vouched for
-        piece = landing.fresh(at) if whole else None
-        if piece is not None:
-            return piece if len(piece) <= stop - at else memoryview(piece)[: stop - at]
         if landing.over or (landing.remote is not None and landing.landed == record.size):
             now = self._pool.index.standing(okey, record.generation)
             if now is None or not now[1].extents:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tiering import coldstream
-from tiering.coldstream import ColdCorrupt, ColdReader, ColdWriter
+from tiering.coldstream import PAGE_BYTES, ColdCorrupt, ColdReader, ColdWriter
 
 ZSTD = shutil.which("zstd")
 META = {"bucket": "b", "key": "k", "generation": 7}
@@ -118,15 +118,30 @@ def test_byte_by_byte_is_the_same(compress: bool) -> None:
     assert decode(stream, tuple(range(1, len(stream)))) == (data, layout)
 
 
-def test_content_comes_while_it_lands() -> None:
-    data = noise(5000)
-    stream, layout = encode(data, frame_bytes=4096)
+def test_content_comes_while_it_lands_and_in_whole_pages() -> None:
+    data = noise(3 * PAGE_BYTES + 500)
+    stream, layout = encode(data, frame_bytes=1 << 20)
     reader = ColdReader()
     assert list(reader.feed(stream[: layout.head_bytes])) == []
     assert reader.head is not None
-    assert (reader.head.size, reader.head.meta) == (5000, META)
-    first = reader.feed(stream[layout.head_bytes : layout.head_bytes + 100])
-    assert b"".join(bytes(piece) for piece in first) == data[: 100 - 12]
+    assert (reader.head.size, reader.head.meta) == (len(data), META)
+    assert list(reader.feed(stream[layout.head_bytes : layout.head_bytes + 100])) == []
+    at = layout.head_bytes + 12 + PAGE_BYTES + 1
+    assert list(reader.feed(stream[layout.head_bytes + 100 : at])) == [data[:PAGE_BYTES]]
+    at_last = layout.head_bytes + 12 + len(data) - 1
+    assert list(reader.feed(stream[at:at_last])) == [data[PAGE_BYTES : 3 * PAGE_BYTES]]
+    assert list(reader.feed(stream[at_last:])) == [data[3 * PAGE_BYTES :]]
+    reader.finish()
+
+
+def test_compressed_frames_that_come_at_once_are_decompressed_one_by_one() -> None:
+    stream, layout = encode(bytes(64_000), compress=True, frame_bytes=1000)
+    damaged = bytearray(stream)
+    damaged[layout.head_bytes + sum(layout.lengths()[:50]) - 1] ^= 1  # the checksum of the 50th
+    pieces = ColdReader().feed(damaged)
+    assert [next(pieces) for _ in range(49)] == [bytes(1000)] * 49
+    with pytest.raises(ColdCorrupt):
+        next(pieces)
 
 
 def test_raw_size_is_known_before_the_first_byte() -> None:
