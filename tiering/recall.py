@@ -12,6 +12,7 @@ Spec: docs/ARCHITECTURE.md, "Recall".
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import secrets
 from collections.abc import AsyncGenerator
@@ -59,9 +60,9 @@ class _Landing:
         "task",
     )
 
-    def __init__(self, slot: int) -> None:
+    def __init__(self, slot: int, number: int) -> None:
         self.slot = slot  # of the board
-        self.number = secrets.randbits(63)
+        self.number = number  # no other landing has it, of whatever process
         self.extents: tuple[Extent, ...] | None = None
         self.come = 0  # content that may be passed on; of what is not on flash yet, all is held
         self.landed = 0  # content that is on flash and may be passed on
@@ -113,6 +114,7 @@ class Recalls:
         self._free_slots = list(range(first, first + LANDINGS_MAX))
         self._board.wipe(first, LANDINGS_MAX)
         self._landings: dict[tuple[bytes, int], _Landing] = {}
+        self._numbers = itertools.count(secrets.randbits(63))  # far from those of others
         self._count = meter
 
     async def close(self) -> None:
@@ -159,7 +161,7 @@ class Recalls:
             return known
         if record.size > self._pool.stream_bytes or not self._free_slots or not record.size:
             return None
-        landing = _Landing(self._free_slots.pop())
+        landing = _Landing(self._free_slots.pop(), next(self._numbers))
         self._landings[okey, record.generation] = landing
         landing.task = asyncio.get_running_loop().create_task(self._land(landing, okey, record))
         return landing

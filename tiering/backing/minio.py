@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -45,6 +46,8 @@ SPARES_MAX: Final = 2
 LIST_BATCH: Final = 250
 _ERROR_BODY_BYTES: Final = 16 << 10
 _MISSING: Final = frozenset(("NoSuchKey", "NoSuchObject", "NoSuchVersion"))
+
+_PLAIN: Final = re.compile("[A-Za-z0-9/_.~-]*").fullmatch
 
 R = TypeVar("R")
 
@@ -272,7 +275,11 @@ class MinioBacking:
         return await self._http.ask(method, self._head(method, name, span, query, payload, len(body)), body)
 
     def _head(self, method: str, name: str, span: str, query: str, payload: str, length: int) -> bytes:
-        path = self._root + quote(name, safe="/-_.~") if name else self._root.rstrip("/") or "/"
+        path = (
+            self._root + (name if _PLAIN(name) else quote(name, safe="/-_.~"))
+            if name
+            else self._root.rstrip("/") or "/"
+        )
         headers = {"host": self._host, "range": span} if span else {"host": self._host}
         lines = [
             f"{each}: {text}\r\n" for each, text in self._signer.sign(method, path, query, headers, payload).items()
