@@ -11,7 +11,7 @@ Spec: docs/SEMANTICS.md.
 from __future__ import annotations
 
 import enum
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Mapping, Sequence
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
 import msgspec
@@ -527,6 +527,24 @@ class Reading:
         self.body = None
 
 
+class Opening:
+    """A read that has to wait, of an object that is known: `info` is the current version's as it was looked up; what is read in
+    the end may be a newer one. Await it once, or `close` it."""
+
+    __slots__ = ("_rest", "info")
+
+    def __init__(self, info: ObjectInfo, rest: Coroutine[Any, Any, Reading]) -> None:
+        self.info = info
+        self._rest = rest
+
+    def __await__(self) -> Generator[Any, Any, Reading]:
+        return self._rest.__await__()
+
+    def close(self) -> None:
+        """Instead of awaiting it."""
+        self._rest.close()
+
+
 class Writer(Protocol):
     """The body of one object or part on its way in. Exactly one of `commit` and `abort` ends it."""
 
@@ -561,7 +579,7 @@ class Objects(Protocol):
     def open(self, bucket: str, key: str, options: ReadOptions) -> Reading | Awaitable[Reading]:
         """One open for GET, HEAD, ranges and preconditions. Raises NoSuchKey (facts `marker`, `version` where a delete
         marker is the newest version), NoSuchVersion, IsMarker, PreconditionFailed, NotModified, InvalidRange,
-        InvalidPartNumber, ColdUnavailable, Corrupt."""
+        InvalidPartNumber, ColdUnavailable, Corrupt. What waits is an `Opening` where the object is known by then."""
 
     def look(self, bucket: str, keys: Sequence[str]) -> Sequence[ObjectInfo | None]:
         """What stands at each key, None for nothing, all of one moment. Counts neither as a read nor as a miss. Never

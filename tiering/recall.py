@@ -15,7 +15,7 @@ import asyncio
 import itertools
 import logging
 import secrets
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable
 from contextlib import aclosing
 from typing import Final
 
@@ -136,8 +136,7 @@ class Recalls:
             body: AsyncGenerator[Buffer, None] = self._through(okey, record, start, stop)
         else:
             body = self._follow(landing, okey, record, start, stop)
-        first = await anext(body, b"")
-        return Reading(record, start, stop, _chain(first, body), "cold")
+        return Reading(record, start, stop, _Begun(await anext(body, b""), body), "cold")
 
     async def bring(self, okey: bytes, record: ObjectRecord) -> bool:
         """Recalls an object and waits until it is hot; False when it is too large to land or there was no room."""
@@ -355,9 +354,27 @@ class Recalls:
             self._count(events.damage("cold", fate), name, 1)
 
 
-async def _chain(first: Buffer, rest: AsyncGenerator[Buffer, None]) -> AsyncGenerator[Buffer, None]:
-    async with aclosing(rest):
-        if len(first):
-            yield first
-        async for chunk in rest:
-            yield chunk
+class _Begun:
+    """A stream whose first piece was taken. Not a generator around it: that would be one more step for each piece."""
+
+    __slots__ = ("_first", "_rest")
+
+    def __init__(self, first: Buffer, rest: AsyncGenerator[Buffer, None]) -> None:
+        self._first = first if len(first) else None
+        self._rest = rest
+
+    def __aiter__(self) -> AsyncIterator[Buffer]:
+        return self
+
+    def __anext__(self) -> Awaitable[Buffer]:
+        if self._first is not None:
+            return self._again()
+        return self._rest.__anext__()
+
+    async def _again(self) -> Buffer:
+        first, self._first = self._first, None
+        assert first is not None
+        return first
+
+    async def aclose(self) -> None:
+        await self._rest.aclose()

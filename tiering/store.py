@@ -44,6 +44,7 @@ from tiering.contract import (
     NotRenamable,
     ObjectChange,
     ObjectInfo,
+    Opening,
     PartClaim,
     PartInfo,
     PartWriter,
@@ -140,7 +141,7 @@ class TieredStore:
         checked = pool.heat.bump(record.generation)
         self._count(events.HIT_COLD if cold else events.HIT_HOT, pool.config.name, 1)
         if cold and options.version is None:
-            return self._open_waiting(pool, okey, options, record)
+            return Opening(record, self._open_waiting(pool, okey, options, record))
         if cold or not checked:
             return self._open_waiting(pool, okey, options)
         flash = pool.flash

@@ -44,6 +44,7 @@ from tiering.contract import (
     NoSuchKey,
     ObjectChange,
     ObjectInfo,
+    Opening,
     PutOptions,
     Reading,
     ReadOptions,
@@ -275,7 +276,7 @@ class _Gathered:
             each.status, each.info = 404, None
             return True
         if not isinstance(opened, Reading):
-            if isinstance(opened, Coroutine):
+            if isinstance(opened, (Coroutine, Opening)):
                 opened.close()
             return False
         if opened.info.encryption is not None:

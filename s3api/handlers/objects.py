@@ -58,6 +58,7 @@ from tiering.contract import (
     NoSuchKey,
     NotModified,
     ObjectInfo,
+    Opening,
     PreconditionFailed,
     PutOptions,
     Reading,
@@ -140,13 +141,16 @@ async def _read_later(
 ) -> Response:
     try:
         # Looked at first: an archived object that may not be read must not be recalled for nothing.
-        looking = ReadOptions(head=True, version=options.version)
-        seen = (await arrived(call.store.open(call.bucket, call.key, looking))).info
+        if isinstance(opened, Opening):
+            seen = opened.info
+        else:
+            looking = ReadOptions(head=True, version=options.version)
+            seen = (await arrived(call.store.open(call.bucket, call.key, looking))).info
         if seen.owner or call.asked:
             call.check_object(seen)
         judge_readable(seen, call.now_ms)
     except BaseException:
-        if isinstance(opened, Coroutine):
+        if isinstance(opened, (Coroutine, Opening)):
             opened.close()
         raise
     try:
