@@ -38,6 +38,9 @@ _CLAIM_POLL_S: Final = 0.0002
 _CHUNK: Final = 256 << 10
 _FRESH_BYTES: Final = 512 << 10
 """Of a landing, what came last is passed on from memory: a follower that keeps up needs no look at flash."""
+_UNWRITTEN_BYTES: Final = 32 << 20
+"""What a process's landings may hold while they wait for room on flash, since a new region takes a commit, which is longer than a
+recall. Beyond it the device is slower than the backing store, and readers pass through without landing."""
 
 _log = logging.getLogger("recall.recall")
 
@@ -58,6 +61,7 @@ class _Landing:
         "remote",
         "slot",
         "task",
+        "writing",
     )
 
     def __init__(self, slot: int, number: int) -> None:
@@ -70,17 +74,23 @@ class _Landing:
         self.failed: Exception | None = None
         self.remote: int | None = None  # the number of another process's landing that this one follows
         self.task: asyncio.Task[None] | None = None
+        self.writing: asyncio.Task[None] | None = None  # what has come, once it had to wait for room
         self._waiting: list[asyncio.Future[None]] = []
         self._fresh: dict[int, tuple[Buffer, int]] = {}  # pieces by where they begin, and the CRC64 of all before
         self._fresh_bytes = 0
 
-    def keep(self, start: int, piece: Buffer, crc64_before: int) -> None:
-        """Holds the content that begins at `start`, instead of what came longest ago."""
-        self._fresh[start] = piece, crc64_before
+    def keep(self, piece: Buffer, crc64_before: int) -> None:
+        """Holds what has just come, instead of what came longest ago and is on flash."""
+        self._fresh[self.come] = piece, crc64_before
         self._fresh_bytes += len(piece)
-        self.come = start + len(piece)
-        while self._fresh_bytes > _FRESH_BYTES and len(self._fresh) > 1:
-            self._fresh_bytes -= len(self._fresh.pop(next(iter(self._fresh)))[0])
+        self.come += len(piece)
+        while self._fresh_bytes > _FRESH_BYTES:
+            start = next(iter(self._fresh))
+            length = len(self._fresh[start][0])
+            if start + length > self.landed:
+                break
+            del self._fresh[start]
+            self._fresh_bytes -= length
 
     def fresh(self, at: int) -> tuple[Buffer, int] | None:
         """The piece that begins at `at`, if it is held, and the CRC64 of all before: who took all before comes to its beginning."""
@@ -129,7 +139,9 @@ class Recalls:
         """Opens `start:stop` of a cold object; returns when the first bytes are there. Raises ColdUnavailable, Corrupt."""
         if start == stop:
             return Reading(record, start, stop, b"", "cold")
-        landing = self.land(okey, record)
+        landing = self._landings.get((okey, record.generation))
+        if landing is None and self._unwritten_bytes() <= _UNWRITTEN_BYTES:
+            landing = self.land(okey, record)
         # A part of a long object is asked for by itself: its frames are checked before they are given out, while what has
         # landed is checked at the object's end, which a reader of a part would not wait for.
         if landing is None or (stop - start < record.size > FRAME_BYTES):
@@ -197,6 +209,9 @@ class Recalls:
             if isinstance(error, asyncio.CancelledError):
                 raise
         finally:
+            if landing.writing is not None:
+                landing.writing.cancel()
+                await asyncio.gather(landing.writing, return_exceptions=True)
             self._board.release(slot)
             body.settle()
             self._free_slots.append(slot)
@@ -218,33 +233,73 @@ class Recalls:
             self._board.unlock()
 
     async def _fetch(self, landing: _Landing, body: FlashBody, record: ObjectRecord) -> None:
+        found = 0
         last: Buffer = b""
         async with aclosing(self._cold.read(record, 0, record.size)) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
                 if len(last):
                     raise Corrupt("the cold copy is not this object's")
-                if body.written + len(chunk) < record.size:
-                    await self._pass(landing, body, chunk)
+                if landing.come + len(chunk) < record.size:
+                    await self._pass(landing, body, chunk, found)
+                    found = crc64(chunk, found)
                 else:
                     last = chunk  # stays back until the whole is checked
-        if body.written + len(last) != record.size or crc64(last, body.crc64) != record.crc64:
+        if landing.come + len(last) != record.size or crc64(last, found) != record.crc64:
             raise Corrupt("the cold copy is not this object's")
-        await self._pass(landing, body, last)
+        await self._pass(landing, body, last, found)
+        if landing.writing is not None:
+            await landing.writing
+        if body.crc64 != record.crc64:
+            raise Corrupt("what went to flash is not this object")
         landing.notify()  # those who wait for the whole to be on flash
 
-    async def _pass(self, landing: _Landing, body: FlashBody, piece: Buffer) -> None:
-        """Gives a piece to the followers here, who need not wait for room on flash, and then to flash."""
-        landing.keep(body.written, piece, body.crc64)
+    async def _pass(self, landing: _Landing, body: FlashBody, piece: Buffer, crc64_before: int) -> None:
+        """Gives a piece to the followers here, who do not wait for room on flash, and then to flash."""
+        landing.keep(piece, crc64_before)
         landing.notify()
         await asyncio.sleep(0)  # their turn
-        waiting = body.write(piece)
-        if waiting is not None:
-            await waiting
-            landing.extents = body.places
-            self._board.place(landing.slot, landing.number, landing.extents)
+        if landing.writing is not None:
+            if self._unwritten_bytes() > _UNWRITTEN_BYTES:
+                await landing.writing
+            if not landing.writing.done():
+                return  # it goes on with what has come meanwhile
+            landing.writing.result()
+            landing.writing = None
+        waiting = body.begin() if landing.extents is None else None
+        if waiting is None:
+            self._place(landing, body)
+            if body.written < landing.come:
+                waiting = body.write(piece)
+        if waiting is None:
+            self._wrote(landing, body)
+        else:
+            landing.writing = asyncio.get_running_loop().create_task(self._write(landing, body, waiting))
+
+    async def _write(self, landing: _Landing, body: FlashBody, waiting: Awaitable[None]) -> None:
+        """Puts what has come to flash; `waiting`: what that had to wait for first."""
+        await waiting
+        self._wrote(landing, body)
+        while body.written < landing.come:
+            piece = landing.fresh(body.written)
+            assert piece is not None
+            again = body.write(piece[0])
+            if again is not None:
+                await again
+            self._wrote(landing, body)
+
+    def _wrote(self, landing: _Landing, body: FlashBody) -> None:
+        self._place(landing, body)
         landing.landed = body.written
         if body.written < body.size:  # then others look where the record says, once the board says that it is committed
             self._board.post(landing.slot, landing.number, landing.landed, board.LANDING)
+
+    def _place(self, landing: _Landing, body: FlashBody) -> None:
+        if len(places := body.places) != len(landing.extents or ()):
+            landing.extents = places
+            self._board.place(landing.slot, landing.number, places)
+
+    def _unwritten_bytes(self) -> int:
+        return sum(each.come - each.landed for each in self._landings.values() if each.remote is None)
 
     async def _watch(self, landing: _Landing, other: Claim, record: ObjectRecord) -> None:
         """Follows another process's landing on the board."""

@@ -672,8 +672,8 @@ def test_cold_source_that_goes_while_it_is_copied_is_looked_for_again(again: boo
     run(body())
 
 
-def test_first_bytes_of_a_recall_wait_for_no_room(tmp_path: Path) -> None:
-    # A new region takes a commit, and may take an eviction first: readers get what has come meanwhile.
+def test_readers_of_a_recall_wait_for_no_room(tmp_path: Path) -> None:
+    # A new region takes a commit, and may take an eviction first: readers here get all of it meanwhile.
     async def body() -> None:
         async with engine(tmp_path) as e:
             data = pattern(REGION * 2, 1)
@@ -692,12 +692,45 @@ def test_first_bytes_of_a_recall_wait_for_no_room(tmp_path: Path) -> None:
                 follower = Recalls(served, e.cold, 2)  # as another process
                 asking = asyncio.create_task(follower.read(okey_of(e, "k"), record, 0, record.size))
                 await asyncio.sleep(0.01)
+                assert await steps.content(reading) == data
                 assert not asking.done()
                 room.set()
-                assert await steps.content(reading) == data
                 assert await steps.content(await asking) == data
             await follower.close()
             assert record_of(e, "k") != record, "it was landed"
+
+    run(body())
+
+
+def test_recalls_pass_through_while_flash_is_slower_than_the_bucket(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recall_module, "_UNWRITTEN_BYTES", REGION)
+
+    async def body() -> None:
+        async with engine(tmp_path) as e:
+            data = {key: pattern(REGION + 5000, seed) for seed, key in enumerate(("one", "two"), 1)}
+            for key, content in data.items():
+                await steps.put(e.store, key, content)
+                await make_cold(e, key)
+            served, room = e.served["p"], asyncio.Event()
+            reserve = served.space.reserve_waiting
+
+            async def held(length: int) -> Piece:
+                await room.wait()
+                return await reserve(length)
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(served.space, "reserve_waiting", held)
+                first = asyncio.create_task(steps.get(e.store, "one"))
+                await until(lambda: e.store.recalls["p"]._unwritten_bytes() > REGION)
+                assert await steps.get(e.store, "two") == data["two"]
+                assert len(e.store.recalls["p"]._landings) == 1
+                room.set()
+                assert await first == data["one"]
+            await until(lambda: not e.store.recalls["p"]._landings)
+            hot = {key: record is not None and bool(record.extents) for key in data for record in [record_of(e, key)]}
+            assert hot == {"one": True, "two": False}
 
     run(body())
 
