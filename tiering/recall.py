@@ -59,12 +59,14 @@ class _Landing:
         "number",
         "over",
         "remote",
+        "size",
         "slot",
         "task",
         "writing",
     )
 
-    def __init__(self, slot: int, number: int) -> None:
+    def __init__(self, size: int, slot: int, number: int) -> None:
+        self.size = size
         self.slot = slot  # of the board
         self.number = number  # no other landing has it, of whatever process
         self.extents: tuple[Extent, ...] | None = None
@@ -140,7 +142,7 @@ class Recalls:
         if start == stop:
             return Reading(record, start, stop, b"", "cold")
         landing = self._landings.get((okey, record.generation))
-        if landing is None and self._unwritten_bytes() <= _UNWRITTEN_BYTES:
+        if landing is None and self._has_room(record.size):
             landing = self.land(okey, record)
         # A part of a long object is asked for by itself: its frames are checked before they are given out, while what has
         # landed is checked at the object's end, which a reader of a part would not wait for.
@@ -172,7 +174,7 @@ class Recalls:
             return known
         if record.size > self._pool.stream_bytes or not self._free_slots or not record.size:
             return None
-        landing = _Landing(self._free_slots.pop(), next(self._numbers))
+        landing = _Landing(record.size, self._free_slots.pop(), next(self._numbers))
         self._landings[okey, record.generation] = landing
         landing.task = asyncio.get_running_loop().create_task(self._land(landing, okey, record))
         return landing
@@ -300,6 +302,11 @@ class Recalls:
 
     def _unwritten_bytes(self) -> int:
         return sum(each.come - each.landed for each in self._landings.values() if each.remote is None)
+
+    def _has_room(self, size: int) -> bool:
+        """Whether another landing's bytes could be held until they are on flash."""
+        left = sum(each.size - each.landed for each in self._landings.values() if each.remote is None)
+        return not left or left + size <= _UNWRITTEN_BYTES
 
     async def _watch(self, landing: _Landing, other: Claim, record: ObjectRecord) -> None:
         """Follows another process's landing on the board."""
