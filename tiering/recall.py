@@ -304,9 +304,11 @@ class Recalls:
         return sum(each.come - each.landed for each in self._landings.values() if each.remote is None)
 
     def _has_room(self, size: int) -> bool:
-        """Whether another landing's bytes could be held until they are on flash."""
-        left = sum(each.size - each.landed for each in self._landings.values() if each.remote is None)
-        return not left or left + size <= _UNWRITTEN_BYTES
+        """Whether flash keeps up, or another landing's bytes can be held until it does."""
+        landings = [each for each in self._landings.values() if each.remote is None]
+        if all(each.writing is None or each.writing.done() for each in landings):
+            return True
+        return sum(each.size - each.landed for each in landings) + size <= _UNWRITTEN_BYTES
 
     async def _watch(self, landing: _Landing, other: Claim, record: ObjectRecord) -> None:
         """Follows another process's landing on the board."""

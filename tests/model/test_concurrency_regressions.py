@@ -723,6 +723,7 @@ def test_recalls_pass_through_while_flash_is_slower_than_the_bucket(
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(served.space, "reserve_waiting", held)
                 assert await steps.get(e.store, "one") == data["one"]
+                await until(lambda: all(each.writing for each in e.store.recalls["p"]._landings.values()))
                 assert await steps.get(e.store, "two") == data["two"]
                 room.set()
             await until(lambda: not e.store.recalls["p"]._landings)
