@@ -1,7 +1,7 @@
 """Bringing cold objects back: one fetch for many waiters, in any number of processes, streamed while it lands.
 
 Promise: however many clients ask for a cold object at once, the backing store is asked once for the whole (a range of a
-long object also asks for the frames it needs); what a client is given in full passed the object's checksum, because the last byte is withheld until it did.
+long object also asks for the frames it needs); what a client is given in full passed the object's checksum, because the last piece is withheld until it did.
 Owns this process's landings and its places of the pool's board. Does not know HTTP or eviction.
 Kind: owner; one thread (the loop's) and its own tasks, ended by `close`. Invariants: nothing that waits for the device stands
 before the first byte; a follower finds and reads each piece in one loop step; when a landing fails, its followers go on
