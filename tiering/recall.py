@@ -276,6 +276,7 @@ class Recalls:
             self._wrote(landing, body)
         else:
             landing.writing = asyncio.get_running_loop().create_task(self._write(landing, body, waiting))
+            await asyncio.sleep(0)  # it begins: what has been begun can be cancelled
 
     async def _write(self, landing: _Landing, body: FlashBody, waiting: Awaitable[None]) -> None:
         """Puts what has come to flash; `waiting`: what that had to wait for first."""
