@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import random
+import re
 import tempfile
 import time
 from collections.abc import Collection, Sequence
@@ -59,6 +60,7 @@ EVICTION_STEPS = 8
 NEW = 1 << 40
 """Numbers of keys from here on are not stored by the filling."""
 BUCKET = bucket("kv")
+_KEY = re.compile("<Key>([^<]*)</Key>")
 
 
 @dataclass
@@ -135,6 +137,9 @@ class Stage:
     async def evict(self, steps: int) -> None:
         """Frees some regions as the keeper does; the gateway is down."""
         pools = engine.open_pools(config.load(self.settings), KEEPER_SLOT, engine.SystemClock(), lambda: None)
+        with pools["kv"].index.view() as view, view.cursor("objects") as rows:
+            for _ in rows.iternext(True, False):  # as its scrub does: a keeper has touched every page
+                pass
         duty = EvictDuty(pools["kv"], None)
         duty.low = 1 << 30
         for _ in range(steps):
@@ -167,7 +172,13 @@ class StagePeer(S3Peer):
         return [chosen.randrange(self.stage.objects) for _ in range(SAMPLE_KEYS)]
 
     def warm(self) -> None:
-        """Reads the sample once: the first read of an object after a start checks its bytes, whatever number there are."""
+        """Reads the sample once, as the first read of an object after a start checks its bytes, and lists all there is: the
+        first touch of a page of the index by a process costs a fault, and there are more pages the more objects."""
+        start: str | None = ""
+        while start is not None:
+            query = f"list-type=2&max-keys={PAGE_KEYS}&start-after={quote(start, safe='')}"
+            keys = _KEY.findall(self.ask("GET", f"/{BUCKET}", query=query).decode())
+            start = keys[-1] if len(keys) == PAGE_KEYS else None
         with ThreadPoolExecutor(READING) as threads:
             list(threads.map(lambda number: self.ask("GET", f"/{BUCKET}/{block_key(number)}"), self._sample()))
 

@@ -150,11 +150,12 @@ class S3Peer:
         body: bytes | None = None,
         headers: tuple[tuple[str, str], ...] = (),
         fine: Collection[int] = (200,),
+        query: str = "",
     ) -> bytes:
         """One request on its own connection, over the raw head, so that what is signed is what is sent."""
         length = None if body is None else len(body)
         with socket.create_connection(self.address, timeout=60) as connection:
-            connection.sendall(self.signer.head(method, path, length, headers) + (body or b""))
+            connection.sendall(self.signer.head(method, path, length, headers, query) + (body or b""))
             reply = http.client.HTTPResponse(connection, method=method)
             reply.begin()
             data = reply.read()
