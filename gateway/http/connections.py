@@ -51,6 +51,8 @@ _BODIES_MORE: Final = ROOMY // 4
 _WORTH_S: Final = 200e-6
 """Requests that cost so much of the processor's time, or more, are refused for a fifth of it and less. Shorter ones are always
 begun: letting them wait and refusing them would cost as much, and as many as there may be connections do not take long."""
+_ADMITTING_S: Final = 0.01
+"""Given to those in line whose turn has come before others have theirs on the loop."""
 _CATCH_UP_S: Final = 0.01
 """Given to those in line who were late, each time everybody else has had their turn on the loop."""
 _REFUSAL_S: Final = 60e-6
@@ -73,7 +75,6 @@ _PAUSE_S: Final = 0.1
 """When the worker does not run at all for longer, the rest does not count as waiting in line: nobody had the chance to be served."""
 PLACE, TURN, LATE = range(3)
 """What is waited for: a place; a turn; that a worker that is behind has time."""
-_ADMITTED_MAX: Final = 32
 _IN_VAIN_MAX: Final = 32
 """Addresses for which all connections are looked at in vain between two sweeps."""
 _ROOM_PART: Final = 16
@@ -164,7 +165,8 @@ class Connections:
         self._for_turn: Line[Connection] = Line(limits.queue_s, limits.queue_s, 1.0)
         self._late: Line[Connection] = Line(limits.queue_s, limits.queue_overload_s, 0.5)
         self._lines = (self._for_place, self._for_turn, self._late)  # by PLACE, TURN, LATE
-        self._refusals_s = limits.refusal_fraction_max * _REFUSALS_AHEAD_S  # left for refusals
+        self._refusals_s = limits.refusal_fraction_max * _REFUSALS_AHEAD_S  # left for refusing those in line,
+        self._at_once_s = self._refusals_s  # and newcomers
         self._refusals_seen_s = self._line_seen_s = self.now_s
         self._starved_s = starved_s
         self._starved_seen_s = starved_s()
@@ -228,7 +230,8 @@ class Connections:
         """Whether a connection that has just been answered, and has had a place since then, gives it to one in line. Its next
         request waits for another: so all are served in turn, where those without a place would be refused, or leave."""
         self.places_wanted = bool(self._for_place)
-        if not self.places_wanted or self._may_have_place(peer) or self.clock_s() - since_s < _YIELD_S:
+        free = min(self.limits.connections_max - self._places, self._peer_places_max - self._placed_by[peer])
+        if free >= len(self._for_place) or self.clock_s() - since_s < _YIELD_S:
             return False
         self._places -= 1
         _less(self._placed_by, peer)
@@ -310,10 +313,20 @@ class Connections:
 
     def _press(self) -> None:
         full = bool(self._full_peers) or self._held >= self.limits.requests_in_flight_max
-        self.pressed = full or self.behind or self.blocks.filling >= self._bodies_max
+        self.pressed = full or self.behind or self.blocks.filling >= self._bodies_max or bool(self._for_turn)
 
     def may_begin(self, peer: str) -> bool:
-        """Whether a request with a body may begin now from there. True unless `pressed`.
+        """Whether a request with a body that has just come from there may begin. True unless `pressed`.
+
+        Who comes just when there is room need not stand in line, which costs time, as long as nobody has been in it for long.
+        """
+        if not self._has_room(peer):
+            return False
+        line = self._for_turn
+        return not line or line.waited_s(peer, self._line_time_s()) < self.limits.queue_s / 2
+
+    def _has_room(self, peer: str) -> bool:
+        """Whether one more request with a body may be under way from there.
 
         No more bodies are taken at once than get large blocks, unless the processor has time left: of many each would take so long
         that all are late, and cost more. Bodies of slow senders, which hold no block, do not count for that, nor do those that are
@@ -339,10 +352,11 @@ class Connections:
         line, now_s = self._lines[what], self._line_time_s()
         peer = connection.peer_address()
         if what != LATE and self._comes_too_late(line, peer, now_s):
-            self._charge(line, body_bytes)
+            self._at_once_s -= self._count_refusal(line, body_bytes)
             return False
         line.join(peer, connection, now_s, waited_s)
         self.places_wanted |= what == PLACE
+        self.pressed |= what == TURN
         if what == TURN:
             self._came += 1
         if self._line_timer is None:
@@ -351,19 +365,15 @@ class Connections:
         return True
 
     def _comes_too_late(self, line: Line[Connection], peer: str, now_s: float) -> bool:
-        """Whether a newcomer would wait too long behind the others of its address. Once these have waited for all of their
-        patience, the time there is for refusals is theirs."""
-        patience_s = line.patience_s(now_s)
-        if not patience_s / 2 < line.waited_s(peer, now_s) < patience_s or self._refusals_s <= 0:
+        """Whether a newcomer would wait too long behind the others of its address, and there is time to say so."""
+        if self._at_once_s <= 0 or line.waited_s(peer, now_s) <= line.patience_s(now_s) / 2:
             return False
         return line is not self._for_turn or not self.all_stay()
 
-    def _charge(self, line: Line[Connection], body_bytes: int) -> None:
-        """Counts a refusal, and what it takes besides what is timed."""
+    def _count_refusal(self, line: Line[Connection], body_bytes: int) -> float:
+        """Returns what it takes besides what is timed."""
         self.refused_requests += 1
-        self._refusals_s -= _REFUSAL_S + body_bytes / _DISCARDED_BYTES
-        if line is self._for_place:
-            self._refusals_s -= _RECONNECT_S
+        return _REFUSAL_S + body_bytes / _DISCARDED_BYTES + (_RECONNECT_S if line is self._for_place else 0.0)
 
     def stop_waiting(self, connection: Connection, what: int) -> None:
         """The connection is gone."""
@@ -388,20 +398,22 @@ class Connections:
             self.loop.call_soon(self._admit)
 
     def _admit(self) -> None:
-        """Lets in line as many begin as there is room for, but only so many before others have their turn on the loop."""
+        """Lets in line as many begin as there is room for, but only for a while before others have their turn on the loop."""
         self._admitting = False
         now_s = self._line_time_s()
         if self._late:
             self._catch_up(now_s)
         self._admitted_s = now_s
-        for _ in range(_ADMITTED_MAX):
+        stop_s = self.clock_s() + _ADMITTING_S
+        while self.clock_s() <= stop_s:
             connection = self._for_place.next(self._may_have_place, now_s)
             if connection is not None:
                 self._take_place(connection.peer_address())
                 _less(self._over_by, connection.peer_address())
             else:
-                connection = self._for_turn.next(self.may_begin, now_s, self.all_stay())
+                connection = self._for_turn.next(self._has_room, now_s, self.all_stay())
             if connection is None:
+                self._press()
                 return
             if not connection.begin():
                 self._left += 1
@@ -429,8 +441,7 @@ class Connections:
         # On a busy machine a worker has less time than passes.
         passed_s = max(0.0, now_s - self._refusals_seen_s - (starved_s - self._starved_seen_s))
         self._refusals_seen_s, self._starved_seen_s = now_s, starved_s
-        fraction = self.limits.refusal_fraction_max
-        self._refusals_s = min(self._refusals_s + fraction * passed_s, fraction * _REFUSALS_AHEAD_S)
+        self._share_out(passed_s)
         line_time_s = self._line_time_s()
         self.blocks.judge()
         self._came *= _LATELY
@@ -441,6 +452,15 @@ class Connections:
                 self._turn_away(line, line_time_s, _PATIENT_S if patient else 0.0)
         self._admit_soon()
 
+    def _share_out(self, passed_s: float) -> None:
+        """Of the time there is for refusals half is for newcomers, who hear at once, and half for those in line, who have waited; what
+        the ones do not need is for the others."""
+        earned_s = self.limits.refusal_fraction_max * passed_s
+        most_s = self.limits.refusal_fraction_max * _REFUSALS_AHEAD_S
+        at_once_s, refusals_s = self._at_once_s + earned_s / 2, self._refusals_s + earned_s / 2
+        self._at_once_s = min(most_s, at_once_s + max(0.0, refusals_s - most_s))
+        self._refusals_s = min(most_s, refusals_s + max(0.0, at_once_s - most_s))
+
     def _turn_away(self, line: Line[Connection], now_s: float, least_s: float) -> None:
         begin_s = self._cpu_s()
         for connection in line.impatient(now_s, least_s):
@@ -449,8 +469,7 @@ class Connections:
                 self._left += line is self._for_turn
                 continue
             end_s = self._cpu_s()
-            self._charge(line, discarded)
-            self._refusals_s -= end_s - begin_s
+            self._refusals_s -= end_s - begin_s + self._count_refusal(line, discarded)
             begin_s = end_s
             if self._refusals_s <= 0:
                 return

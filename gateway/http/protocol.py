@@ -100,6 +100,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         "_thrifty",
         "_tls",
         "_transport",
+        "_turn",
         "_turned_away",
         "_version_1_0",
         "_waited_s",
@@ -139,6 +140,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self._waiting = False  # in line with a request that is not read further
         self._waits_for = PLACE
         self._waited_s = 0.0  # what is read next has waited so long, if the worker is behind
+        self._turn = False  # has come: the next request begins though others wait
         self._turned_away = False  # the next request is answered 503
         self._thrifty = False  # the kernel holds little that is not sent
         self._lost = False
@@ -313,13 +315,14 @@ class HttpProtocol(asyncio.BufferedProtocol):
         read no further."""
         connections = self._connections
         waited_s, self._waited_s = self._waited_s, 0.0
+        turn, self._turn = self._turn, False
         if self._turned_away:
             return True
         if not self._placed:
             self._waits_for = PLACE
         elif connections.is_late(waited_s) and not (length and connections.all_stay()):
             self._waits_for = LATE
-        elif length and not connections.may_begin(self._peer):
+        elif length and not turn and not connections.may_begin(self._peer):
             self._waits_for = TURN
         else:
             return True
@@ -333,6 +336,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
     def begin(self) -> bool:
         """See `Connection`."""
         self._waiting = False
+        self._turn = self._waits_for == TURN
         if not self._placed:
             self._placed = True
             self._placed_s = self._connections.clock_s()
