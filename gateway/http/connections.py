@@ -351,7 +351,7 @@ class Connections:
         at once, with a body of `body_bytes`: its turn would come too late, and there is time for that."""
         line, now_s = self._lines[what], self._line_time_s()
         peer = connection.peer_address()
-        if what != LATE and self._comes_too_late(line, peer, now_s):
+        if self._comes_too_late(line, peer, now_s):
             self._at_once_s -= self._count_refusal(line, body_bytes)
             return False
         line.join(peer, connection, now_s, waited_s)
