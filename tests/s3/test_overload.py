@@ -64,6 +64,7 @@ def environment(gateway: Gateway, home: Path) -> dict[str, str]:
 def test_clients_that_are_refused_come_again_and_all_is_done(tmp_path: Path) -> None:
     """boto3 and the aws command line with their retries as they come."""
     limits = {"http.requests_in_flight_max": "1", "http.peer_fraction_max": "1", "http.queue_s": "200ms"}
+    limits["http.body_grace_s"] = "10m"  # the one upload is slow on purpose
     source = tmp_path / "file"
     source.write_bytes(BODY)
     with Gateway(data_dir=tmp_path / "data", settings=limits) as gateway, held(gateway) as release:
