@@ -174,7 +174,7 @@ class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):
         "free regions below which the keeper frees more; 0 is automatic: from the number of regions",
         "early enough that writers do not wait, though a free region serves no hits")] = 0
     space_wait_s: Annotated[float, Row("Pools", v.parse_duration, "DURATION",
-        "how long a write waits for a free region before it is answered 503",
+        "how long a write waits for a free region, or a drive that is behind, before it is answered 503",
         "longer than freeing a region takes, shorter than a client's own time limit")] = 5.0
 
 
