@@ -38,7 +38,7 @@ _CLAIM_POLL_S: Final = 0.0002
 _CHUNK: Final = 256 << 10
 _FRESH_BYTES: Final = 512 << 10
 """Of a landing, what came last is passed on from memory: a follower that keeps up needs no look at flash."""
-_UNWRITTEN_BYTES: Final = 32 << 20
+_UNWRITTEN_BYTES: Final = 64 << 20
 """What a process's landings may hold while they wait for room on flash, since a new region takes a commit, which is longer than a
 recall. Beyond it the device is slower than the backing store, and readers pass through without landing."""
 
