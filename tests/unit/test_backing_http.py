@@ -4,7 +4,9 @@ certificates: bytes exactly, or an error that names nobody."""
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
+import struct
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -256,3 +258,24 @@ def test_certificate_is_checked(tmp_path: Path) -> None:
     answer = says(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
     run(answer, good, tls=(server, ssl.create_default_context(cafile=str(files.ca))))
     run(answer, bad, tls=(server, ssl.create_default_context()))
+
+
+def test_long_body_is_exact_and_a_reset_within_it_is_an_error() -> None:
+    body = bytes(range(256)) * (3 << 12)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+        await writer.drain()
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (len(body) + 1) + body)
+        await writer.drain()
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        writer.transport.abort()
+
+    async def check(client: Client) -> None:
+        assert await whole(client) == (200, body)
+        with pytest.raises(OSError):
+            await whole(client)
+
+    run(serve, check)
