@@ -181,6 +181,26 @@ def test_newcomer_whose_turn_would_come_too_late_is_told_503_at_once() -> None:
         assert wire.connections.refused_requests == 2
 
 
+@pytest.mark.parametrize(("waited_s", "ahead"), [(0.1, True), (0.3, False)])
+def test_nobody_gets_ahead_of_who_has_waited_long(waited_s: float, ahead: bool) -> None:
+    doors = Doors()
+    with Wire(App(doors.answer), requests_in_flight_max=1, queue_s=0.5, refusal_fraction_max=1e-9) as wire:
+        wire.feed(SLOW)
+        first = another(wire)
+        wire.pass_time(waited_s)
+        wire.connections._at_once_s = 0.0
+        newcomer, protocol = wire.connect()
+        doors.open.set()
+        wire.loop.call_soon(wire.loop.stop)
+        wire.loop.run_forever()  # now there is room, and who waits has not been asked yet
+        view = protocol.get_buffer(65536)
+        view[: len(WRITE)] = WRITE
+        protocol.buffer_updated(len(WRITE))
+        assert (statuses(first), statuses(newcomer)) == ([], [200] if ahead else [])
+        wire.settle()
+        assert (statuses(first), statuses(newcomer)) == ([200], [200])
+
+
 def test_newcomers_and_those_who_wait_share_the_time_for_refusals() -> None:
     with Wire(App(Doors().answer), requests_in_flight_max=1, queue_s=0.5, refusal_fraction_max=0.0005) as wire:
         wire.feed(SLOW)
