@@ -107,7 +107,7 @@ def open_cold(settings: Settings, environ: Mapping[str, str], record: Record | N
         active=settings.backing_concurrency,
     )
     url = settings.backing
-    return ColdSide(open_backing(url, environ, options=options, record=record), prefix="")
+    return ColdSide(open_backing(url, environ, options=options, record=record))
 
 
 def meter(metrics: Metrics) -> Meter:

@@ -78,10 +78,12 @@ class Buckets:
             self._numbers_seen = version
         if (pool.config.name, number) not in self._numbers:
             with pool.index.view() as view:
-                for _, value in view.rows("buckets"):
-                    record: BucketRecord = layout.BUCKET.decode(value)
-                    self._numbers[pool.config.name, record.number] = record
-        return self._numbers.get((pool.config.name, number))
+                name = view.get("numbers", layout.bucket_prefix(number))
+                record = view.bucket(name.decode()) if name is not None else None
+            if record is None:
+                return None
+            self._numbers[pool.config.name, number] = record
+        return self._numbers[pool.config.name, number]
 
     def all(self) -> Sequence[BucketInfo]:
         found: list[BucketInfo] = []

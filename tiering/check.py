@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from tiering import journal, layout
+from tiering.backing import keys
 from tiering.cold import ColdSide
 from tiering.contract import Residency
 from tiering.duties.scrub import standing_damages
@@ -84,6 +85,7 @@ class _Audit:
                 "leases",
                 "nulls",
                 "watched",
+                "numbers",
             )
         }
         self.checked: dict[tuple[int, int], tuple[Extent, str]] = {}
@@ -95,6 +97,7 @@ class _Audit:
         for bucket_name, value in self.view.rows("buckets"):
             bucket: BucketRecord = layout.BUCKET.decode(value)
             buckets[bucket.number] = bucket.name
+            self.wanted["numbers"][layout.bucket_prefix(bucket.number)] = bucket_name
             if journal.DOCUMENT in bucket.documents:
                 self.counters.watched += 1
                 self.wanted["watched"][layout.number_key(layout.bucket_prefix(bucket.number))] = bucket_name
@@ -127,16 +130,17 @@ class _Audit:
             self.report.fault(f"{what}: cold pieces do not add up to its {record.size} bytes")
         if not cold and record.cold:
             self.report.fault(f"{what}: hot-only, yet it has a cold copy")
-        for piece in record.cold:
-            if not (piece is record.cold[0] and record.unlisted):
-                self.cold[piece.name] = Copy(what, self._name(okey, record), hot)
-        if record.note and not record.unnoted:
-            self.cold[record.note] = Copy(f"{what}, its note", "", hot)
+        if number in buckets:
+            for name in layout.cold_names(buckets[number], okey, record)[record.unlisted :]:
+                self.cold[name] = Copy(what, self._name(okey, record), hot)
+            if record.note and not record.unnoted:
+                note = keys.note_key(layout.cold_name(buckets[number], okey, record.version))
+                self.cold[note] = Copy(f"{what}, its note", "", hot)
         if record.unnoted:
             self.wanted["unnoted"][layout.u64_key(record.generation)] = okey
         self._extents(what, layout.OWNER_OBJECT + okey, record.extents)
         if layout.is_dirty(record):
-            self.wanted["dirty"][layout.u64_key(record.generation)] = okey
+            self.wanted["dirty"][layout.u64_key(record.generation)] = self._owed(okey, record)
         if record.unlisted:
             self.wanted["manifests"][layout.u64_key(record.generation)] = okey
         if layout.is_leaving(record):
@@ -153,6 +157,12 @@ class _Audit:
         counters.hot_bytes += record.size if hot else 0
         counters.dirty_bytes += record.size if layout.is_dirty(record) else 0
         counters.pinned_bytes += record.size if layout.hold_until_ms(record) else 0
+
+    def _owed(self, okey: bytes, record: ObjectRecord) -> bytes:
+        """The row in `dirty`, in either of its two forms."""
+        by_place = layout.owed_by_place(record)
+        found = self.view.get("dirty", layout.u64_key(record.generation))
+        return by_place if by_place is not None and found == by_place else okey
 
     def _name(self, okey: bytes, record: ObjectRecord) -> str:
         number, key = layout.split_object_key(okey)

@@ -1,4 +1,4 @@
-"""The cold side of one process: objects' names and streams in the backing store, and reading through them.
+"""The cold side of one process: objects' streams in the backing store, and reading through them.
 
 Promise: content that is given out in full is the object's exact bytes, or an error is raised before the last chunk.
 Owns nothing but the reference to the backing. Does not know who may wait, or where recalled bytes go.
@@ -8,14 +8,13 @@ Kind: shell over the Backing port. Spec: docs/FORMAT.md, "Cold objects".
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 
 import msgspec
 
 from tiering import coldstream
-from tiering.backing import keys
 from tiering.backing.coldobject import ColdSource, Content, read_head, read_layout, read_object, read_range
 from tiering.contract import Buffer, ColdUnavailable, Corrupt, ObjectInfo, Residency
 from tiering.layout import BucketRecord, ColdPiece, ObjectRecord
@@ -37,65 +36,59 @@ def translate(error: Exception) -> Exception:
 
 
 class ColdSide:
-    """`prefix`: what every name in the backing store begins with, "" for none."""
+    """The backing store, as objects see it."""
 
-    def __init__(self, backing: Backing, prefix: str = "") -> None:
+    def __init__(self, backing: Backing) -> None:
         self.backing = backing
-        self.prefix = prefix
 
-    def name(self, bucket: str, key: str, version: str = "") -> str:
-        return keys.cold_key(self.prefix, bucket, key, version)
-
-    def piece_name(self, upload_id: str, number: int) -> str:
-        """Where a part goes that must leave the tier before its object is complete."""
-        inner = f"{keys.RESERVED}/pieces/{upload_id}/{number:05d}"
-        return f"{self.prefix}/{inner}" if self.prefix else inner
-
-    async def read(self, record: ObjectRecord, start: int, stop: int) -> AsyncIterator[Buffer]:
-        """Content `start:stop`, straight from the backing store. Raises ColdUnavailable, Corrupt."""
+    async def read(self, record: ObjectRecord, names: Sequence[str], start: int, stop: int) -> AsyncIterator[Buffer]:
+        """Content `start:stop`, straight from the backing store. `names`: of the pieces. Raises ColdUnavailable, Corrupt."""
         at = 0
         try:
-            for piece in record.cold:
+            for piece, name in zip(record.cold, names, strict=True):
                 first, last = max(start - at, 0), min(stop - at, piece.size)
                 at += piece.size
                 if first >= last:
                     continue
                 # One stream alone has the object's checksum in its head, and a name that later generations use too.
                 crc64 = record.crc64 if len(record.cold) == 1 else None
-                async with aclosing(self._read_piece(piece, first, last, crc64)) as chunks:
+                async with aclosing(self._read_piece(piece, name, first, last, crc64)) as chunks:
                     async for chunk in chunks:
                         yield chunk
         except (BackingUnavailable, NotFound, BackingCorrupt) as error:
             raise translate(error) from error
 
     async def _read_piece(
-        self, piece: ColdPiece, start: int, stop: int, crc64: int | None
+        self, piece: ColdPiece, name: str, start: int, stop: int, crc64: int | None
     ) -> AsyncGenerator[Buffer, None]:
         """Content of one piece. `crc64`: of all its content, where that is known; another generation's has another."""
         if (start, stop) == (0, piece.size):
             reader = coldstream.ColdReader()
-            async with aclosing(read_object(self.backing, piece.name, reader)) as chunks:  # type: ignore[type-var]
+            async with aclosing(read_object(self.backing, name, reader)) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:
                     _judge_head(reader.head, crc64)
                     yield chunk
             _judge_head(reader.head, crc64)  # an empty stream has no chunk to be judged at
             return
         if piece.layout:
-            known = msgspec.msgpack.decode(piece.layout, type=coldstream.ColdLayout)
+            known = coldstream.unpack_layout(piece.layout, piece.size, crc64)
         else:
             # First the layout, then the head: if that is still ours, so was the layout, and its sums judge the bytes.
-            known = await read_layout(self.backing, piece.name)
-            _judge_head(await read_head(self.backing, piece.name), crc64)
-        async with aclosing(read_range(self.backing, piece.name, start, stop, known)) as chunks:  # type: ignore[type-var]
+            known = await read_layout(self.backing, name)
+            _judge_head(await read_head(self.backing, name), crc64)
+        async with aclosing(read_range(self.backing, name, start, stop, known)) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
                 yield chunk
 
-    async def store(self, name: str, meta: Mapping[str, Any], size: int, crc64: int, content: Content) -> ColdPiece:
-        """Uploads one cold stream. Raises BackingUnavailable, Corrupt."""
+    async def store(
+        self, name: str, meta: Mapping[str, Any], size: int, crc64: int, content: Content, *, own: bool = True
+    ) -> ColdPiece:
+        """Uploads one cold stream. `own`: it is an object's, under its own name. Raises BackingUnavailable, Corrupt."""
         source = await ColdSource.prepare(meta, size, crc64, content, offload=asyncio.to_thread)
         await self.backing.put(name, source)
-        frames = msgspec.msgpack.encode(source.layout) if source.layout is not None else b""
-        return ColdPiece(name, size, frames if len(frames) <= LAYOUT_BYTES_MAX else b"")
+        known = crc64 if own else None
+        frames = coldstream.pack_layout(source.layout, known) if source.layout is not None else b""
+        return ColdPiece("" if own else name, size, frames if len(frames) <= LAYOUT_BYTES_MAX else b"")
 
 
 def _judge_head(head: coldstream.ColdHead | None, crc64: int | None) -> None:
@@ -171,6 +164,8 @@ def record_of(meta: Mapping[str, Any], cold: tuple[ColdPiece, ...]) -> ObjectRec
     """The record that a cold stream's head describes. Raises msgspec.ValidationError, KeyError."""
     fields = {name: meta[name] for name in _META_FIELDS if name in meta or name not in _LATER_FIELDS}
     info = msgspec.convert(_ordered(fields), ObjectRecord)
+    if not isinstance(info.etag, str):  # which the records' own type does not say, for the sake of their rows
+        raise msgspec.ValidationError("the ETag is no text")
     info.residency = Residency.COLD_ONLY
     info.cold = cold
     return info

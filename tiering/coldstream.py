@@ -91,7 +91,7 @@ class ColdLayout(msgspec.Struct, frozen=True, array_like=True):
 
     `encoded`: the data frames' stored lengths, u32 little-endian each, "" when all are raw (then a formula gives them).
     `sums`: the CRC64NVME of each frame's content, u64 little-endian each. About 12 bytes per 4 MiB: a caller that finds
-    this too large for its record drops it and reads the tail again.
+    this too large for its record (see `pack_layout`) drops it and reads the tail again.
     """
 
     size: int
@@ -264,6 +264,35 @@ def parse_seek_table(tail: Buffer, encoded_bytes: int) -> ColdLayout:
     if layout.encoded_bytes != encoded_bytes:
         raise ColdCorrupt("the seek table does not add up to the stream")
     return layout
+
+
+class _Kept(msgspec.Struct, frozen=True, array_like=True):
+    """A layout as a record keeps it: what follows from the object's size and checksum is left off."""
+
+    head_bytes: int
+    encoded: bytes = b""
+    sums: bytes = b""
+    frame_bytes: int = 0
+
+
+def pack_layout(layout: ColdLayout, crc64: int | None) -> bytes:
+    """A layout for a record that also has the content's size and, unless that is None, its checksum: some four bytes for
+    one raw frame."""
+    sums = b"" if crc64 is not None and layout.sums == _CRC.pack(crc64) else layout.sums
+    frame_bytes = 0 if layout.frame_bytes == _usual_frame(layout.size) else layout.frame_bytes
+    fields = (layout.head_bytes, layout.encoded, sums, frame_bytes)
+    kept = 4 if frame_bytes else 3 if sums else 2 if layout.encoded else 1
+    return msgspec.msgpack.encode(fields[:kept])
+
+
+def unpack_layout(kept: bytes, size: int, crc64: int | None) -> ColdLayout:
+    """What `pack_layout` was given; `size` and `crc64` from the record."""
+    found = msgspec.msgpack.decode(kept, type=_Kept)
+    frame_bytes = found.frame_bytes or _usual_frame(size)
+    sums = found.sums
+    if not sums and size and crc64 is not None:
+        sums = _CRC.pack(crc64)
+    return ColdLayout(size, found.head_bytes, frame_bytes, found.encoded, sums)
 
 
 def frames_for_range(layout: ColdLayout, start: int, stop: int) -> FrameSpan:
@@ -614,9 +643,13 @@ def _skippable(magic: int, payload: bytes) -> bytes:
 
 def _layout(size: int, head: int, frame_bytes: int, lengths: Sequence[int], sums: Sequence[int]) -> ColdLayout:
     """One object, one layout: the frame size is cut to the object's, as a reader of the seek table alone sees it."""
-    frame_bytes = min(frame_bytes, size) or FRAME_BYTES
+    frame_bytes = _usual_frame(size, frame_bytes)
     packed = _pack_lengths(lengths, size, frame_bytes)
     return ColdLayout(size, head, frame_bytes, packed, struct.pack(f"<{len(sums)}Q", *sums))
+
+
+def _usual_frame(size: int, frame_bytes: int = FRAME_BYTES) -> int:
+    return min(frame_bytes, size) or FRAME_BYTES
 
 
 def _pack_lengths(lengths: Sequence[int], size: int, frame_bytes: int) -> bytes:

@@ -4,7 +4,8 @@ Promise: a write transaction changes a record and all rows derived from it toget
 place that does), so no reader ever sees one without the other.
 Owns the environment, its sub-databases and its reader table. Does not know files, sockets, or what a record means.
 Kind: owner; read views on any thread, one write batch at a time (LMDB's own lock, across processes). The only module
-that imports lmdb. Invariants: a `View` is short-lived except for the epochs; buffers it lends die with it.
+that imports lmdb. Invariants: a `View` is short-lived except for the epochs. Rows are copied out of LMDB's pages: of short
+ones that costs less than a buffer does.
 Spec: docs/FORMAT.md; LMDB 1.0.
 """
 
@@ -22,7 +23,8 @@ from typing import Any, Final
 import lmdb
 
 from tiering import device, layout
-from tiering.contract import Residency
+from tiering.backing import keys
+from tiering.contract import NoSuchBucket, Residency
 from tiering.layout import (
     BucketRecord,
     Counters,
@@ -120,20 +122,20 @@ class Index:
         """
         begin, info = self._env.begin, self._env.info
         try:
-            txn = begin(buffers=True)
+            txn = begin()
         except lmdb.PanicError as error:
             raise self.storage_error(error) from error
         for _ in range(VIEW_TRIES):
             if info()["last_txnid"] == txn.id():
                 break
             txn.abort()
-            txn = begin(buffers=True)
+            txn = begin()
         return View(self, txn)
 
     def get_object(self, okey: bytes) -> ObjectRecord | None:
         """The record as of now, in a transaction of its own: the hot path's one look-up."""
         try:
-            txn = self._begin(None, None, False, True)
+            txn = self._begin(None, None, False, False)
         except lmdb.PanicError as error:
             raise self.storage_error(error) from error
         try:
@@ -150,7 +152,7 @@ class Index:
         """As `get_object`, for many keys, all of one snapshot."""
         decode = layout.OBJECT.decode
         try:
-            with self._env.begin(buffers=True) as txn:
+            with self._env.begin() as txn:
                 get, db = txn.get, self.objects_db
                 return [None if (data := get(okey, db=db)) is None else decode(data) for okey in okeys]
         except _RACES:
@@ -162,10 +164,15 @@ class Index:
         with self.view() as view:
             return view.standing(okey, generation)
 
+    def cold_names(self, okey: bytes, record: ObjectRecord) -> tuple[str, ...]:
+        """As `View.cold_names`, as of now."""
+        with self.view() as view:
+            return view.cold_names(okey, record)
+
     def counters(self) -> Counters:
         """The sums as of now, like `get_object`."""
         try:
-            txn = self._begin(None, None, False, True)
+            txn = self._begin(None, None, False, False)
         except lmdb.PanicError as error:
             raise self.storage_error(error) from error
         try:
@@ -212,7 +219,7 @@ class Index:
 
     def _begin_batch(self) -> Batch:
         try:
-            return Batch(self, self._begin(None, None, True, True))
+            return Batch(self, self._begin(None, None, True, False))
         except BaseException as error:
             fcntl.flock(self._lock_fd, fcntl.LOCK_UN)
             if isinstance(error, lmdb.Error):
@@ -287,19 +294,20 @@ class View:
         return int(self._txn.id())
 
     def get(self, database: str, key: bytes) -> bytes | None:
-        data = self._txn.get(key, None, self.db[database])
-        return None if data is None else bytes(data)
+        data: bytes | None = self._txn.get(key, None, self.db[database])
+        return data
 
     def count(self, database: str) -> int:
         return int(self._txn.stat(self.db[database])["entries"])
 
     def used_bytes(self) -> int:
         """What rows take of the file, which never shrinks: the rest of it waits to be written again."""
-        total = 0
-        for database in self.db.values():
-            found = self._txn.stat(database)
-            total += found["psize"] * (found["leaf_pages"] + found["branch_pages"] + found["overflow_pages"])
-        return total
+        return sum(map(self.table_bytes, self.db))
+
+    def table_bytes(self, database: str) -> int:
+        """What the rows of one database take."""
+        found = self._txn.stat(self.db[database])
+        return int(found["psize"] * (found["leaf_pages"] + found["branch_pages"] + found["overflow_pages"]))
 
     def object(self, okey: bytes) -> ObjectRecord | None:
         data = self._txn.get(okey, None, self._index.objects_db)
@@ -315,9 +323,51 @@ class View:
         record = self.object(okey)
         return None if record is None or record.generation != generation else (okey, record)
 
+    def owed(self, generation: int, owed: bytes) -> tuple[bytes, ObjectRecord] | None:
+        """What a row in `dirty` stands for: the record of that generation, and its object key."""
+        place = layout.place_owed(owed)
+        if place is None:
+            record = self.object(owed)
+            return None if record is None or record.generation != generation else (owed, record)
+        with self._txn.cursor(self._index.extents_db) as cursor:
+            found = cursor.set_range(place)
+            while found:
+                key = cursor.key()
+                if not key.startswith(place):
+                    break
+                if key[8:9] == layout.OWNER_OBJECT:
+                    record = self.object(key[9:])
+                    if record is not None and record.generation == generation:
+                        return key[9:], record
+                found = cursor.next()
+        return None
+
     def bucket(self, name: str) -> BucketRecord | None:
         record: BucketRecord | None = self._decode("buckets", name.encode(), layout.BUCKET)
         return record
+
+    def bucket_name(self, okey: bytes) -> str:
+        """The name of the bucket whose number an object key has. Raises NoSuchBucket."""
+        number = layout.number_key(okey)
+        name = self.get("numbers", number)
+        if name is None:
+            raise NoSuchBucket(bucket=f"number {layout.unpack_region(number)}")
+        return name.decode()
+
+    def cold_names(self, okey: bytes, record: ObjectRecord) -> tuple[str, ...]:
+        """The names of a record's cold streams, in their order. Raises NoSuchBucket."""
+        return layout.cold_names(self.bucket_name(okey), okey, record) if record.cold else ()
+
+    def note_name(self, okey: bytes, record: ObjectRecord) -> str:
+        """Where the note of a record is, or would be. Raises NoSuchBucket."""
+        return keys.note_key(layout.cold_name(self.bucket_name(okey), okey, record.version))
+
+    def names(self, okey: bytes, record: ObjectRecord) -> tuple[str, ...]:
+        """All that a record has in the backing store. Raises NoSuchBucket."""
+        names = self.cold_names(okey, record)
+        if record.note:
+            names = (*names, self.note_name(okey, record))
+        return (*names, record.former) if record.former else names
 
     def upload(self, ukey: bytes) -> UploadRecord | None:
         record: UploadRecord | None = self._decode("uploads", ukey, layout.UPLOAD)
@@ -344,19 +394,19 @@ class View:
             first = max(start, prefix)
             found = cursor.set_range(first) if first else cursor.first()
             while found:
-                key = bytes(cursor.key())
+                key = cursor.key()
                 if prefix and not key.startswith(prefix):
                     return
-                yield key, bytes(cursor.value())
+                yield key, cursor.value()
                 found = cursor.next()
 
     def first(self, database: str, prefix: bytes = b"") -> tuple[bytes, bytes] | None:
         """The first row with `prefix`."""
         with self._txn.cursor(self.db[database]) as cursor:
             if cursor.set_range(prefix) if prefix else cursor.first():
-                key = bytes(cursor.key())
+                key = cursor.key()
                 if key.startswith(prefix):
-                    return key, bytes(cursor.value())
+                    return key, cursor.value()
         return None
 
     def cursor(self, database: str) -> Any:
@@ -422,10 +472,12 @@ class Batch(View):
     def put_bucket(self, record: BucketRecord) -> None:
         self._buckets[record.name] = record
         self.put("buckets", record.name.encode(), layout.BUCKET.encode(record))
+        self.put("numbers", layout.bucket_prefix(record.number), record.name.encode())
 
-    def delete_bucket(self, name: str) -> None:
-        self._buckets[name] = None
-        self.delete("buckets", name.encode())
+    def delete_bucket(self, record: BucketRecord) -> None:
+        self._buckets[record.name] = None
+        self.delete("buckets", record.name.encode())
+        self.delete("numbers", layout.bucket_prefix(record.number))
 
     def counters(self) -> Counters:
         if self._counters is None:
@@ -464,8 +516,11 @@ class Batch(View):
                     self.delete(database, key)
             for database, key in after:
                 if (database, key) not in before:
-                    self.put(database, key, okey)
-        self._bury(_names(old), _names(new))
+                    self.put(database, key, okey if database != "dirty" else _owed(okey, new))
+        if old is not None and new is not None and old.extents != new.extents and layout.is_dirty(new):
+            self._follow_place(old, new)
+        if not (_is_plain(old) and _is_plain(new)):
+            self._bury_object(okey, old, new)
         if okey[0] >= 0x80:
             if new is None and old is not None and not old.version:
                 self.delete("nulls", layout.current_key(okey))
@@ -478,8 +533,34 @@ class Batch(View):
 
     def move_object(self, okey: bytes, old: ObjectRecord, to: bytes, new: ObjectRecord) -> None:
         """Puts a record under another object key, where none stands."""
+        owed = self.get("dirty", layout.u64_key(old.generation))
         self.replace_object(okey, old, None)
         self.replace_object(to, None, new)
+        if owed is not None and layout.place_owed(owed) is None:
+            self.owe_by_key(to, new)
+
+    def owe_by_key(self, okey: bytes, record: ObjectRecord) -> None:
+        """Has a dirty record's row name its key, and keep to that: the record is a copy, which shares its bytes. By their
+        place it would be looked for among all of their owners, which are as many as a client likes."""
+        if layout.is_dirty(record):
+            self.put("dirty", layout.u64_key(record.generation), okey)
+
+    def _follow_place(self, old: ObjectRecord, new: ObjectRecord) -> None:
+        """A record that was dirty, and still is, has been moved on flash: so has its row, if that goes by the place."""
+        if old.generation == new.generation and layout.is_dirty(old):
+            key, owed = layout.u64_key(new.generation), layout.owed_by_place(new)
+            if owed is not None and self.get("dirty", key) == layout.owed_by_place(old):
+                self.put("dirty", key, owed)
+
+    def _bury_object(self, okey: bytes, old: ObjectRecord | None, new: ObjectRecord | None) -> None:
+        if old is not None and new is not None and (
+            (old.cold, old.note, old.former, old.version) == (new.cold, new.note, new.former, new.version)
+        ):  # fmt: skip
+            return
+        self._bury(
+            self.names(okey, old) if old is not None else (),
+            self.names(okey, new) if new is not None else (),
+        )
 
     def _bury(self, old: tuple[str, ...], new: tuple[str, ...]) -> None:
         """Names in the backing store that nothing refers to any more get a tombstone; names in use lose theirs."""
@@ -622,7 +703,7 @@ class Batch(View):
 
 
 def _derived(record: ObjectRecord) -> list[tuple[str, bytes]]:
-    """The rows that follow from a record, as (sub-database, key); the value of each is the object key."""
+    """The rows that follow from a record, as (sub-database, key); the value of each is the object key, but for `dirty`."""
     rows: list[tuple[str, bytes]] = []
     generation = record.generation
     if record.residency is _HOT_ONLY and not record.cache:
@@ -642,9 +723,11 @@ def _derived(record: ObjectRecord) -> list[tuple[str, bytes]]:
     return rows
 
 
-def _names(record: ObjectRecord | None) -> tuple[str, ...]:
-    """What a record has in the backing store."""
-    if record is None or not (record.cold or record.note or record.former):
-        return ()
-    names = tuple([piece.name for piece in record.cold])
-    return (*names, *filter(None, (record.note, record.former))) if record.note or record.former else names
+def _owed(okey: bytes, record: ObjectRecord | None) -> bytes:
+    assert record is not None
+    return layout.owed_by_place(record) or okey
+
+
+def _is_plain(record: ObjectRecord | None) -> bool:
+    """Whether a record has nothing in the backing store."""
+    return record is None or not (record.cold or record.note or record.former)

@@ -2,7 +2,7 @@
 
 Promise: a key compares in LMDB as its fields compare (big-endian integers, UTF-8 text), every row decodes to what was
 encoded, and records of an older minor shape still decode (fields are only ever appended, with defaults).
-Of an object's row, defaults at its end are left off: there are more of those than of all others.
+Of an object's row, there being more of those than of all others, defaults at its end are left off, and an MD5 is bytes.
 Owns nothing. Does not know LMDB or files. Kind: pure. Spec: docs/FORMAT.md.
 """
 
@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from tiering.backing import keys
 from tiering.contract import (
     COLD_CLASSES,
     FOREVER_MS,
@@ -26,13 +27,14 @@ from tiering.contract import (
     UploadInfo,
 )
 
-FORMAT_VERSION: Final = 3
+FORMAT_VERSION: Final = 4
 EXTENT_ALIGN: Final = 64
 PAGE_ALIGN: Final = 4096
 PAGE_ALIGN_FROM: Final = 64 << 10
 """Extents at least this long start on a page: readers that map or register memory want it, and it wastes < 1/16."""
 
 UPLOAD_ID_CHARS: Final = 32
+_MD5_BYTES: Final = 16
 
 _u32 = struct.Struct(">I")
 _u64 = struct.Struct(">Q")
@@ -51,22 +53,24 @@ class Extent(NamedTuple):
 
 
 class ColdPiece(msgspec.Struct, frozen=True, array_like=True):
-    """One cold stream holding `size` content bytes; `name` is its key in the backing store.
+    """One cold stream holding `size` content bytes; `name` is its key in the backing store, "" for the object's own.
 
-    An object stored in several pieces has its manifest, a stream without content, as the first.
+    An object's first (or only) stream is under its own name, which follows from bucket, key and version (`cold_names`).
+    One stored in several pieces has its manifest, a stream without content, as the first.
     """
 
-    name: str
-    size: int
-    layout: bytes = b""  # coldstream.ColdLayout, encoded: lets a range be read without asking for the seek table
+    name: str = ""
+    size: int = 0
+    layout: bytes = b""  # coldstream.pack_layout: lets a range be read without asking for the seek table
 
 
 class _Seldom(ObjectInfo, array_like=True, kw_only=True):
     """What the index adds to few objects. These fields stand behind ObjectInfo's, where a row can do without them."""
 
+    etag: Any  # a str, as in ObjectInfo, where it stands; in a row, an MD5 is its 16 bytes
     upload_id: str = ""  # the upload it was completed from: makes completing idempotent
     unlisted: bool = False  # cold in pieces, and the manifest that names them is not written yet
-    note: str = ""  # backing name of what changed in its description since it was demoted; "" when nothing did
+    note: bool = False  # its description has changed since it was demoted: a note beside its copy tells what it is
     unnoted: bool = False  # the note is not written yet, or out of date
     chill: bool = False  # its storage class sends it out of the tier, unless it is held
     former: str = ""  # backing name of a copy under the key it was renamed from: kept until it has one of its own
@@ -182,13 +186,15 @@ class ScrubRecord(msgspec.Struct, array_like=True):
 
 
 class Codec:
-    """A msgpack encoder and decoder for one row type. `encode`: one of its own, for rows that may end earlier."""
+    """A msgpack encoder and decoder for one row type. `encode`, `decode`: of its own, for rows that leave something off."""
 
     __slots__ = ("decode", "encode")
 
-    def __init__(self, kind: Any, encode: Callable[[Any], bytes] | None = None) -> None:
+    def __init__(
+        self, kind: Any, encode: Callable[[Any], bytes] | None = None, decode: Callable[[Any], Any] | None = None
+    ) -> None:
         self.encode = encode or _encode
-        self.decode: Any = msgspec.msgpack.Decoder(kind).decode
+        self.decode: Any = decode or msgspec.msgpack.Decoder(kind).decode
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -198,7 +204,32 @@ _ENDS: Final = tuple((end, _BLANK[end:]) for end in map(ObjectRecord.__struct_fi
 """Where the row of an object with metadata may end, and what is left off there."""
 
 
+_ETAG_AT: Final = ObjectRecord.__struct_fields__.index("etag")
+_decode_row: Final = msgspec.msgpack.Decoder(ObjectRecord).decode
+
+
+def _decode_object(data: bytes | memoryview) -> ObjectRecord:
+    record = _decode_row(data)
+    if record.etag.__class__ is not str:
+        if record.etag.__class__ is not bytes:
+            raise msgspec.ValidationError("the ETag is neither text nor bytes")
+        record.etag = record.etag.hex()
+    return record
+
+
+def _short_etag(etag: str) -> str | bytes:
+    if len(etag) == 2 * _MD5_BYTES:
+        try:
+            short = bytes.fromhex(etag)
+        except ValueError:
+            return etag
+        if short.hex() == etag:
+            return short
+    return etag
+
+
 def _encode_object(r: ObjectRecord) -> bytes:
+    etag = _short_etag(r.etag)
     # A block has none of these. Asked one by one: cutting and comparing tuples costs three times as much.
     if not (
         r.content_type or r.headers or r.metadata or r.tags or r.checksum or r.parts or r.storage_class or r.pin_until_ms
@@ -206,15 +237,16 @@ def _encode_object(r: ObjectRecord) -> bytes:
         or r.lock or r.owner or r.acl or r.encryption or r.upload_id or r.unlisted or r.note or r.unnoted or r.chill
         or r.former
     ):  # fmt: skip
-        return _encode((r.extents, r.cold, r.cache, r.generation, r.size, r.modified_ms, r.etag, r.crc64, r.residency))
+        return _encode((r.extents, r.cold, r.cache, r.generation, r.size, r.modified_ms, etag, r.crc64, r.residency))
     values = _values(r)
+    values = (*values[:_ETAG_AT], etag, *values[_ETAG_AT + 1 :])
     for end, defaults in _ENDS:
         if values[end:] == defaults:
             return _encode(values[:end])
     return _encode(values)
 
 
-OBJECT: Final = Codec(ObjectRecord, _encode_object)
+OBJECT: Final = Codec(ObjectRecord, _encode_object, _decode_object)
 BUCKET: Final = Codec(BucketRecord)
 PART: Final = Codec(PartRecord)
 UPLOAD: Final = Codec(UploadRecord)
@@ -228,13 +260,14 @@ DATABASES: Final = (
     "meta",  # name → value: format, counters, pool shape, how far the scrubs are
     "buckets",  # bucket name → BucketRecord
     "objects",  # object key → ObjectRecord: of each key the current version, and apart from those all older ones
+    "numbers",  # bucket number → bucket name
     "nulls",  # object key → object key of its null version, while that is not the current one
     "extents",  # region, offset, owner → empty: who refers to these bytes
     "regions",  # region → RegionRecord
     "free",  # region → empty
     "queue",  # sequence → region: sealed regions, oldest first
     "freed",  # transaction id, region → empty: waits for readers to leave
-    "dirty",  # generation → object key: hot-only, to be demoted, oldest first
+    "dirty",  # generation → where its object key is found (`owed_by_place`): hot-only, to be demoted, oldest first
     "dirty_parts",  # generation → part key: parts of uploads that have no cold copy
     "expiry",  # deadline ms, generation → object key
     "leases",  # end of pin or hold ms, generation → object key
@@ -257,6 +290,8 @@ _HOT_ONLY: Final = Residency.HOT_ONLY
 
 _OLDER: Final = 1 << 31
 """Set in the bucket number of the object key of a version that is not the current one."""
+_PLACE: Final = 1 << 31
+"""Set in the number of a region where a place stands that might be an object key. No pool has so many regions."""
 _GENERATION_TOP: Final = (1 << 64) - 1
 _AGE_BYTES: Final = 9
 
@@ -309,7 +344,7 @@ def older_bucket_prefix(bucket_number: int) -> bytes:
 
 
 def number_key(okey: bytes) -> bytes:
-    """The key in `watched` of the bucket of an object."""
+    """The key in `watched` and `numbers` of the bucket of an object."""
     return _u32.pack(_u32.unpack_from(okey)[0] & ~_OLDER)
 
 
@@ -365,6 +400,42 @@ def split_extent_key(data: bytes) -> tuple[int, int, bytes]:
     """Region, offset, owner."""
     region, offset = _u32x2.unpack_from(data)
     return region, offset, bytes(data[8:])
+
+
+def owed_by_place(record: ObjectRecord) -> bytes | None:
+    """The row in `dirty` of a record with bytes: the place they begin at, which the reverse rows lead on from. It is an
+    eighth of a key that would stand in the index for the third time."""
+    if not record.extents:
+        return None
+    extent = record.extents[0]
+    return _u32x2.pack(extent.region | _PLACE, extent.offset)
+
+
+def place_owed(owed: bytes) -> bytes | None:
+    """The place (as `place_key`) that a row in `dirty` has; None when it is an object key, as of a record without bytes, or
+    whose bytes have other owners."""
+    if len(owed) != _u32x2.size or owed[0] < 0x80:  # with that bit set, an object key is longer
+        return None
+    region, offset = _u32x2.unpack(owed)
+    return _u32x2.pack(region & ~_PLACE, offset)
+
+
+def cold_name(bucket: str, okey: bytes, version: str) -> str:
+    """An object's own name in the backing store. A null version keeps it wherever it stands."""
+    return keys.cold_key(bucket, split_object_key(okey)[1], version)
+
+
+def cold_names(bucket: str, okey: bytes, record: ObjectRecord) -> tuple[str, ...]:
+    """The names of a record's cold streams, in their order."""
+    if not record.cold:
+        return ()
+    own = cold_name(bucket, okey, record.version)
+    return (own,) if len(record.cold) == 1 else tuple([piece.name or own for piece in record.cold])
+
+
+def piece_name(upload_id: str, number: int) -> str:
+    """Where a part goes that must leave the tier before its object is complete."""
+    return f"{keys.RESERVED}/pieces/{upload_id}/{number:05d}"
 
 
 def upload_key(bucket_number: int, key: str, upload_id: str) -> bytes:

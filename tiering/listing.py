@@ -43,7 +43,7 @@ def list_objects(
     with view.cursor("objects") as cursor:
         found = cursor.set_range(seek)
         while found:
-            raw = bytes(cursor.key())
+            raw = cursor.key()
             if not raw.startswith(wanted):
                 break
             key = raw[4:].decode()
@@ -83,7 +83,7 @@ def list_versions(
     with view.cursor("objects") as cursor:
         found = cursor.set_range(max(wanted, base + options.key_after.encode()))
         while found:
-            okey = bytes(cursor.key())
+            okey = cursor.key()
             if not okey.startswith(wanted):
                 break
             key = okey[4:].decode()

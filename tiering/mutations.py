@@ -13,14 +13,13 @@ import secrets
 import struct
 from base64 import b64encode
 from binascii import b2a_base64
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import msgspec
 from awscrt import checksums
 
 from tiering import conditions, journal, layout, versions
-from tiering.backing.keys import note_key
 from tiering.contract import (
     FOREVER_MS,
     PART_BYTES_MIN,
@@ -118,10 +117,8 @@ def put_object(
     wanted: Conditions | None,
     now_ms: int,
     origin: Origin | None = None,
-    manifest: Callable[[str], str] | None = None,
 ) -> ObjectRecord:
-    """Makes `record` the object's newest generation, and its current version. `manifest`: gives the first cold piece its
-    name, once the version is known."""
+    """Makes `record` the object's newest generation, and its current version."""
     owner = alive(batch, bucket)
     record.cache = owner.cache
     if record.storage_class:
@@ -135,8 +132,6 @@ def put_object(
         pool.judge_pin(batch, record, None if owner.versioning else old)
     record.generation = batch.next_generation()
     record.version = versions.new_version(record.generation) if owner.versioning == "Enabled" else ""
-    if manifest is not None:
-        record.cold = (ColdPiece(manifest(record.version), 0), *record.cold[1:])
     pool.heat.fresh(record.generation)
     if owner.versioning:
         versions.put(batch, pool, owner, okey, old, record, now_ms)
@@ -191,7 +186,7 @@ def append_object(
         residency=Residency.HOT_ONLY,
         cold=(),
         unlisted=False,
-        note="",
+        note=False,
         unnoted=False,
         former="",
         chill=layout.has_cold_class(old),
@@ -200,6 +195,7 @@ def append_object(
     new.generation = batch.next_generation()
     pool.heat.inherit(new.generation, (old.generation,))
     batch.replace_object(okey, old, new)
+    batch.owe_by_key(okey, new)  # what stood may be a copy
     journal.record(batch, okey, new, options.origin, now_ms)
     return new
 
@@ -255,13 +251,11 @@ def rename_object(
     bucket: BucketRecord,
     okeys: tuple[bytes, bytes],
     options: RenameOptions,
-    manifest: str,
     now_ms: int,
 ) -> ObjectRecord | None:
     """Moves an object to another key, with what it holds there; None when it is cold, and its bytes must come back first.
 
-    `manifest`: backing name of the target. Its copy in the backing store stays under the old name, until it has one under
-    its own.
+    Its copy in the backing store stays under the old name, until it has one under its own.
     """
     conditions.judge_renamable(alive(batch, bucket))
     source = seen(pool, batch.object(okeys[0]), now_ms)
@@ -275,16 +269,17 @@ def rename_object(
     in_pieces = len(source.cold) > 1
     if source.residency == Residency.COLD_ONLY and source.size and not in_pieces:
         return None
-    new: ObjectRecord = msgspec.structs.replace(source, upload_id="", note="", unnoted=False)
+    new: ObjectRecord = msgspec.structs.replace(source, upload_id="", note=False, unnoted=False)
     if in_pieces:
-        new.cold, new.unlisted = (ColdPiece(manifest, 0), *source.cold[1:]), True
+        new.unlisted = True
     else:
         new.cold, new.residency = (), Residency.HOT_ONLY
-    new.former = source.former or (source.cold[0].name if source.cold else "")
+    new.former = source.former or next(iter(batch.cold_names(okeys[0], source)), "")
     new.generation = batch.next_generation()
     pool.heat.inherit(new.generation, (source.generation,))
     batch.replace_object(okeys[0], source, None)
     batch.replace_object(okeys[1], target, new)
+    batch.owe_by_key(okeys[1], new)  # it may be a copy
     journal.record(batch, okeys[1], new, options.origin, now_ms)
     return new
 
@@ -337,7 +332,7 @@ def change_object(
 def describe(batch: Batch, pool: Pool, okey: bytes, old: ObjectRecord, new: ObjectRecord) -> None:
     """Writes a changed description; if there is a cold copy, which has the old one, a note about it is owed."""
     if new.cold and not _told_alike(pool, old, new):
-        new.note, new.unnoted = new.note or note_key(new.cold[0].name), True
+        new.note = new.unnoted = True
     batch.replace_object(okey, old, new)
 
 
@@ -360,6 +355,7 @@ def share_object(
     pool.judge_room(batch.counters(), record.size)
     record.extents = source.extents
     copied = put_object(batch, pool, buckets[1], okeys[1], record, wanted, now_ms, origin)
+    batch.owe_by_key(okeys[1], copied)
     pool.heat.inherit(copied.generation, (source.generation,))
     return copied
 
@@ -382,17 +378,26 @@ def demoted(
     """
     found = batch.standing(okey, copied.generation)
     if found is None:
-        old = batch.object(okey)
-        if old is None or all(piece.name != other.name for other in old.cold):
-            batch.put("tombstones", piece.name.encode())
+        _put_away(batch, okey, copied)
         return False
     row, old = found
     new: ObjectRecord = msgspec.structs.replace(old, residency=move(old.residency, "demote"), cold=(piece,), former="")
     if not _told_alike(pool, copied, old):
-        new.note, new.unnoted = note_key(piece.name), True
+        new.note = new.unnoted = True
     batch.replace_object(row, old, new)
     journal.record(batch, row, new, origin, now_ms)
     return True
+
+
+def _put_away(batch: Batch, okey: bytes, copied: ObjectRecord) -> None:
+    """A tombstone for a copy whose object has moved on, unless what stands now has its own under that name."""
+    try:
+        name = layout.cold_name(batch.bucket_name(okey), okey, copied.version)
+    except NoSuchBucket:
+        return  # gone with all its objects: the tombstone that each copy is made under is still there
+    old = batch.object(okey)
+    if old is None or name not in batch.cold_names(okey, old):
+        batch.put("tombstones", name.encode())
 
 
 def evicted(
@@ -492,7 +497,7 @@ def listed(batch: Batch, pool: Pool, okey: bytes, written: ObjectRecord) -> bool
     row, old = found
     new: ObjectRecord = msgspec.structs.replace(old, unlisted=False, former="")
     if not _told_alike(pool, written, old):
-        new.note, new.unnoted = note_key(new.cold[0].name), True
+        new.note = new.unnoted = True
     batch.replace_object(row, old, new)
     return True
 
@@ -603,7 +608,7 @@ def delete_bucket(batch: Batch, pool: Pool, name: str, now_ms: int) -> None:
     for ukey, value in list(batch.rows("uploads", prefix=prefix)):
         batch.drop_upload(ukey, layout.UPLOAD.decode(value))
     journal.watch(batch, record, gone=True)
-    batch.delete_bucket(name)
+    batch.delete_bucket(record)
     batch.put("stale_buckets", name.encode())
 
 
@@ -708,11 +713,9 @@ def complete_upload(
     ukey: bytes,
     claims: Sequence[PartClaim],
     options: CompleteOptions,
-    manifest: Callable[[str], str],
     now_ms: int,
 ) -> ObjectRecord | list[bytes]:
-    """Turns the named parts into the object, copying nothing. `manifest`: version → backing name to use if it is cold in
-    pieces.
+    """Turns the named parts into the object, copying nothing.
 
     When some named parts are cold, all must be: then the keys of those that are still hot-only are answered, to be
     demoted before trying again.
@@ -748,15 +751,14 @@ def complete_upload(
         record.lock = options.lock
     if in_pieces:
         record.residency = Residency.COLD_ONLY
-        record.cold = (ColdPiece("", 0), *(part.cold for part in chosen if part.cold is not None))
+        record.cold = (ColdPiece(), *(part.cold for part in chosen if part.cold is not None))
         record.unlisted = True
     own = (PartInfo(part.number, part.size, part.etag, part.modified_ms, part.checksum) for part in chosen)
     record.parts = options.parts if upload.internal else tuple(own)
-    name = manifest if in_pieces else None
-    put_object(batch, pool, bucket, okey, record, options.conditions, now_ms, options.origin, name)
+    put_object(batch, pool, bucket, okey, record, options.conditions, now_ms, options.origin)
     pool.heat.inherit(record.generation, [part.generation for part in chosen])
     # The parts' rows go after the object's stand: a name in the backing store is never without an owner in between.
     batch.drop_upload(ukey, upload)
-    for piece in record.cold:
+    for piece in record.cold[1:]:
         batch.delete("tombstones", piece.name.encode())
     return record

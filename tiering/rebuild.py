@@ -52,13 +52,12 @@ async def rebuild(
     """
     found = Rebuilt()
     targets = {name: pool for name, pool in pools.items() if only is None or name in only}
-    async for stat in cold.backing.list(keys.bucket_records_prefix(cold.prefix)):
+    async for stat in cold.backing.list(keys.BUCKET_RECORDS):
         bucket = await _bucket_record(cold, stat, found)
         if bucket is not None and not _marked(pools, "stale_buckets", bucket.name):
             await _bucket(buckets, targets, bucket, found)
-    start = f"{cold.prefix}/" if cold.prefix else ""
-    async for stat in cold.backing.list(start):
-        if keys.is_reserved(cold.prefix, stat.key) or _marked(pools, "tombstones", stat.key):
+    async for stat in cold.backing.list(""):
+        if keys.is_reserved(stat.key) or _marked(pools, "tombstones", stat.key):
             continue
         about = keys.noted_name(stat.key)
         if about is None:
@@ -82,7 +81,7 @@ def _marked(pools: Mapping[str, Pool], database: str, name: str) -> bool:
 async def _bucket_record(cold: ColdSide, stat: BackingStat, found: Rebuilt) -> BucketInfo | None:
     """What a bucket's record says; None for one that cannot be read: its objects then make the bucket, without documents."""
     try:
-        name = keys.parse_bucket_record_key(cold.prefix, stat.key)
+        name = keys.parse_bucket_record_key(stat.key)
         if stat.size > BUCKET_RECORD_BYTES_MAX:
             raise ValueError(f"it is longer than {BUCKET_RECORD_BYTES_MAX} bytes")
         data = b"".join([bytes(chunk) async for chunk in cold.backing.get(stat.key, 0, stat.size)])
@@ -119,10 +118,13 @@ async def _object(pools: Mapping[str, Pool], buckets: Buckets, cold: ColdSide, n
     try:
         head = await read_head(cold.backing, name)
         meta: dict[str, Any] = head.meta
-        pieces = [ColdPiece(name, head.size), *(ColdPiece(str(at), int(size)) for at, size in meta.get("pieces", ()))]
+        pieces = [ColdPiece("", head.size), *(ColdPiece(str(at), int(size)) for at, size in meta.get("pieces", ()))]
         record = record_of(meta, tuple(pieces))
         bucket_name, key, pool_name = str(meta["bucket"]), str(meta["key"]), str(meta["pool"])
-        if cold.name(bucket_name, key, record.version) != name or sum(piece.size for piece in pieces) != record.size:
+        if (
+            keys.cold_key(bucket_name, key, record.version) != name
+            or sum(piece.size for piece in pieces) != record.size
+        ):
             raise BackingCorrupt("it describes another object")
         for piece in pieces[1:]:
             await cold.backing.stat(piece.name)
@@ -149,7 +151,7 @@ async def _note(
 ) -> None:
     """Brings the object that was made again from `about` to what its note says."""
     try:
-        bucket_name, key, version = keys.parse_cold_key(cold.prefix, about)
+        bucket_name, key, version = keys.parse_cold_key(about)
         if key is None:
             key = str((await read_head(cold.backing, about)).meta["key"])
         data = b"".join([bytes(chunk) async for chunk in cold.backing.get(stat.key, 0, stat.size)])
@@ -158,20 +160,20 @@ async def _note(
             return
         pool, bucket = target
         okey = layout.object_key(bucket.number, key)
-        await pool.committer.submit(lambda batch: _restore_note(batch, bucket, okey, version, about, data))
+        await pool.committer.submit(lambda batch: _restore_note(batch, bucket, okey, version, data))
     except (BackingCorrupt, NotFound, KeyError, TypeError, ValueError) as error:
         found.unreadable.append(f"{stat.key}: {error or type(error).__name__}")
 
 
-def _restore_note(batch: Batch, bucket: BucketRecord, okey: bytes, version: str, about: str, data: bytes) -> None:
+def _restore_note(batch: Batch, bucket: BucketRecord, okey: bytes, version: str, data: bytes) -> None:
     """A record that a surviving index has kept knows of its note, and newer things than it."""
     standing = versions.find(batch, okey, version)
-    if standing is None or standing[1].note or all(piece.name != about for piece in standing[1].cold):
+    if standing is None or standing[1].note or not standing[1].cold:
         return
     row, old = standing
     new: ObjectRecord = msgspec.structs.replace(old)
     if apply_note(new, data):
-        new.note = keys.note_key(about)
+        new.note = True
         batch.replace_object(row, old, new)
         _suit(batch, bucket, new)
 

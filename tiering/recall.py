@@ -193,7 +193,7 @@ class Recalls:
             if now is not None and now[1].residency != Residency.COLD_ONLY:
                 self._board.post(slot, landing.number, record.size, board.DONE)  # by another, before this one's claim
                 return
-            await self._fetch(landing, body, record)
+            await self._fetch(landing, body, okey, record)
             await pool.committer.submit(
                 lambda batch: mutations.recalled(batch, okey, record.generation, body.extents, pool.clock.now_ms())
             )
@@ -234,10 +234,11 @@ class Recalls:
         finally:
             self._board.unlock()
 
-    async def _fetch(self, landing: _Landing, body: FlashBody, record: ObjectRecord) -> None:
+    async def _fetch(self, landing: _Landing, body: FlashBody, okey: bytes, record: ObjectRecord) -> None:
+        names = self._pool.index.cold_names(okey, record)
         found = 0
         last: Buffer = b""
-        async with aclosing(self._cold.read(record, 0, record.size)) as chunks:  # type: ignore[type-var]
+        async with aclosing(self._cold.read(record, names, 0, record.size)) as chunks:  # type: ignore[type-var]
             async for chunk in chunks:
                 if len(last):
                     raise Corrupt("the cold copy is not this object's")
@@ -399,8 +400,9 @@ class Recalls:
         return self._pool.flash.read(extent, first, last)
 
     async def _through(self, okey: bytes, record: ObjectRecord, start: int, stop: int) -> AsyncGenerator[Buffer, None]:
+        names = self._pool.index.cold_names(okey, record)
         try:
-            async with aclosing(self._cold.read(record, start, stop)) as chunks:  # type: ignore[type-var]
+            async with aclosing(self._cold.read(record, names, start, stop)) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:
                     yield chunk
         except Corrupt:

@@ -70,7 +70,7 @@ async def restore(pool: Pool, buckets: Buckets, cold: ColdSide, rows: pages.Salv
         target = layout.object_key(bucket.number, key)
         if _stands(pool, target, record):
             continue
-        if await _is_whole(pool, cold, record) and await _insert(pool, target, record):
+        if await _is_whole(pool, cold, target, record) and await _insert(pool, target, record):
             left.restored += 1
         elif not _stands(pool, target, record):
             left.gone.append(name)
@@ -104,15 +104,14 @@ def _stands(pool: Pool, okey: bytes, record: ObjectRecord) -> bool:
     return found is not None and found[1].generation >= record.generation
 
 
-async def _is_whole(pool: Pool, cold: ColdSide, record: ObjectRecord) -> bool:
+async def _is_whole(pool: Pool, cold: ColdSide, okey: bytes, record: ObjectRecord) -> bool:
     """Whether all bytes are where the record says."""
     if record.residency == Residency.HOT_ONLY:
         held = sum(extent.length for extent in record.extents)
         return held == record.size and all(map(pool.flash.passes, record.extents))
     try:
-        for piece in record.cold:
-            if not (piece is record.cold[0] and record.unlisted):
-                await cold.backing.stat(piece.name)
+        for name in pool.index.cold_names(okey, record)[record.unlisted :]:
+            await cold.backing.stat(name)
     except (NotFound, BackingCorrupt):
         return False
     return True
@@ -129,7 +128,12 @@ async def _insert(pool: Pool, okey: bytes, record: ObjectRecord) -> bool:
                 return False
         counters = batch.counters()
         counters.generation = max(counters.generation, record.generation)
-        return versions.insert(batch, okey, record)
+        if not versions.insert(batch, okey, record):
+            return False
+        standing = batch.standing(okey, record.generation)
+        if standing is not None:
+            batch.owe_by_key(*standing)  # it may be a copy
+        return True
 
     return await pool.committer.submit(mutation)
 

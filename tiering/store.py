@@ -310,7 +310,7 @@ class TieredStore:
     async def _put_streamed(self, pool: Pool, owner: BucketRecord, key: str, size: int, options: PutOptions) -> Writer:
         upload = uploads.internal_upload(owner.name, key, options, self._clock.now_ms())
         record = await uploads.begin(pool, owner, upload, internal=True)
-        return uploads.StreamedWriter(pool, self.cold, self._orders, owner, record, size)
+        return uploads.StreamedWriter(pool, self._orders, owner, record, size)
 
     def _commit_put(
         self, pool: Pool, owner: BucketRecord, okey: bytes, options: PutOptions, body: FlashBody, result: PutResult
@@ -380,12 +380,9 @@ class TieredStore:
     async def rename(self, bucket: str, source: str, target: str, options: RenameOptions) -> ObjectInfo:
         pool, owner = self._buckets.route(bucket)
         okeys = layout.object_key(owner.number, source), layout.object_key(owner.number, target)
-        manifest = self.cold.name(owner.name, target) if self.cold is not None else ""
         while True:
             moved = await pool.committer.submit(
-                lambda batch: mutations.rename_object(
-                    batch, pool, owner, okeys, options, manifest, self._clock.now_ms()
-                )
+                lambda batch: mutations.rename_object(batch, pool, owner, okeys, options, self._clock.now_ms())
             )
             if moved is not None:
                 await self._orders.backed(pool, okeys[1], moved)
@@ -625,7 +622,7 @@ class TieredStore:
     ) -> ObjectInfo:
         pool, ukey = self._upload_key(bucket, key, upload_id)
         _, owner = self._buckets.route(bucket)
-        info = await uploads.complete(pool, self.cold, self._orders, owner, ukey, parts, options)
+        info = await uploads.complete(pool, self._orders, owner, ukey, parts, options)
         await self._orders.backed(pool, layout.object_key(owner.number, key), info)
         return info
 

@@ -17,7 +17,6 @@ from typing import Final
 from awscrt import checksums
 
 from tiering import layout, mutations
-from tiering.cold import ColdSide
 from tiering.contract import (
     PARTS_MAX,
     Buffer,
@@ -116,7 +115,6 @@ async def _commit_part(pool: Pool, ukey: bytes, number: int, body: FlashBody, re
 
 async def complete(
     pool: Pool,
-    cold: ColdSide | None,
     orders: Orders,
     bucket: BucketRecord,
     ukey: bytes,
@@ -124,21 +122,13 @@ async def complete(
     options: CompleteOptions,
 ) -> ObjectRecord:
     """Completes; when parts had to leave the tier, first has the keeper demote the others. Raises ColdUnavailable too."""
-    _, key, _ = layout.split_upload_key(ukey)
-    manifest = functools.partial(_manifest, cold, bucket.name, key)
     while True:
         outcome = await pool.committer.submit(
-            lambda batch: mutations.complete_upload(
-                batch, pool, bucket, ukey, claims, options, manifest, pool.clock.now_ms()
-            )
+            lambda batch: mutations.complete_upload(batch, pool, bucket, ukey, claims, options, pool.clock.now_ms())
         )
         if not isinstance(outcome, list):
             return outcome
         await orders.parts_demoted(pool, outcome)
-
-
-def _manifest(cold: ColdSide | None, bucket: str, key: str, version: str) -> str:
-    return cold.name(bucket, key, version) if cold is not None else ""
 
 
 def pending(pool: Pool, bucket: BucketRecord, options: PendingOptions) -> PendingListing:
@@ -177,11 +167,8 @@ def _at_or_before(key: str, upload_id: str, after: tuple[str, str]) -> bool:
 class StreamedWriter:
     """A Writer for one long PUT: consecutive parts of an internal upload, completed at the commit."""
 
-    def __init__(
-        self, pool: Pool, cold: ColdSide | None, orders: Orders, bucket: BucketRecord, upload: UploadRecord, size: int
-    ) -> None:
+    def __init__(self, pool: Pool, orders: Orders, bucket: BucketRecord, upload: UploadRecord, size: int) -> None:
         self._pool = pool
-        self._cold = cold
         self._orders = orders
         self._bucket = bucket
         self._upload = upload
@@ -232,9 +219,7 @@ class StreamedWriter:
             origin=self._upload.options.origin,
         )
         try:
-            stored = await complete(
-                self._pool, self._cold, self._orders, self._bucket, self._ukey, self._claims, options
-            )
+            stored = await complete(self._pool, self._orders, self._bucket, self._ukey, self._claims, options)
         except BaseException:
             self.abort()
             raise

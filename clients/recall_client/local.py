@@ -22,7 +22,7 @@ from typing import Any, Final
 import lmdb
 import msgspec
 
-FORMAT_VERSION: Final = 3
+FORMAT_VERSION: Final = 4
 # Where the fields of an object's and a bucket's record stand (docs/FORMAT.md, "Records").
 _EXTENTS, _GENERATION, _SIZE, _RESIDENCY, _EXPIRES, _MARKER, _ENCRYPTION = 0, 3, 4, 8, 19, 22, 27
 _BUCKET_NUMBER: Final = 10

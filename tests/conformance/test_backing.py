@@ -232,7 +232,7 @@ ODD = [
 
 def test_odd_object_keys_survive(make: Callable[[], Backing]) -> None:
     async def check(backing: Backing) -> None:
-        stored = {cold_key("", "bucket", key): key.encode() for key in ODD}
+        stored = {cold_key("bucket", key): key.encode() for key in ODD}
         assert len(stored) == len(ODD)
         for name, data in stored.items():
             await backing.put(name, BytesSource(data))

@@ -20,6 +20,7 @@ from tests.crash.stage import (
 from tests.model.world import pattern
 from tests.support.engine import REGION
 from tiering import events, journal, layout
+from tiering.backing import keys
 from tiering.contract import (
     BucketChange,
     BucketInfo,
@@ -386,7 +387,7 @@ async def rotten(scene: Scene, side: str) -> None:
         extent = record.extents[0]
         pool.flash.write(extent.region, extent.offset, bytes(100))
     else:
-        await scene.engine.backing.delete(scene.engine.cold.name(BUCKET, "a", ""))
+        await scene.engine.backing.delete(keys.cold_key(BUCKET, "a"))
 
 
 async def damaged_hot_copy_dropped(scene: Scene) -> None:

@@ -120,9 +120,7 @@ async def open_engine(path: Path, backing: Backing, point: str) -> Engine:
     relaxed: dict[str, Any] = {"durability": "relaxed", "opaque_etag": True} if is_relaxed(point) else {}
     anew = is_relaxed(point)  # as a gateway does
     # The prefix of a gateway, whose tools some scenes use.
-    return await Engine.open(
-        path, ManualClock(), backing, [pool_config(path, "small", **relaxed)], prefix="", anew=anew
-    )
+    return await Engine.open(path, ManualClock(), backing, [pool_config(path, "small", **relaxed)], anew=anew)
 
 
 async def take_back(engine: Engine) -> None:

@@ -1092,23 +1092,22 @@ def cold_head(data: bytes) -> None:
     layout.OBJECT.decode(layout.OBJECT.encode(record))
 
 
-@target("cold-key", b"p/b/a%25/%2E%2E/%_/x%+/y%@" + b"0" * 32, b"p/.recall/buckets/b.json", b"p/b/%~/a/" + b"0" * 64)
+@target("cold-key", b"b/a%25/%2E%2E/%_/x%+/y%@" + b"0" * 32, b".recall/buckets/b.json", b"b/%~/a/" + b"0" * 64)
 def cold_key(data: bytes) -> None:
     name = text_of(data)
-    for prefix in ("", "p"):
-        try:
-            bucket, key, version = cold_keys.parse_cold_key(prefix, name)
-            assert key is None or cold_keys.cold_key(prefix, bucket, key, version) == name
-        except ValueError:
-            pass
-        try:
-            cold_keys.parse_bucket_record_key(prefix, name)
-        except ValueError:
-            pass
+    try:
+        bucket, key, version = cold_keys.parse_cold_key(name)
+        assert key is None or cold_keys.cold_key(bucket, key, version) == name
+    except ValueError:
+        pass
+    try:
+        cold_keys.parse_bucket_record_key(name)
+    except ValueError:
+        pass
     if name and len(name.encode()) <= 1024:
-        made = cold_keys.cold_key("p", "b", name)
+        made = cold_keys.cold_key("b", name)
         cold_keys.check_key(made)
-        assert cold_keys.parse_cold_key("p", made)[1] in (name, None)
+        assert cold_keys.parse_cold_key(made)[1] in (name, None)
 
 
 _CODECS = {

@@ -403,7 +403,7 @@ def test_bucket_changed_while_its_record_is_written_keeps_its_mark(tmp_path: Pat
             assert rows(e.pools["p"], "stale_buckets") == [b"b"]
             assert await e.demoter.write_bucket(e.pools["p"], "b")
             assert rows(e.pools["p"], "stale_buckets") == []
-            stored = inner._objects[keys.bucket_record_key(e.cold.prefix, "b")]
+            stored = inner._objects[keys.bucket_record_key("b")]
             assert json.loads(stored)["documents"] == {"cors": "second"}
 
     run(body())
@@ -472,7 +472,7 @@ def test_object_in_pieces_of_a_backing_pool_waits_for_its_manifest(tmp_path: Pat
             record = record_of(e, "k")
             assert record is not None
             assert not record.unlisted
-            assert e.cold.name("b", "k") in [stat.key async for stat in e.backing.list("")]
+            assert keys.cold_key("b", "k") in [stat.key async for stat in e.backing.list("")]
 
     run(body())
 

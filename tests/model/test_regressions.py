@@ -19,6 +19,7 @@ from tests.crash.hooked import Hooked
 from tests.model.world import SMALL, World, pattern, world
 from tests.support.engine import REGION, WORKER_SLOT
 from tiering import layout
+from tiering.backing import keys
 from tiering.backing.wrappers import Fault
 from tiering.contract import FOREVER_MS, ByteRange, Corrupt, NoSuchKey, PutOptions, ReadOptions, Residency, Ttl
 from tiering.duties.evict import EvictDuty
@@ -170,7 +171,7 @@ def test_tombstone_taken_back_while_its_burial_waits_deletes_nothing() -> None:
         w.put_part(upload, 1, pattern(50_000, 1))
         pool, demoter = w.engine.pools["small"], w.engine.demoter
         pkey = layout.part_key(upload.upload_id, 1)
-        name = w.engine.cold.piece_name(upload.upload_id, 1)
+        name = layout.piece_name(upload.upload_id, 1)
         w.runner.run(demoter.demote_part(pool, pkey))
         w.put_part(upload, 1, pattern(50_000, 2))
 
@@ -188,7 +189,7 @@ def test_burial_does_not_take_a_younger_tombstone_along() -> None:
         w.put(SMALL, "a", pattern(1000, 1))
         w.tier(SMALL, "a", "both")
         pool = w.engine.pools["small"]
-        name = w.engine.cold.name(SMALL, "a")
+        name = keys.cold_key(SMALL, "a")
         pool.committer.run(lambda batch: batch.put("tombstones", name.encode()))
         gate = threading.Event()
 

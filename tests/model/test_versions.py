@@ -221,7 +221,7 @@ def test_versions_make_their_bucket_again_when_its_record_is_lost(run: Run) -> N
         first = await steps.put(s.engine.store, "k", b"1", PutOptions(lock=Lock("", 0, True)))
         await steps.put(s.engine.store, "k", b"2")
         await s.settle()
-        await s.backing.delete("cold/.recall/buckets/b.json")
+        await s.backing.delete(".recall/buckets/b.json")
         await s.engine.crash()
         await s.open("new")
         await rebuild(s.engine.pools, s.engine.buckets, s.engine.cold)
@@ -248,11 +248,11 @@ def test_a_bucket_record_that_cannot_be_read_is_named_and_the_rest_comes_back(ru
     async def play(s: Scene) -> None:
         await steps.put(s.engine.store, "k", b"1")
         await s.settle()
-        await s.backing.put("cold/.recall/buckets/b.json", BytesSource(record))
+        await s.backing.put(".recall/buckets/b.json", BytesSource(record))
         await s.engine.crash()
         await s.open("new")
         found = await rebuild(s.engine.pools, s.engine.buckets, s.engine.cold)
-        assert [line.partition(":")[0] for line in found.unreadable] == ["cold/.recall/buckets/b.json"]
+        assert [line.partition(":")[0] for line in found.unreadable] == [".recall/buckets/b.json"]
         assert await s.get() == b"1"
         assert [bucket.name for bucket in s.engine.store.buckets()] == ["b"]
 
@@ -410,7 +410,7 @@ def test_a_crash_after_a_rename_loses_nothing(tmp_path: Path) -> None:
         assert await s.get(None, "to") == b"data"
         s.backing.down = False
         # Until it has a copy of its own, the one under the old name stays.
-        assert [stat.key async for stat in s.backing.list("cold/b/")] == ["cold/b/from"]
+        assert [stat.key async for stat in s.backing.list("b/")] == ["b/from"]
         await s.again()
         assert await s.get(None, "to") == b"data"
         with pytest.raises(NoSuchKey):
@@ -477,7 +477,7 @@ def test_leases_of_blocks_write_nothing_to_the_backing_store(tmp_path: Path) -> 
         await store.change("b", "k", ObjectChange(tier="both"))
         await store.change("b", "k", ObjectChange(pin_ms=60_000, ttl=Ttl(90_000, sliding=True)))
         await s.settle()
-        assert [stat.key async for stat in s.backing.list("cold/b/")] == ["cold/b/k"]
+        assert [stat.key async for stat in s.backing.list("b/")] == ["b/k"]
         await store.change("b", "k", ObjectChange(tags={"a": "b"}))
         await s.again()
         info = await s.info(None)

@@ -306,8 +306,8 @@ class World:
         self.backing.script.clear()
         e = self.engine
         scrub = ColdScrubDuty(pool, e.buckets, e.cold, e.demoter, ScrubRates(cold_bytes_per_s=1))
-        for piece in record.cold:
-            self._run(self.stored.delete(piece.name))
+        for name in pool.index.cold_names(okey, record):
+            self._run(self.stored.delete(name))
         self._run(scrub.whole_pass())
         now = pool.index.get_object(okey)
         assert now is not None and (now.generation, now.residency) == (record.generation, Residency.BOTH)
@@ -883,7 +883,7 @@ async def compare_backing(engine: Engine) -> None:
         wanted |= set(check_pool(name, pool.index, None)[1])
         with pool.index.view() as view:
             former |= {layout.OBJECT.decode(value).former for _, value in view.rows("objects")}
-    records = keys.bucket_records_prefix(engine.cold.prefix)
+    records = keys.BUCKET_RECORDS
     found = {stat.key async for stat in engine.backing.list("") if not stat.key.startswith(records)}
     found -= former - wanted  # renamed, and not copied again yet
     assert found == wanted, f"in the backing store and of no object: {found - wanted}; missing: {wanted - found}"

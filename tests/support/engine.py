@@ -53,13 +53,12 @@ class Engine:
         clock: ManualClock,
         backing: Backing,
         configs: list[PoolConfig],
-        prefix: str = "cold",
         anew: bool = False,
     ) -> None:
         self.path = path
         self.clock = clock
         self.backing = backing
-        self.cold = ColdSide(backing, prefix)
+        self.cold = ColdSide(backing)
         self.pools: dict[str, Pool] = {
             config.name: open_pool(config, KEEPER_SLOT, clock, self.wake, anew=anew) for config in configs
         }
@@ -81,12 +80,11 @@ class Engine:
         backing: Backing,
         configs: list[PoolConfig] | None = None,
         *,
-        prefix: str = "cold",
         anew: bool = False,
     ) -> Engine:
-        """`prefix`: of its names in the backing store. `anew`: as for `open_pool`."""
+        """`anew`: as for `open_pool`."""
         await asyncio.to_thread(path.mkdir, parents=True, exist_ok=True)
-        return cls(path, clock, backing, configs or default_configs(path), prefix, anew)
+        return cls(path, clock, backing, configs or default_configs(path), anew)
 
     def _duties(self, pool: Pool) -> list[Duty]:
         keeps_copies = pool.config.demote != "never"

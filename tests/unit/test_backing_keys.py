@@ -33,21 +33,20 @@ CASES = [
 
 @pytest.mark.parametrize(("key", "escaped"), CASES)
 def test_a_key_is_escaped_only_where_needed(key: str, escaped: str) -> None:
-    for prefix in ("", "cold", "a/b"):
-        name = keys.cold_key(prefix, "bucket", key)
-        assert name == (f"{prefix}/" if prefix else "") + f"bucket/{escaped}"
-        assert keys.parse_cold_key(prefix, name) == ("bucket", key, "")
-        assert keys.check_key(name) == name
+    name = keys.cold_key("bucket", key)
+    assert name == f"bucket/{escaped}"
+    assert keys.parse_cold_key(name) == ("bucket", key, "")
+    assert keys.check_key(name) == name
 
 
 def test_a_key_too_long_for_a_name_is_hashed_and_says_so() -> None:
-    names = [keys.cold_key("p", "bucket", "\x01" * 400 + tail) for tail in ("a", "b")]
+    names = [keys.cold_key("bucket", "\x01" * 400 + tail) for tail in ("a", "b")]
     assert names[0] != names[1]
     for name in names:
         assert len(name) < 200
-        assert keys.parse_cold_key("p", name) == ("bucket", None, "")
+        assert keys.parse_cold_key(name) == ("bucket", None, "")
         assert keys.check_key(name) == name
-    assert keys.cold_key("", "b", "long/key" * 128).startswith("b/%~/long_keylong_key")
+    assert keys.cold_key("b", "long/key" * 128).startswith("b/%~/long_keylong_key")
 
 
 text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60) | st.lists(
@@ -60,24 +59,24 @@ text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=60
 @settings(max_examples=500, deadline=None)
 @given(text, text)
 def test_cold_keys_are_reversible_injective_and_safe(one: str, other: str) -> None:
-    name = keys.cold_key("pre/fix", "bucket", one)
+    name = keys.cold_key("bucket", one)
     keys.check_key(name)
-    assert name.startswith("pre/fix/bucket/")
+    assert name.startswith("bucket/")
     assert not name.endswith("/")
-    assert len(name.encode()) <= keys.COLD_KEY_BYTES_MAX + len("pre/fix/")
-    assert keys.parse_cold_key("pre/fix", name) in (("bucket", one, ""), ("bucket", None, ""))
-    assert (name == keys.cold_key("pre/fix", "bucket", other)) == (one == other)
-    assert not keys.is_reserved("pre/fix", name)
+    assert len(name.encode()) <= keys.COLD_KEY_BYTES_MAX
+    assert keys.parse_cold_key(name) in (("bucket", one, ""), ("bucket", None, ""))
+    assert (name == keys.cold_key("bucket", other)) == (one == other)
+    assert not keys.is_reserved(name)
 
 
 @settings(max_examples=300, deadline=None)
 @given(text)
 def test_every_name_is_a_cold_key_in_its_one_spelling_or_refused(name: str) -> None:
     try:
-        bucket, key, version = keys.parse_cold_key("", name)
+        bucket, key, version = keys.parse_cold_key(name)
     except ValueError:
         return
-    assert key is None or keys.cold_key("", bucket, key, version) == name
+    assert key is None or keys.cold_key(bucket, key, version) == name
 
 
 @pytest.mark.parametrize(
@@ -86,31 +85,25 @@ def test_every_name_is_a_cold_key_in_its_one_spelling_or_refused(name: str) -> N
 )
 def test_a_name_that_is_no_cold_key_is_refused(name: str) -> None:
     with pytest.raises(ValueError):
-        keys.parse_cold_key("", name)
-
-
-def test_a_name_under_another_prefix_is_refused() -> None:
-    with pytest.raises(ValueError, match="prefix"):
-        keys.parse_cold_key("p", "px/b/k")
+        keys.parse_cold_key(name)
 
 
 def test_bucket_records_have_names_of_their_own() -> None:
-    for prefix in ("", "p"):
-        name = keys.bucket_record_key(prefix, "my-bucket.x")
-        assert name.startswith(keys.bucket_records_prefix(prefix))
-        assert keys.parse_bucket_record_key(prefix, name) == "my-bucket.x"
-        assert keys.is_reserved(prefix, name)
-        with pytest.raises(ValueError):
-            keys.parse_cold_key(prefix, name)
-    assert keys.bucket_record_key("p", "b") == "p/.recall/buckets/b.json"
+    name = keys.bucket_record_key("my-bucket.x")
+    assert name == ".recall/buckets/my-bucket.x.json"
+    assert name.startswith(keys.BUCKET_RECORDS)
+    assert keys.parse_bucket_record_key(name) == "my-bucket.x"
+    assert keys.is_reserved(name)
+    with pytest.raises(ValueError):
+        keys.parse_cold_key(name)
     with pytest.raises(ValueError, match="record"):
-        keys.parse_bucket_record_key("", "b/k")
+        keys.parse_bucket_record_key("b/k")
 
 
 @pytest.mark.parametrize("bucket", ["", ".recall", ".", "a/b", "%x"])
 def test_what_is_no_bucket_name_is_refused(bucket: str) -> None:
     with pytest.raises(ValueError, match="bucket name"):
-        keys.cold_key("", bucket, "k")
+        keys.cold_key(bucket, "k")
 
 
 @pytest.mark.parametrize("prefix", ["/a", "a/", "a//b", "..", "a/../b", "a\\b", "a%b", "a\nb", "x" * 129])

@@ -369,3 +369,16 @@ def test_overwritten_streams_decode_right_or_raise(at: int, junk: bytes, compres
         assert ranged(bytes(stream), 100, 900) == data[100:900]
     except ColdCorrupt:
         pass
+
+
+@pytest.mark.parametrize("size", [0, 1, 700, 1000, 4500])
+@pytest.mark.parametrize("compress", [False, True], ids=["raw", "compressed"])
+@pytest.mark.parametrize("frame_bytes", [1000, coldstream.FRAME_BYTES])
+def test_layout_comes_back_from_what_a_record_keeps_of_it(size: int, compress: bool, frame_bytes: int) -> None:
+    data = bytes(size)
+    _, layout = encode(data, compress=compress, frame_bytes=frame_bytes)
+    for crc64 in (crc64nvme(data), None):
+        kept = coldstream.pack_layout(layout, crc64)
+        assert coldstream.unpack_layout(kept, size, crc64) == layout
+        if crc64 is not None and not compress and frame_bytes > size:
+            assert len(kept) <= 4

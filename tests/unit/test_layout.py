@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from tiering import layout
 from tiering.contract import Checksum, Encryption, Lock, PartInfo, Residency
 from tiering.layout import OBJECT, ColdPiece, Extent, ObjectRecord
 
@@ -47,3 +48,32 @@ def test_row_of_a_block_ends_where_only_defaults_would_follow() -> None:
     for end, fields in ends.items():
         row = OBJECT.encode(ObjectRecord(**PLAIN, **fields))
         assert len(msgspec.msgpack.decode(row)) == places(end)
+
+
+@pytest.mark.parametrize(
+    ("etag", "saved"),
+    [("0123456789abcdef" * 2, 16), ("0123456789ABCDEF" * 2, 0), ("x" * 32, 0), ("0123456789abcdef" * 2 + "-2", 0)],
+)
+def test_md5_is_kept_as_its_bytes_and_any_other_etag_as_it_is(etag: str, saved: int) -> None:
+    record = ObjectRecord(**PLAIN | {"etag": etag})
+    row = OBJECT.encode(record)
+    assert OBJECT.decode(row) == record
+    assert len(row) == len(OBJECT.encode(ObjectRecord(**PLAIN | {"etag": "y" * len(etag)}))) - saved
+    described = ObjectRecord(**PLAIN | {"etag": etag}, content_type="text/plain")
+    assert OBJECT.decode(OBJECT.encode(described)) == described
+
+
+@pytest.mark.parametrize("region", [0, 7, (1 << 31) - 1])
+def test_place_that_is_owed_is_told_from_any_object_key(region: int) -> None:
+    record = ObjectRecord(**PLAIN, extents=(Extent(region, 128, 5, 9),))
+    owed = layout.owed_by_place(record)
+    assert owed is not None and layout.place_owed(owed) == layout.place_key(region, 128)
+    for key in ("k", "four", "\U0010ffff", "\0\0\0@"):
+        okey = layout.object_key((1 << 31) - 1, key)
+        assert layout.place_owed(okey) is layout.place_owed(layout.older_key(okey, 1)) is None
+
+
+@pytest.mark.parametrize("etag", [5, None, ["e"]])
+def test_row_with_an_etag_of_another_kind_is_refused(etag: object) -> None:
+    with pytest.raises(msgspec.ValidationError):
+        OBJECT.decode(msgspec.msgpack.encode(((), (), False, 1, 5, 7, etag, 9, 0)))

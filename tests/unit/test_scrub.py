@@ -22,6 +22,7 @@ from tests.conformance import steps
 from tests.support.clock import ManualClock
 from tests.support.engine import Engine, pool_config
 from tiering import events, layout
+from tiering.backing import keys
 from tiering.backing.directory import DirectoryBacking
 from tiering.check import check_pool
 from tiering.contract import (
@@ -115,7 +116,7 @@ class Rig:
         self.flip(self.record(key).extents[0], at)
 
     def copy_path(self, key: str) -> Path:
-        return self.name_path(self.record(key).cold[0].name)
+        return self.name_path(self.pool.index.cold_names(self.okey(key), self.record(key))[0])
 
     def name_path(self, name: str) -> Path:
         return self.path / "backing" / f"{name}.obj"
@@ -572,7 +573,7 @@ def test_note_is_written_again(tmp_path: Path, rates: ScrubRates) -> None:
             await r.evict("k")
             await r.store.change("b", "k", ObjectChange(tags={"a": "1"}))
             await r.engine.settle()
-            path = r.name_path(r.record("k").note)
+            path = r.name_path(keys.note_key(keys.cold_key("b", "k")))
             told = path.read_bytes()
             if rates is FULL:
                 path.write_bytes(b"{" + told)
@@ -605,7 +606,7 @@ async def test_piece_and_manifest_of_an_object_in_pieces(path: Path) -> None:
         assert len(record.cold) == 2 and not record.unlisted
         await r.cold_pass()
         assert not r.told
-        manifest, piece = (r.name_path(each.name) for each in record.cold)
+        manifest, piece = map(r.name_path, r.pool.index.cold_names(r.okey("k"), record))
         flip(manifest, manifest.stat().st_size // 2)
         await r.cold_pass()
         assert r.told == [("cold", "b/k, its manifest", "repaired")]

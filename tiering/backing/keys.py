@@ -1,6 +1,6 @@
 """Where things are called in a backing store: object keys to cold keys and back, and the names of bucket records.
 
-A cold key is `<prefix>/<bucket>/<key>`, the key as its owner wrote it wherever a backing store can hold it so. Escapes,
+A cold key is `<bucket>/<key>`, the key as its owner wrote it wherever a backing store can hold it so. Escapes,
 per `/`-separated segment, with `%` as the only escape character:
 
     %25, %5C, %01, …  one byte of UTF-8: `%`, backslash, control characters, U+FFFE and U+FFFF (no XML listing has them)
@@ -12,8 +12,8 @@ per `/`-separated segment, with `%` as the only escape character:
     …%@version        at the end: a version of the key that has a version id of its own
     …%!               at the very end: not the object, but a note of what changed of it since its copy was made
 
-The mapping is injective (the last form under SHA-256's collision resistance) and never leaves its prefix; order is not
-kept. Names under `<prefix>/.recall/` are the gateway's own records: no bucket name begins with a dot.
+The mapping is injective (the last form under SHA-256's collision resistance); order is not kept. Names under `.recall/`
+are the gateway's own records: no bucket name begins with a dot. What a backing puts before all of it is its own affair.
 
 Owns: nothing. Does not know: which backing, what is stored. Kind: pure. Spec: docs/FORMAT.md, cold objects.
 """
@@ -27,13 +27,17 @@ from typing import Final
 SEGMENT_BYTES_MAX: Final = 200
 """Longest segment of a cold key: 255 is the limit of file systems, and the directory backing adds a suffix."""
 COLD_KEY_BYTES_MAX: Final = 880
-"""Longest `<bucket>/<key>` form, so that with a URL prefix and the caller's prefix it stays within S3's 1,024 bytes."""
+"""Longest `<bucket>/<key>` form, so that with the backing's prefix it stays within S3's 1,024 bytes."""
 BACKING_SEGMENT_BYTES_MAX: Final = SEGMENT_BYTES_MAX + 36
 """Longest segment a backing is given: a cold key's, with the marks of a version and of a note."""
 PREFIX_BYTES_MAX: Final = 128
 RESERVED: Final = ".recall"
+BUCKET_RECORDS: Final = f"{RESERVED}/buckets/"
+"""What every bucket record's name begins with."""
 
 _ESCAPE: Final = re.compile("[%\\\\\x00-\x1f\x7f-\x9f\ufffe\uffff]")
+_ODD: Final = re.compile(_ESCAPE.pattern + r"|(?:\A|/)\.{0,2}(?:/|\Z)")
+"""In keys that are not the same in the backing store, but for long ones."""
 _UNESCAPE: Final = re.compile(rb"%([0-9A-F]{2})")
 _ATOM: Final = re.compile(r"%[0-9A-F]{2}|.", re.DOTALL)
 _BROKEN: Final = re.compile(r"%(?![0-9A-F]{2})")
@@ -42,22 +46,22 @@ _NOTE: Final = "%!"
 _BUCKET_RECORD: Final = re.compile(r"\.recall/buckets/([^/]+)\.json")
 
 
-def cold_key(prefix: str, bucket: str, key: str, version: str = "") -> str:
-    """The name of an object in the backing store. `prefix` "" or `/`-separated segments, without slashes at its ends;
-    `version` a version id of 32 hexadecimal digits, "" for the null version."""
+def cold_key(bucket: str, key: str, version: str = "") -> str:
+    """The name of an object in the backing store. `version`: 32 hexadecimal digits, "" for the null version."""
     if not bucket or bucket.startswith((".", "%")) or "/" in bucket:
         raise ValueError(f"not a bucket name: {bucket!r}")
     if not key:
         raise ValueError("an object key is not empty")
-    name = f"{bucket}/{'/'.join(_escape_segment(segment) for segment in key.split('/'))}"
     mark = f"%@{version}" if version else ""
+    if len(key) <= SEGMENT_BYTES_MAX and key.isascii() and _ODD.search(key) is None:
+        return f"{bucket}/{key}{mark}"  # most are so, and this is a tenth of the way below
+    name = f"{bucket}/{'/'.join(_escape_segment(segment) for segment in key.split('/'))}"
     if len(name.encode()) + len(mark) > COLD_KEY_BYTES_MAX:
         raw = key.encode()
         # The first bytes are for the reader's eye; ASCII letters only, so that nothing in it needs an escape.
         head = re.sub(r"[^A-Za-z0-9_-]", "_", raw[:40].decode("utf-8", "ignore"))
         name = f"{bucket}/%~/{head}/{hashlib.sha256(raw).hexdigest()}"
-    name += mark
-    return f"{prefix}/{name}" if prefix else name
+    return name + mark
 
 
 def note_key(name: str) -> str:
@@ -70,16 +74,14 @@ def noted_name(name: str) -> str | None:
     return name.removesuffix(_NOTE) if name.endswith(_NOTE) else None
 
 
-def parse_cold_key(prefix: str, name: str) -> tuple[str, str | None, str]:
+def parse_cold_key(name: str) -> tuple[str, str | None, str]:
     """The bucket, key and version of a cold key; key None: too long to be in the name, read the object's metadata.
 
     Raises ValueError for every name that `cold_key` does not make (notes and bucket records included).
     """
-    inner = _strip(prefix, name)
-    found = _VERSION.search(inner)
+    found = _VERSION.search(name)
     version = found[1] if found is not None else ""
-    if found is not None:
-        inner = inner[: found.start()]
+    inner = name if found is None else name[: found.start()]
     bucket, slash, rest = inner.partition("/")
     if not slash or not rest:
         raise ValueError(f"not a cold key: {name!r}")
@@ -88,36 +90,30 @@ def parse_cold_key(prefix: str, name: str) -> tuple[str, str | None, str]:
             raise ValueError(f"not a cold key: {name!r}")
         return bucket, None, version
     key = "/".join(_unescape_segment(segment) for segment in rest.replace("%+/", "").split("/"))
-    if cold_key(prefix, bucket, key, version) != name:
+    if cold_key(bucket, key, version) != name:
         # Closed world: one name, one spelling. A second spelling would let one object be found twice.
         raise ValueError(f"not a cold key: {name!r}")
     return bucket, key, version
 
 
-def bucket_record_key(prefix: str, bucket: str) -> str:
+def bucket_record_key(bucket: str) -> str:
     """The name of a bucket's own record."""
     if not bucket or bucket.startswith(".") or "/" in bucket:
         raise ValueError(f"not a bucket name: {bucket!r}")
-    name = f"{RESERVED}/buckets/{bucket}.json"
-    return f"{prefix}/{name}" if prefix else name
+    return f"{BUCKET_RECORDS}{bucket}.json"
 
 
-def bucket_records_prefix(prefix: str) -> str:
-    """What every bucket record's name begins with."""
-    return f"{prefix}/{RESERVED}/buckets/" if prefix else f"{RESERVED}/buckets/"
-
-
-def parse_bucket_record_key(prefix: str, name: str) -> str:
+def parse_bucket_record_key(name: str) -> str:
     """The bucket of a bucket record's name; ValueError for any other name."""
-    found = _BUCKET_RECORD.fullmatch(_strip(prefix, name))
+    found = _BUCKET_RECORD.fullmatch(name)
     if found is None or found[1].startswith("."):
         raise ValueError(f"not a bucket record: {name!r}")
     return found[1]
 
 
-def is_reserved(prefix: str, name: str) -> bool:
+def is_reserved(name: str) -> bool:
     """True for the gateway's own records: a walk over the objects leaves them out."""
-    return name.startswith(f"{prefix}/{RESERVED}/" if prefix else f"{RESERVED}/")
+    return name.startswith(f"{RESERVED}/")
 
 
 def check_key(key: str) -> str:
@@ -143,14 +139,6 @@ def check_prefix(prefix: str) -> str:
     if len(prefix.encode()) > PREFIX_BYTES_MAX:
         raise ValueError(f"a key prefix is at most {PREFIX_BYTES_MAX} bytes")
     return check_key(prefix)
-
-
-def _strip(prefix: str, name: str) -> str:
-    if not prefix:
-        return name
-    if not name.startswith(prefix + "/"):
-        raise ValueError(f"not under the prefix: {name!r}")
-    return name[len(prefix) + 1 :]
 
 
 def _escape_segment(segment: str) -> str:

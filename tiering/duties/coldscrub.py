@@ -21,7 +21,7 @@ from tiering.backing.coldobject import read_object
 from tiering.backing.streams import closing
 from tiering.buckets import Buckets
 from tiering.cold import ColdSide, apply_note
-from tiering.contract import Residency
+from tiering.contract import NoSuchBucket, Residency
 from tiering.duties.demote import Demoter
 from tiering.duties.scrub import SEEK_BYTES, STEP_BYTES, Pace, ScrubRates, Tell, Walk, damage_of, log_damage
 from tiering.flash import crc64
@@ -94,7 +94,7 @@ class ColdScrubDuty:
         else:
             await self.walk.end(now_ms, reads=self._reads)
         if not self._reads:
-            return 1 if record is None else len(_names(record))
+            return 1 if record is None else _streams(record)
         return max(SEEK_BYTES, 0 if record is None else record.size)
 
     def _next(self) -> tuple[bytes, bytes, ObjectRecord | PartRecord | None]:
@@ -116,12 +116,23 @@ class ColdScrubDuty:
     # -- objects -------------------------------------------------------------------------------------------------
 
     async def _object(self, okey: bytes, record: ObjectRecord) -> None:
-        manifest, pieces = _split(record)
-        if manifest is not None and not record.unlisted and not await self._twice(lambda: self._listed(record)):
+        try:
+            with self._pool.index.view() as view:
+                names, note = view.cold_names(okey, record), view.note_name(okey, record)
+        except NoSuchBucket:
+            return  # it has gone with its bucket
+        streams = tuple(zip(names, record.cold, strict=True))
+        manifest, pieces = (streams[0], streams[1:]) if len(streams) > 1 else (None, streams)
+        if (
+            manifest is not None
+            and not record.unlisted
+            and not await self._twice(lambda: self._listed(record, names[0]))
+        ):
             await self._owe(okey, record, "its manifest", unlisted=True)
-        if record.note and not record.unnoted and not await self._twice(lambda: self._noted(record)):
+        if record.note and not record.unnoted and not await self._twice(lambda: self._noted(record, note)):
             await self._owe(okey, record, "its note", unnoted=True)
-        if await self._twice(lambda: self._whole(pieces, record.crc64)):
+        crc64 = record.crc64 if manifest is None else None
+        if await self._twice(lambda: self._whole(pieces, record.crc64, crc64)):
             return
         found = self._pool.index.standing(okey, record.generation)
         if found is None or found[1].cold != record.cold:
@@ -162,25 +173,24 @@ class ColdScrubDuty:
             damage = self._damage(okey, record)
             self.walk.damaged(msgspec.structs.replace(damage, what=f"{damage.what}, {what}"), "repaired")
 
-    async def _listed(self, record: ObjectRecord) -> bool:
-        manifest, pieces = _split(record)
-        assert manifest is not None
+    async def _listed(self, record: ObjectRecord, name: str) -> bool:
         if not self._reads:
-            return await self._whole((manifest,), 0)
+            await self._cold.backing.stat(name)
+            return True
         reader = coldstream.ColdReader()
-        await self._read(manifest.name, reader)
+        await self._read(name, reader)
         assert reader.head is not None
         told = reader.head.meta
         return (told.get("generation"), told.get("pieces")) == (
             record.generation,
-            [[piece.name, piece.size] for piece in pieces],
+            [[piece.name, piece.size] for piece in record.cold[1:]],
         )
 
-    async def _noted(self, record: ObjectRecord) -> bool:
+    async def _noted(self, record: ObjectRecord, name: str) -> bool:
         if not self._reads:
-            await self._cold.backing.stat(record.note)
+            await self._cold.backing.stat(name)
             return True
-        async with closing(self._cold.backing.get(record.note)) as chunks:
+        async with closing(self._cold.backing.get(name)) as chunks:
             note = b"".join([bytes(chunk) async for chunk in chunks])
         try:
             return apply_note(msgspec.structs.replace(record), note)
@@ -192,7 +202,7 @@ class ColdScrubDuty:
     async def _part(self, pkey: bytes, part: PartRecord) -> None:
         piece = part.cold
         assert piece is not None
-        if await self._twice(lambda: self._whole((piece,), part.crc64)):
+        if await self._twice(lambda: self._whole(((piece.name, piece),), part.crc64, None)):
             return
         with self._pool.index.view() as view:
             now = view.part(pkey)
@@ -215,18 +225,19 @@ class ColdScrubDuty:
                 continue
         return False
 
-    async def _whole(self, pieces: Sequence[ColdPiece], checksum: int) -> bool:
-        """Whether the pieces are there, and, if bytes are read, make up content of that checksum."""
+    async def _whole(self, streams: Sequence[tuple[str, ColdPiece]], checksum: int, crc64: int | None) -> bool:
+        """Whether the streams are there, and, if bytes are read, make up content of that checksum. `crc64`: as the layout
+        of the one stream was packed with."""
         found = 0
-        for piece in pieces:
+        for name, piece in streams:
             if not self._reads:
-                stat = await self._cold.backing.stat(piece.name)
+                stat = await self._cold.backing.stat(name)
                 if piece.layout:
-                    known = msgspec.msgpack.decode(piece.layout, type=coldstream.ColdLayout)
+                    known = coldstream.unpack_layout(piece.layout, piece.size, crc64)
                     if stat.size != known.encoded_bytes:
                         return False
                 continue
-            size, found = await self._read(piece.name, coldstream.ColdReader(), found)
+            size, found = await self._read(name, coldstream.ColdReader(), found)
             if size != piece.size:
                 return False
         return not self._reads or found == checksum
@@ -244,13 +255,8 @@ class ColdScrubDuty:
         return size, checksum
 
 
-def _split(record: ObjectRecord) -> tuple[ColdPiece | None, tuple[ColdPiece, ...]]:
-    """The manifest, if the object is in pieces, and the streams that hold content."""
-    return (record.cold[0], record.cold[1:]) if len(record.cold) > 1 else (None, record.cold)
-
-
-def _names(record: ObjectRecord | PartRecord) -> Sequence[ColdPiece]:
-    return record.cold if isinstance(record, ObjectRecord) else (record.cold,) if record.cold is not None else ()
+def _streams(record: ObjectRecord | PartRecord) -> int:
+    return len(record.cold) if isinstance(record, ObjectRecord) else record.cold is not None
 
 
 def _forsake(batch: Batch, okey: bytes, record: ObjectRecord) -> bool:
@@ -265,12 +271,13 @@ def _forsake(batch: Batch, okey: bytes, record: ObjectRecord) -> bool:
         residency=residency,
         cold=(),
         unlisted=False,
-        note="",
+        note=False,
         unnoted=False,
         former="",
         chill=layout.has_cold_class(old),
     )
     batch.replace_object(row, old, new)
+    batch.owe_by_key(row, new)  # it may be a copy
     return True
 
 

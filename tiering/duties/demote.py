@@ -90,7 +90,7 @@ class Demoter:
         found = pool.index.standing(okey, generation)
         if bucket is None or found is None:
             return False
-        name = self._cold.name(bucket.name, key, found[1].version)
+        name = keys.cold_key(bucket.name, key, found[1].version)
         async with self._alone(name):
             found = pool.index.standing(okey, generation)
             if found is None:
@@ -131,7 +131,7 @@ class Demoter:
     async def demote_part(self, pool: Pool, pkey: bytes) -> bool:
         """Moves one part of an upload to the backing store; True when it is there now."""
         upload_id, number = layout.split_part_key(pkey)
-        name = self._cold.piece_name(upload_id, number)
+        name = layout.piece_name(upload_id, number)
         async with self._alone(name):
             part = _part(pool, pkey)
             if part is None or part.cold is not None:
@@ -151,23 +151,27 @@ class Demoter:
         record = _standing(pool, okey, generation)
         if bucket is None or record is None or not record.unlisted:
             return False
-        async with self._alone(record.cold[0].name):
+        name = keys.cold_key(bucket.name, key, record.version)
+        async with self._alone(name):
             await pool.settle()
             pieces = [[piece.name, piece.size] for piece in record.cold[1:]]
             meta = {**object_meta(bucket, key, record), "pieces": pieces}
-            await self._cold.store(record.cold[0].name, meta, 0, 0, _no_content)
+            await self._cold.store(name, meta, 0, 0, _no_content)
             return await pool.committer.submit(lambda batch: mutations.listed(batch, pool, okey, record))
 
     async def write_note(self, pool: Pool, okey: bytes, generation: int) -> bool:
         """Writes what has changed of a demoted object since its copy was made, so that a rebuild knows it."""
+        number, key = layout.split_object_key(okey)
+        bucket = self._buckets.by_number(pool, number)
         record = _standing(pool, okey, generation)
-        if record is None or not record.unnoted:
+        if bucket is None or record is None or not record.unnoted:
             return False
-        async with self._alone(record.note):
+        name = keys.note_key(keys.cold_key(bucket.name, key, record.version))
+        async with self._alone(name):
             record = _standing(pool, okey, generation)
             if record is None or not record.unnoted:
                 return False
-            await self._cold.backing.put(record.note, BytesSource(note_json(record)))
+            await self._cold.backing.put(name, BytesSource(note_json(record)))
             return await pool.committer.submit(lambda batch: mutations.noted(batch, pool, okey, record))
 
     async def bury(self, pool: Pool, name: str) -> bool:
@@ -186,7 +190,7 @@ class Demoter:
         """The pool and object key of the object that has its copy, or its note, under `name`."""
         about = keys.noted_name(name) or name
         try:
-            bucket_name, key, version = keys.parse_cold_key(self._cold.prefix, about)
+            bucket_name, key, version = keys.parse_cold_key(about)
         except ValueError:
             return None  # a piece: whoever uses it has taken its tombstone back
         found = self._buckets.find(bucket_name)
@@ -200,11 +204,11 @@ class Demoter:
         pool, bucket = found
         with pool.index.view() as view:
             standing = versions.find(view, layout.object_key(bucket.number, key), version)
-        return (pool, standing[0]) if standing is not None and _uses(standing[1], name) else None
+            return (pool, standing[0]) if standing is not None and name in view.names(*standing) else None
 
     async def write_bucket(self, pool: Pool, bucket_name: str) -> bool:
         """Brings a bucket's record in the backing store up to date."""
-        name = keys.bucket_record_key(self._cold.prefix, bucket_name)
+        name = keys.bucket_record_key(bucket_name)
         async with self._alone(name):
             found = self._buckets.find(bucket_name)
             await pool.settle()
@@ -228,7 +232,8 @@ class Demoter:
             # And on the device: there may be an older copy under the name, which after a power loss nobody may rely on.
             await pool.settle()
             content = _content(pool, find, record.generation)
-            return await self._cold.store(name, meta, record.size, record.crc64, content)
+            own = isinstance(record, ObjectRecord)
+            return await self._cold.store(name, meta, record.size, record.crc64, content, own=own)
         except Corrupt:
             _log.error("pool %s: bytes of generation %d fail their checksum", pool.config.name, record.generation)
             pool.heat.doubt(record.generation)  # they are in memory now, where readers would take them as they are
@@ -243,13 +248,9 @@ def _unbury(batch: Batch, pool: Pool, name: str, user: tuple[Pool, bytes] | None
     """Removes a tombstone that was carried out, or that an object still using its name makes void."""
     if user is not None and user[0] is pool:
         record = batch.object(user[1])
-        if record is None or not _uses(record, name):
+        if record is None or name not in batch.names(user[1], record):
             return False  # a younger tombstone: the object was deleted since
     return batch.delete("tombstones", name.encode())
-
-
-def _uses(record: ObjectRecord, name: str) -> bool:
-    return record.note == name or any(piece.name == name for piece in record.cold)
 
 
 def _standing(pool: Pool, okey: bytes, generation: int) -> ObjectRecord | None:
@@ -361,13 +362,16 @@ class DemoteDuty:
             pressed = view.counters().dirty_bytes > pool.dirty_bytes_max * PRESSURE_SHARE
             if config.demote != "eager" and not pressed:
                 return [], []
-            for key, okey in view.rows("dirty"):
-                record = view.object(okey)
-                if len(due) == STEP_MAX or record is None or not (pressed or record.modified_ms <= before_ms):
+            for key, owed in view.rows("dirty"):
+                if len(due) == STEP_MAX:
                     break
-                if self._demoter.damaged(pool, record.generation):
+                generation = layout.unpack_u64(key)
+                if self._demoter.damaged(pool, generation):
                     continue
-                due.append((okey, layout.unpack_u64(key)))
+                found = view.owed(generation, owed)
+                if found is None or not (pressed or found[1].modified_ms <= before_ms):
+                    break
+                due.append((found[0], generation))
             parts: list[bytes] = []
             for key, pkey in view.rows("dirty_parts") if pressed else ():
                 if len(parts) == STEP_MAX:

@@ -304,7 +304,7 @@ class ScrubDuty:
                 except Busy:
                     body.settle()
                     body = None
-            if not await self._read_cold(record, body):
+            if not await self._read_cold(okey, record, body):
                 return "unrepairable"
             if body is None:
                 done = await pool.committer.submit(lambda batch: _evicted(batch, okey, record))
@@ -317,11 +317,12 @@ class ScrubDuty:
             if body is not None:
                 body.settle()
 
-    async def _read_cold(self, record: ObjectRecord, body: FlashBody | None) -> bool:
+    async def _read_cold(self, okey: bytes, record: ObjectRecord, body: FlashBody | None) -> bool:
         """Whether the cold copy is the object's bytes; they go into `body`, if there is one."""
         found = 0
+        names = self._pool.index.cold_names(okey, record)
         try:
-            async with aclosing(self._cold.read(record, 0, record.size)) as chunks:  # type: ignore[type-var]
+            async with aclosing(self._cold.read(record, names, 0, record.size)) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:
                     found = crc64(chunk, found)
                     waiting = body.write(chunk) if body is not None else None
