@@ -59,7 +59,8 @@ from tiering.recall import LANDINGS_MAX, Recalls
 from tiering.space import Piece, Space
 from tiering.writer import FlashBody
 
-DEADLINE_S = 8.0
+DEADLINE_S = 60.0
+"""For a machine that is slow or busy: what comes to pass does so in milliseconds."""
 RELAXED: dict[str, Any] = {"durability": "relaxed", "opaque_etag": True, "demote": "pressure"}
 
 
@@ -68,10 +69,9 @@ def run(body: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(body, DEADLINE_S))
 
 
-async def until(condition: Callable[[], object], within_s: float = 3.0) -> None:
-    deadline_s = asyncio.get_running_loop().time() + within_s
-    while not condition():
-        assert asyncio.get_running_loop().time() < deadline_s, "it did not come to pass in time"
+async def until(condition: Callable[[], object]) -> None:
+    """`run` has the deadline."""
+    while not condition():  # noqa: ASYNC110  the conditions are plain state, without an event
         await asyncio.sleep(0.001)
 
 
@@ -239,7 +239,7 @@ def test_claim_of_a_landing_that_failed_is_not_followed(tmp_path: Path, monkeypa
                 assert await steps.get(e.store, "k") == data
                 await until(lambda: not e.store.recalls["p"]._landings)
             assert not claimed(e)
-            assert await asyncio.wait_for(steps.get(e.store, "k"), 3) == data
+            assert await steps.get(e.store, "k") == data
             await until(lambda: not e.store.recalls["p"]._landings)
             assert not claimed(e)
 

@@ -30,9 +30,9 @@ KIB: Final = 1 << 10
 SETTINGS: Final = {
     "pools.standard.capacity_bytes": "16MiB",
     "pools.standard.demote_after_s": "0",
-    "pools.standard.space_wait_s": "1s",
+    "pools.standard.space_wait_s": "20s",
     "pools.kv.capacity_bytes": "4MiB",
-    "pools.kv.space_wait_s": "1s",
+    "pools.kv.space_wait_s": "20s",
 }
 POOLS: Final = {"docs": "standard", "kv-b": "kv"}
 META_BYTES: Final = 8192

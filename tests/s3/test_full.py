@@ -79,7 +79,7 @@ def test_tier_full_of_pins_refuses_pins_and_then_writes(gateway: Gateway) -> Non
     assert code(missing.value)[1] == 404
     # Unpinned blocks still come and go in the other half.
     for number in range(24):
-        wait_for(functools.partial(stored, s3, f"plain-{number}", block), f"plain-{number} is stored", 20.0)
+        wait_for(functools.partial(stored, s3, f"plain-{number}", block), f"plain-{number} is stored")
     for number in range(pinned):
         reply = s3.get_object(Bucket="kv-pins", Key=f"pin-{number}")
         assert reply["Body"].read() == block

@@ -38,7 +38,7 @@ def people() -> Iterator[Gateway]:
         )  # fmt: skip
         command(gateway, "user", "add", "alice", "--access-key", ALICE[0], secret=ALICE[1])
         command(gateway, "user", "add", "bob", "--access-key", BOB[0], "--policy", "readwrite", secret=BOB[1])
-        wait_for(lambda: works(gateway, BOB), "the users are known", 5)
+        wait_for(lambda: works(gateway, BOB), "the users are known")
         yield gateway
 
 
@@ -406,9 +406,9 @@ def test_changes_are_in_force_without_a_restart(people: Gateway, main: Any, buck
             return False
         return True
 
-    wait_for(writes, "carol may write", 5)  # known a moment before her group's policy is
+    wait_for(writes, "carol may write")  # known a moment before her group's policy is
     command(people, "user", "disable", "carol")
-    wait_for(lambda: not works(people, keys), "carol is kept out", 5)
+    wait_for(lambda: not works(people, keys), "carol is kept out")
     assert "carolsecret" not in command(people, "user", "list")
     command(people, "user", "rm", "carol")
     assert json.loads(command(people, "group", "info", "readers"))["users"] == []

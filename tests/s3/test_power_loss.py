@@ -43,8 +43,8 @@ def test_broken_relaxed_index_is_set_aside_and_taken_back_from_the_backing(tmp_p
         s3 = gateway.boto3_client()
         s3.create_bucket(Bucket="kv-one")
         etags = {key: s3.put_object(Bucket="kv-one", Key=key, Body=block)["ETag"] for key, block in blocks.items()}
-        wait_for(lambda: demoted(gateway, len(blocks)), "every block is in the backing store", 20.0)
-        wait_for(lambda: (gateway.data_dir / "backing" / ".recall").exists(), "so is the bucket", 20.0)
+        wait_for(lambda: demoted(gateway, len(blocks)), "every block is in the backing store")
+        wait_for(lambda: (gateway.data_dir / "backing" / ".recall").exists(), "so is the bucket")
     pool = tmp_path / "data" / "pools" / "kv"
     another_boot(pool)
     size = os.path.getsize(pool / "index" / "data.mdb")

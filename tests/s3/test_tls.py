@@ -32,7 +32,6 @@ from tests.support.gateway import Gateway, GatewayFailed, wait_for
 BUCKET: Final = "sealed-lips"
 BOUND: Final = "bound-tls"
 DATA: Final = random.Random(11).randbytes(6 << 20)
-HANDSHAKE_S: Final = 1.0
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +41,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 @pytest.fixture(scope="module")
 def secure(files: Certificates, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    settings = {**files.settings, "bucket_listeners": f"127.0.0.1:0={BOUND}", "http.head_s": f"{HANDSHAKE_S}s"}
+    settings = {**files.settings, "bucket_listeners": f"127.0.0.1:0={BOUND}"}
     with Gateway(data_dir=tmp_path_factory.mktemp("tls") / "data", workers=2, settings=settings) as running:
         client = s3_client(running, files)
         client.create_bucket(Bucket=BUCKET)
@@ -82,8 +81,7 @@ def shown(gateway: Gateway) -> str:
 
 
 def failures(gateway: Gateway) -> float:
-    done = gateway.command("stats", "--json")
-    assert done.returncode == 0, done.stderr
+    done = wait_for(lambda: (asked := gateway.command("stats", "--json")).returncode == 0 and asked, "it is asked")
     samples = json.loads(done.stdout)
     return next(each["value"] for each in samples if each["name"] == "recall_tls_handshakes_failed_total")
 
@@ -231,14 +229,15 @@ def test_plain_http_is_closed(secure: Gateway) -> None:
     wait_for(lambda: "why=HTTP_REQUEST" in secure.log, "the failure is in the log")
 
 
-def test_who_says_nothing_is_closed_in_time(secure: Gateway) -> None:
-    before = failures(secure)
-    with socket.create_connection(("127.0.0.1", secure.port), timeout=10 * HANDSHAKE_S) as plain:
-        try:
-            assert plain.recv(1000) == b""
-        except ConnectionResetError:
-            pass
-    wait_for(lambda: failures(secure) == before + 1, "the failure is counted")
+def test_who_says_nothing_is_closed_in_time(files: Certificates, tmp_path: Path) -> None:
+    settings = {**files.settings, "http.head_s": "1s"}  # others could be late by as much on a busy machine
+    with Gateway(data_dir=tmp_path / "data", settings=settings) as gateway:
+        with socket.create_connection(("127.0.0.1", gateway.port), timeout=60) as plain:
+            try:
+                assert plain.recv(1000) == b""
+            except ConnectionResetError:
+                pass
+        wait_for(lambda: failures(gateway) >= 1, "the failure is counted")
 
 
 def test_policies_know_the_transport(secure: Gateway, files: Certificates) -> None:

@@ -17,7 +17,7 @@ from tiering.backing.address import MinioLimits
 from tiering.backing.http import HEAD_BYTES_MAX, Client
 
 HEAD = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"
-LIMITS = MinioLimits(streams=2, connect_s=5.0, read_s=5.0)
+LIMITS = MinioLimits(streams=2, connect_s=60.0, read_s=60.0)
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -43,7 +43,7 @@ def run(
             "localhost" if tls else "127.0.0.1", server.sockets[0].getsockname()[1], tls[1] if tls else None, limits
         )
         try:
-            await asyncio.wait_for(test(client), 20)
+            await asyncio.wait_for(test(client), 60)
         finally:
             client.close()
             server.close()

@@ -70,7 +70,7 @@ def against(
         address = BucketAddress(f"127.0.0.1:{port}", "bucket", ACCESS, SECRET, prefix="pre")
         backing = MinioBacking(address, MinioLimits(threads=2, read_s=read_s))
         try:
-            await asyncio.wait_for(test(backing), 30)
+            await asyncio.wait_for(test(backing), 60)
         finally:
             await backing.close()
             server.close()
@@ -263,9 +263,9 @@ def test_connection_is_kept_only_where_the_server_keeps_it(says: str, connection
     async def main() -> None:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         address = BucketAddress(f"127.0.0.1:{server.sockets[0].getsockname()[1]}", "bucket", ACCESS, SECRET)
-        backing = MinioBacking(address, MinioLimits(threads=2, read_s=5.0))
+        backing = MinioBacking(address, MinioLimits(threads=2, read_s=60.0))
         for _ in range(3):
-            await asyncio.wait_for(backing.delete("k"), 4)
+            await asyncio.wait_for(backing.delete("k"), 60)
         await backing.close()
         server.close()
         await server.wait_closed()

@@ -159,7 +159,7 @@ async def rig(
 
 
 def run(body: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(body, 20))
+    asyncio.run(asyncio.wait_for(body, 60))
 
 
 def looped(body: Callable[[Path], Coroutine[Any, Any, None]]) -> Callable[[Path], None]:
