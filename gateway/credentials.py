@@ -95,5 +95,8 @@ def _make(path: Path) -> Credentials:
     letters = string.ascii_uppercase + string.digits
     made = Credentials("".join(secrets.choice(letters) for _ in range(20)), secrets.token_urlsafe(30))
     content = msgspec.json.encode({"access_key": made.access_key, "secret_key": made.secret_key})
-    secretfile.write(path, content + b"\n")
+    try:
+        secretfile.write(path, content + b"\n")
+    except OSError as error:
+        raise CredentialsError(f"{path} cannot be written: {error.strerror}") from None
     return msgspec.structs.replace(made, generated=True)

@@ -91,5 +91,8 @@ def _make(path: Path) -> dict[str, bytes]:
     name, key = f"recall-{secrets.token_hex(4)}", secrets.token_bytes(KEY_BYTES)
     # On the device before any object needs the key: a power loss must not take the one and leave the other.
     comment = "# Master keys of this gateway. Without them encrypted objects cannot be read: back this file up.\n"
-    secretfile.write(path, f"{comment}{name}:{base64.b64encode(key).decode()}\n".encode())
+    try:
+        secretfile.write(path, f"{comment}{name}:{base64.b64encode(key).decode()}\n".encode())
+    except OSError as error:
+        raise KeysError(f"{path} cannot be written: {error.strerror}") from None
     return {name: key}

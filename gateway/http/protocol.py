@@ -891,11 +891,15 @@ class HttpProtocol(asyncio.BufferedProtocol):
 
     def _own_socket(self) -> socket.socket | None:
         """A second descriptor of the socket, made when first needed: loops keep theirs from other hands. None under
-        TLS or when the connection is ending."""
+        TLS, when the connection is ending, or while there is no descriptor left: all goes through the transport then."""
         if self._sock is None and not self._tls and not self._transport.is_closing():
             sock = self._transport.get_extra_info("socket")
             if sock is not None:
-                self._sock = socket.socket(sock.family, sock.type, sock.proto, os.dup(sock.fileno()))
+                try:
+                    own = os.dup(sock.fileno())
+                except OSError:
+                    return None
+                self._sock = socket.socket(sock.family, sock.type, sock.proto, own)
                 self._sock.setblocking(False)
         return self._sock
 

@@ -289,8 +289,11 @@ def test_no_descriptors_refuses_connections_and_serves_those_there_are(failing: 
     gateway = failing.gateway
     worker = gateway.pids()["worker-0"]
     crowd: list[socket.socket] = []
-    with RawClient(gateway.port, signer(gateway)) as neighbour:
+    body = os.urandom(LONG)
+    assert failing.put("docs", "long", body) == ("", 200)
+    with RawClient(gateway.port, signer(gateway)) as neighbour, RawClient(gateway.port, signer(gateway)) as reader:
         assert neighbour.request("GET", "/docs/kept").body == b"kept"
+        assert reader.request("GET", "/docs/kept").body == b"kept"
         with descriptors(8, worker):
             for _ in range(64):
                 crowd.append(socket.create_connection(("127.0.0.1", gateway.port), 10))
@@ -299,6 +302,8 @@ def test_no_descriptors_refuses_connections_and_serves_those_there_are(failing: 
             spent_s = cpu_s(worker) - before_s
             assert neighbour.request("PUT", "/docs/beside", body=b"beside").status == 200
             assert neighbour.request("GET", "/docs/beside").body == b"beside"
+            assert reader.request("GET", "/docs/long").body == body
+            assert neighbour.request("PUT", "/docs/long beside", body=body).status == 200
             assert spent_s < 0.25, "it does not spin on what it cannot accept"
             for each in crowd:
                 each.close()

@@ -105,3 +105,8 @@ def test_load_without_generating_says_what_to_do(tmp_path: Path) -> None:
 def test_the_secret_is_in_no_repr() -> None:
     assert "wonderland" not in repr(Credentials("alice", "wonderland"))
     assert "wonderland" not in f"{[Credentials('alice', 'wonderland')]}"
+
+
+def test_load_says_that_it_cannot_write_what_it_made(tmp_path: Path) -> None:
+    with pytest.raises(CredentialsError, match=r"none/credentials\.json cannot be written: No such file or directory"):
+        credentials.load(tmp_path / "none", {}, generate=True)

@@ -93,3 +93,8 @@ def test_files_others_may_read_and_files_that_are_not_there_are_refused(tmp_path
         keys.load(tmp_path, str(path), {})
     with pytest.raises(KeysError, match="cannot be read"):
         keys.load(tmp_path, str(tmp_path), {})
+
+
+def test_a_first_key_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    with pytest.raises(KeysError, match=r"none/master\.keys cannot be written: No such file or directory"):
+        keys.load(tmp_path / "none", "", {})
