@@ -7,6 +7,7 @@ Spec: bench/README.md, "The peers"; Redis serialization protocol; memcached's do
 
 from __future__ import annotations
 
+import resource
 import socket
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -83,7 +84,9 @@ class MemcachedWire:
     """The text protocol; `mg` (meta get) without flags, pipelined, stands for a look-up."""
 
     def command(self, program: str, port: int, workers: int, folder: Path) -> list[str]:
-        limits = ["-m", "2048", "-I", "64m", "-c", "4096", "-t", str(workers)]
+        may_open = resource.getrlimit(resource.RLIMIT_NOFILE)[1]  # it refuses to start with more connections than that
+        connections = 4096 if may_open == resource.RLIM_INFINITY else min(4096, may_open // 2)
+        limits = ["-m", "2048", "-I", "64m", "-c", str(connections), "-t", str(workers)]
         return [program, "-l", "127.0.0.1", "-p", str(port), "-U", "0", "-u", "root", *limits]
 
     def get(self, keys: Sequence[str], size: int) -> Plan:

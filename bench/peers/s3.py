@@ -9,6 +9,7 @@ from __future__ import annotations
 import http.client
 import socket
 import sys
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -30,6 +31,9 @@ from bench.peers.peer import (
 )
 from bench.process import named
 from bench.signing import Signer
+
+_PATIENCE_S: Final = 60.0
+_AGAIN_S: Final = 0.1
 
 ENDPOINTS: Final = "RECALL_BENCH_S3"
 """The environment variable with S3 servers that run already: `NAME=http://KEY:SECRET@HOST:PORT#PROCESS,… …`."""
@@ -152,13 +156,19 @@ class S3Peer:
         fine: Collection[int] = (200,),
         query: str = "",
     ) -> bytes:
-        """One request on its own connection, over the raw head, so that what is signed is what is sent."""
+        """One request on its own connection, over the raw head, so that what is signed is what is sent. Again where it is told
+        to come later, as a busy server does."""
         length = None if body is None else len(body)
-        with socket.create_connection(self.address, timeout=60) as connection:
-            connection.sendall(self.signer.head(method, path, length, headers, query) + (body or b""))
-            reply = http.client.HTTPResponse(connection, method=method)
-            reply.begin()
-            data = reply.read()
+        deadline_s = time.monotonic() + _PATIENCE_S
+        while True:
+            with socket.create_connection(self.address, timeout=60) as connection:
+                connection.sendall(self.signer.head(method, path, length, headers, query) + (body or b""))
+                reply = http.client.HTTPResponse(connection, method=method)
+                reply.begin()
+                data = reply.read()
+            if reply.status != 503 or 503 in fine or time.monotonic() > deadline_s:
+                break
+            time.sleep(_AGAIN_S)
         if reply.status not in fine:
             raise PeerFailed(f"{self.name}: {method} {path}: {reply.status} {data[:300]!r}")
         return data

@@ -27,7 +27,7 @@ from urllib.parse import quote, urlsplit
 import urllib3
 from minio import Minio
 
-START_S = 30.0
+START_S = 180.0
 REGION = "us-east-1"
 
 
