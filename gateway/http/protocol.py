@@ -16,9 +16,10 @@ import logging
 import os
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final
 
+from gateway.http import tcp
 from gateway.http.connections import LATE, PLACE, SMALL_SPANS_BYTES, TURN, Connections, Listener, serve
 from gateway.http.flow import InboundBody, NoBody, Pace
 from gateway.http.head import CHUNKED
@@ -47,9 +48,11 @@ _HURRY: Final = 4
 _LINE_BYTES: Final = 4 << 10
 """Read of a request that may have to wait for its turn: a head, as a rule."""
 _CROWD: Final = 128
-_CROWD_UNSENT_BYTES: Final = 128 << 10
-"""What the kernel takes for a peer that does not read, beyond its window, while more than _CROWD requests are under way. Left to
-itself it takes 4 MiB, which makes a transfer cheaper, but a few hundred such peers bring the whole machine's TCP under memory
+_PROVEN_BYTES: Final = 1 << 20
+_UNSENT_BYTES: Final = 128 << 10
+"""What the kernel takes for a peer that does not read, beyond its window, until the connection has moved _PROVEN_BYTES, and while more
+than _CROWD requests are under way. Left to itself it takes 4 MiB, which makes a transfer cheaper; but for a peer with a small window,
+in pieces so small that the one call takes milliseconds, and a few hundred such peers bring the whole machine's TCP under memory
 pressure. What is on its way to a peer that reads is not bounded by it."""
 _TLS_GOODBYE_S: Final = 1.0
 """How long a peer has, while we drain, to answer that the connection is over. Clients do not while theirs rests in a pool."""
@@ -58,6 +61,34 @@ _CLIENT_GONE: Final = 499
 _NO_BODY: Final = NoBody()
 _CLOSE: Final = b"Connection: close\r\n"
 _KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
+
+
+class _Gone(asyncio.Transport):
+    """The transport of a connection that is lost: takes everything and does nothing."""
+
+    def is_closing(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        pass
+
+    def write(self, data: Buffer) -> None:
+        pass
+
+    def writelines(self, list_of_data: Iterable[Buffer]) -> None:
+        pass
+
+    def can_write_eof(self) -> bool:
+        return False
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+
+_GONE: Final = _Gone()
 
 
 class HttpProtocol(asyncio.BufferedProtocol):
@@ -142,7 +173,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self._waited_s = 0.0  # what is read next has waited so long, if the worker is behind
         self._turn = False  # has come: the next request begins though others wait
         self._turned_away = False  # the next request is answered 503
-        self._thrifty = False  # the kernel holds little that is not sent
+        self._thrifty = False  # the kernel takes _UNSENT_BYTES only
         self._lost = False
         # Of the request under way:
         self._active = False
@@ -243,6 +274,9 @@ class HttpProtocol(asyncio.BufferedProtocol):
         elif self._task_started:
             self._task.cancel()
         # A task that has not started would, cancelled now, never run: it sees for itself, and ends us.
+        self._transport = (
+            _GONE  # loops' TLS holds on to us, and we to it: a thousand such pairs, 60 MiB, waited for a collection
+        )
 
     def pause_writing(self) -> None:
         self._write_paused = True
@@ -562,6 +596,8 @@ class HttpProtocol(asyncio.BufferedProtocol):
             self._write_last(head)
             return None
         head = connections.renderer.head(response.status, response.headers, length, connection)
+        if length > _UNSENT_BYTES:
+            self._bound_unsent(self._moved_bytes)
         if isinstance(body, bytes):
             self._sent_bytes = length
             if length <= _JOIN_BYTES:
@@ -576,6 +612,13 @@ class HttpProtocol(asyncio.BufferedProtocol):
         else:
             return self._send_stream(head, body)
         return None
+
+    def _bound_unsent(self, moved_bytes: int) -> None:
+        """Bounds what the kernel takes for this peer, or no longer does."""
+        thrifty = moved_bytes < _PROVEN_BYTES or self._connections.in_flight >= _CROWD
+        if thrifty != self._thrifty:
+            self._thrifty = thrifty
+            tcp.bound_unsent(self._transport, _UNSENT_BYTES if thrifty else 0)
 
     def _may_keep(self, body: InboundBody) -> bool:
         """Whether the connection can be used again after a response made now."""
@@ -604,10 +647,6 @@ class HttpProtocol(asyncio.BufferedProtocol):
         sock = self._own_socket()
         if sock is None:
             return copy_spans(self._loop, head, body, self._write)
-        thrifty = self._connections.in_flight >= _CROWD
-        if thrifty != self._thrifty:
-            self._thrifty = thrifty
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _CROWD_UNSENT_BYTES if thrifty else 0)
         self._sender = sender = SpanSender(self._loop, sock, head, body, self._spans_sent)
         if self._write_paused:
             self._after_drain = sender.start  # an interim response is still in the transport
@@ -840,6 +879,8 @@ class HttpProtocol(asyncio.BufferedProtocol):
         total = self._moved_bytes + (sender.sent_bytes if sender is not None else 0)
         if self._write_paused:
             total -= self._transport.get_write_buffer_size()
+        if self._thrifty and self._response is not None:
+            self._bound_unsent(total)  # it is long, and read
         moved, self._moved_seen_bytes = max(0, total - self._moved_seen_bytes), total
         receiving = body is not None and body.waiting
         if not (receiving or self._state == _DISCARD or self._write_paused or (sender is not None and sender.blocked)):

@@ -142,7 +142,9 @@ class SpanSender:
             if turn_bytes >= _TURN_BYTES:
                 self._unwatch_for(self._loop.call_soon, self._pump)
                 return False
-            if self._at >= self._warm_stop and not self._resident(fd, offset, window):
+            if self._at < self._warm_stop:
+                window = min(window, self._warm_stop - self._at)  # what is behind it was not read
+            elif not self._resident(fd, offset, window):
                 self._warm_stop = self._at + window
                 self._warm(fd, offset, window)
                 return False

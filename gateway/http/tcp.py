@@ -1,7 +1,8 @@
-"""What the kernel knows of a connection that is not being read: how long its last bytes have waited, and whether the peer is there.
+"""What the kernel knows of a connection that is not being read, how long its last bytes have waited and whether the peer is there; and
+how much it may hold for one.
 
-Promise: neither reads anything nor changes anything; where the kernel does not say (no TCP, a closed socket), nobody has waited and
-nobody has left.
+Promise: nothing is read; where the kernel does not say or do it (no TCP, a closed socket), nobody has waited, nobody has left, and what
+it holds is its own affair.
 Owns nothing. Does not know HTTP. Kind: shell (one system call each). Spec: tcp(7), `struct tcp_info` of linux/tcp.h.
 """
 
@@ -33,17 +34,35 @@ def has_left(transport: asyncio.BaseTransport) -> bool:
     return bool(info) and info[0] != _ESTABLISHED
 
 
-def _info(transport: asyncio.BaseTransport) -> bytes:
-    sock = transport.get_extra_info("socket")
-    number = -1 if sock is None else sock.fileno()
-    if number < 0:
-        return b""
-    # Not the loop's own object for it: uvloop's makes a second descriptor for each call, which takes ten times as long.
-    borrowed = socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, number)
+def bound_unsent(transport: asyncio.BaseTransport, limit_bytes: int) -> None:
+    """The kernel takes about so many bytes at most for the peer beyond its window; 0: as many as it likes, which is megabytes."""
+    sock = _borrowed(transport)
+    if sock is None:
+        return
     try:
-        info = borrowed.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, limit_bytes)
+    except OSError:
+        pass
+    finally:
+        sock.detach()
+
+
+def _info(transport: asyncio.BaseTransport) -> bytes:
+    sock = _borrowed(transport)
+    if sock is None:
+        return b""
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _BYTES)
     except OSError:
         return b""
     finally:
-        borrowed.detach()
+        sock.detach()
     return info if len(info) == _BYTES else b""
+
+
+def _borrowed(transport: asyncio.BaseTransport) -> socket.SocketType | None:
+    """To be detached, not closed. Not the loop's own object for it: uvloop's makes a second descriptor for each call, which takes ten
+    times as long."""
+    sock = transport.get_extra_info("socket")
+    number = -1 if sock is None else sock.fileno()
+    return None if number < 0 else socket.SocketType(socket.AF_INET, socket.SOCK_STREAM, 0, number)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
+import gc
 import hashlib
 import os
 import random
 import socket
 import ssl
 import struct
+import sys
+import termios
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
@@ -20,7 +24,7 @@ import uvloop
 from gateway.http import spans as spans_module
 from gateway.http.connections import SMALL_SPANS_BYTES, Connections, Listener
 from gateway.http.limits import Limits
-from gateway.http.protocol import listen
+from gateway.http.protocol import HttpProtocol, listen
 from gateway.http.tls import new_context
 from s3api.message import Request, Response, StreamBody
 from tests.support.certificates import Certificates
@@ -289,6 +293,76 @@ def test_refusal_reaches_a_client_that_sends_everything_first(run: Runner) -> No
     run(work())
 
 
+def ours(listener: Listener) -> socket.socket:
+    """A second descriptor of the only connection's socket, as the gateway has it."""
+    (connection,) = listener.connections._open
+    return socket.socket(fileno=os.dup(connection._transport.get_extra_info("socket").fileno()))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+@pytest.mark.parametrize("kind", ["file", "bytes", "stream"])
+def test_the_kernel_holds_little_for_who_reads_nothing(
+    run: Runner, file: File, tmp_path: Path, kind: str, secure: bool
+) -> None:
+    """Left to itself it took 3 MiB of each such peer's reply, whatever the kind."""
+    size = 8 << 20
+
+    def answer(request: Request) -> Response:
+        if kind == "file":
+            return Response(200, b"", file.spans((0, size)))
+        whole = file.data[:size]
+        return Response(200, b"", whole) if kind == "bytes" else Response(200, b"", Chunks(whole).body(size))
+
+    async def work() -> None:
+        server, client = contexts(tmp_path) if secure else (None, None)
+        listener = await listen(App(answer), "127.0.0.1", 0, Limits(), ssl_context=server)
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        sock.connect(("127.0.0.1", listener.port))
+        name = "localhost" if secure else None
+        _, writer = await asyncio.open_connection(sock=sock, ssl=client, server_hostname=name, limit=1024)
+        writer.write(GET)
+        await until(lambda: listener.connections.in_flight)
+        (connection,) = listener.connections._open
+        with ours(listener) as watched:
+            await until(lambda: held(watched))
+            for _ in range(20):  # what is taken after the first bytes is taken at once
+                await asyncio.sleep(0.002)
+            assert 0 < held(watched) < 1 << 20
+        writer.transport.abort()
+        await until(lambda: not len(listener.connections))
+        await closed(listener)
+        assert not connection._transport.get_extra_info("socket")  # type: ignore[attr-defined]
+
+    run(work())
+
+
+def held(sock: socket.socket) -> int:
+    """What the kernel has of the bytes sent, and the peer has not taken."""
+    return int.from_bytes(fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+
+
+def test_who_has_read_a_good_deal_is_not_held_to_that(run: Runner, file: File) -> None:
+    async def work() -> None:
+        size = 2 << 20
+        listener = await listen(
+            App(lambda request: Response(200, b"", file.spans((0, size)))), "127.0.0.1", 0, Limits()
+        )
+        reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+        bounds = []
+        for _ in range(2):
+            writer.write(GET)
+            await reader.readuntil(b"\r\n\r\n")
+            with ours(listener) as watched:
+                bounds.append(watched.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT))
+            await reader.readexactly(size)
+        assert bounds[0] > bounds[1] == 0
+        writer.close()
+        await closed(listener)
+
+    run(work())
+
+
 def test_stream_body_survives_a_slow_reader_and_reused_chunks(run: Runner) -> None:
     """The producer overwrites its buffer as soon as it is asked for the next chunk."""
     size, count = 1 << 20, 12
@@ -466,6 +540,38 @@ def test_tls_carries_files_bodies_and_security(run: Runner, file: File, tmp_path
         assert file.released == 3
 
     run(work())
+
+
+def test_tls_connections_that_are_over_need_no_garbage_collection(run: Runner, tmp_path: Path) -> None:
+    """A thousand of them, with their buffers, waited for one."""
+    server, client = contexts(tmp_path)
+
+    def living() -> int:
+        return sum(isinstance(each, HttpProtocol) for each in gc.get_objects())
+
+    async def work() -> None:
+        listener = await listen(App(), "127.0.0.1", 0, Limits(), ssl_context=server)
+        before = living()
+        for asked in (b"", CLOSE, GET):
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", listener.port, ssl=client, server_hostname="localhost"
+            )
+            if asked:
+                writer.write(asked)
+                await reader.readuntil(b"\r\n\r\n")
+            else:
+                await until(lambda: len(listener.connections))
+            writer.transport.abort()
+            await until(lambda: not len(listener.connections))
+        await until(lambda: living() == before)
+        await closed(listener)
+
+    gc.collect()
+    gc.disable()
+    try:
+        run(work())
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("kind", ["file", "bytes", "stream"])
