@@ -175,7 +175,7 @@ def test_a_bucket_is_seen_as_its_own_batch_left_it(index: Index, committer: Comm
         before = batch.bucket("b")
         batch.put_bucket(record)
         between = batch.bucket("b")
-        batch.delete_bucket("b")
+        batch.delete_bucket(record)
         return before, between, batch.bucket("b")
 
     assert committer.run(come_and_go) == (None, record, None)
