@@ -274,9 +274,8 @@ class HttpProtocol(asyncio.BufferedProtocol):
         elif self._task_started:
             self._task.cancel()
         # A task that has not started would, cancelled now, never run: it sees for itself, and ends us.
-        self._transport = (
-            _GONE  # loops' TLS holds on to us, and we to it: a thousand such pairs, 60 MiB, waited for a collection
-        )
+        # A loop's TLS holds on to us, and we to it: a thousand such pairs, 60 MiB, waited for a collection.
+        self._transport = _GONE
 
     def pause_writing(self) -> None:
         self._write_paused = True
