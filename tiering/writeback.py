@@ -85,7 +85,8 @@ class Writeback:
         self._name = name
         self._level = level
         self._start = start
-        self._lock = threading.Condition()
+        self._lock = threading.RLock()
+        self._more = threading.Condition(self._lock)
         self._chunks: dict[int, int] = {}  # of the file: bytes written there since it was started last; oldest first
         self._behind = 0
         first = level()
@@ -117,7 +118,7 @@ class Writeback:
                 if self._starter is None:
                     self._starter = threading.Thread(target=self._work, name=f"writeback-{self._name}", daemon=True)
                     self._starter.start()
-                self._lock.notify()
+                self._more.notify()
 
     async def wait(self, limit_s: float) -> None:
         """Returns when writers may go on. Raises Busy when that takes longer than `limit_s`."""
@@ -137,7 +138,7 @@ class Writeback:
         """Ends the thread; nothing is started on its way after."""
         with self._lock:
             self._closing = True
-            self._lock.notify()
+            self._more.notify()
         if self._starter is not None:
             self._starter.join()
         self._hold(False)
@@ -148,7 +149,7 @@ class Writeback:
                 while not self._closing and self._behind <= self._start_bytes:
                     self._hold(False)
                     self._idle = True
-                    self._lock.wait()
+                    self._more.wait()
                 if self._closing:
                     return
                 chunk = next(iter(self._chunks))
