@@ -126,6 +126,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         "_sock",
         "_stash",
         "_state",
+        "_taken_bytes",
         "_task",
         "_task_started",
         "_thrifty",
@@ -163,6 +164,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self._moved_bytes = 0  # both ways, for the minimum rate
         self._moved_seen_bytes = 0
         self._lingered_bytes = 0
+        self._taken_bytes = 0  # by the peer, when it was last looked after the end
         self._pace: Pace | None = None
         self._head_begun = False
         self.unused = True
@@ -867,11 +869,26 @@ class HttpProtocol(asyncio.BufferedProtocol):
                 else:
                     self._close()
         elif self._state >= _LINGER:
+            if self._tls and self._state == _CLOSED and self._takes_more(elapsed_s):
+                self._since_s = now_s
+                return
             hurried = self._tls and self._connections.draining and self._state == _CLOSED
             if waited_s >= (_TLS_GOODBYE_S if hurried else limits.linger_s) and not self._lost:
                 self._transport.abort()
         else:
             self._sweep_rate(elapsed_s)
+
+    def _keeps_pace(self, elapsed_s: float, moved: int) -> bool:
+        if self._pace is None:
+            self._pace = Pace(self._limits.body_rate_bytes_min, self._limits.body_grace_s)
+        return self._pace.step(elapsed_s * (_HURRY if self._connections.pressed else 1), moved)
+
+    def _takes_more(self, elapsed_s: float) -> bool:
+        """Whether the peer has not taken all that was sent, and takes it fast enough. A loop's TLS says that it holds nothing when the
+        transport below it does, and that would be lost."""
+        before = self._taken_bytes
+        self._taken_bytes, more = tcp.delivery(self._transport)
+        return more and self._keeps_pace(elapsed_s, self._taken_bytes - before)
 
     def _sweep_rate(self, elapsed_s: float) -> None:
         sender, body = self._sender, self._body
@@ -884,9 +901,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         receiving = body is not None and body.waiting
         if not (receiving or self._state == _DISCARD or self._write_paused or (sender is not None and sender.blocked)):
             return
-        if self._pace is None:
-            self._pace = Pace(self._limits.body_rate_bytes_min, self._limits.body_grace_s)
-        if self._pace.step(elapsed_s * (_HURRY if self._connections.pressed else 1), moved):
+        if self._keeps_pace(elapsed_s, moved):
             return
         self._connections.cut_slow += 1
         if body is not None and receiving:

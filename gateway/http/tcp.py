@@ -1,5 +1,5 @@
-"""What the kernel knows of a connection that is not being read, how long its last bytes have waited and whether the peer is there; and
-how much it may hold for one.
+"""What the kernel knows of a connection that is not being read, how long its last bytes have waited, whether the peer is there and how
+much it has taken; and how much it may hold for one.
 
 Promise: nothing is read; where the kernel does not say or do it (no TCP, a closed socket), nobody has waited, nobody has left, and what
 it holds is its own affair.
@@ -16,13 +16,17 @@ from typing import Final
 _ESTABLISHED: Final = 1
 _LAST_DATA_RECEIVED: Final = 52
 """Offset of `tcpi_last_data_recv`, milliseconds; `tcpi_state` is the first byte."""
-_BYTES: Final = _LAST_DATA_RECEIVED + 4
+_UNACKED: Final = 24
+_BYTES_ACKED: Final = 120
+_NOT_SENT: Final = 144
+"""Offsets of `tcpi_unacked`, packets; `tcpi_bytes_acked`, 64 bits; and `tcpi_notsent_bytes`."""
+_BYTES: Final = _NOT_SENT + 4
 
 
 def silent_s(transport: asyncio.BaseTransport) -> float:
     """How long ago the last bytes came from the peer: of a whole request that is read only now, for how long it has waited."""
     info = _info(transport)
-    return int.from_bytes(info[_LAST_DATA_RECEIVED:], sys.byteorder) / 1000 if info else 0.0
+    return int.from_bytes(info[_LAST_DATA_RECEIVED : _LAST_DATA_RECEIVED + 4], sys.byteorder) / 1000 if info else 0.0
 
 
 def has_left(transport: asyncio.BaseTransport) -> bool:
@@ -32,6 +36,13 @@ def has_left(transport: asyncio.BaseTransport) -> bool:
     """
     info = _info(transport)
     return bool(info) and info[0] != _ESTABLISHED
+
+
+def delivery(transport: asyncio.BaseTransport) -> tuple[int, bool]:
+    """How many bytes have reached the peer, in all, and whether there are more that have not."""
+    info = _info(transport)
+    acked = int.from_bytes(info[_BYTES_ACKED : _BYTES_ACKED + 8], sys.byteorder)
+    return acked, any(info[_UNACKED : _UNACKED + 4]) or any(info[_NOT_SENT : _NOT_SENT + 4])
 
 
 def bound_unsent(transport: asyncio.BaseTransport, limit_bytes: int) -> None:
