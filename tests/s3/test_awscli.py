@@ -29,17 +29,7 @@ Aws = Callable[..., subprocess.CompletedProcess[bytes]]
 @pytest.fixture
 def aws(gateway: Gateway, tmp_path: Path) -> Aws:
     """Runs `aws …`; a non-zero status fails unless `fails` says what stderr must hold."""
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(tmp_path / "home"),
-        "AWS_ENDPOINT_URL": gateway.endpoint,
-        "AWS_ACCESS_KEY_ID": gateway.access_key,
-        "AWS_SECRET_ACCESS_KEY": gateway.secret_key,
-        "AWS_REGION": "us-east-1",
-        "AWS_MAX_ATTEMPTS": "1",
-        "AWS_PAGER": "",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
+    environment = gateway.aws_environment(tmp_path / "home", AWS_MAX_ATTEMPTS="1")
 
     def run(*arguments: str, fails: str = "", stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         done = subprocess.run(

@@ -7,7 +7,6 @@ each test then looks at what its calls answered.
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -145,17 +144,7 @@ def _commands() -> dict[str, list[list[str]]]:
 def answers(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Answers:
     """What every call answered: status, output, errors."""
     home: Path = tmp_path_factory.mktemp("awscli")
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(home),
-        "AWS_ENDPOINT_URL": gateway.endpoint,
-        "AWS_ACCESS_KEY_ID": gateway.access_key,
-        "AWS_SECRET_ACCESS_KEY": gateway.secret_key,
-        "AWS_REGION": "us-east-1",
-        "AWS_MAX_ATTEMPTS": "1",
-        "AWS_PAGER": "",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
+    environment = gateway.aws_environment(home, AWS_MAX_ATTEMPTS="1")
     commands = _commands()
     flat = [["s3api", *call] for calls in commands.values() for call in calls]
     done = subprocess.run(

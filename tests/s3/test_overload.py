@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -48,19 +47,6 @@ def held(gateway: Gateway) -> Iterator[threading.Event]:
             assert done.result() == 200
 
 
-def environment(gateway: Gateway, home: Path) -> dict[str, str]:
-    return {
-        "PATH": os.environ["PATH"],
-        "HOME": str(home),
-        "AWS_ENDPOINT_URL": gateway.endpoint,
-        "AWS_ACCESS_KEY_ID": gateway.access_key,
-        "AWS_SECRET_ACCESS_KEY": gateway.secret_key,
-        "AWS_REGION": "us-east-1",
-        "AWS_PAGER": "",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-
-
 def test_clients_that_are_refused_come_again_and_all_is_done(tmp_path: Path) -> None:
     """boto3 and the aws command line with their retries as they come."""
     limits = {"http.requests_in_flight_max": "1", "http.peer_fraction_max": "1", "http.queue_s": "200ms"}
@@ -89,7 +75,7 @@ def test_clients_that_are_refused_come_again_and_all_is_done(tmp_path: Path) -> 
             arguments = [str(AWS), "--debug", "s3", "cp", str(source), "s3://busy/cli"]
             with subprocess.Popen(
                 arguments,
-                env=environment(gateway, tmp_path),
+                env=gateway.aws_environment(tmp_path),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
             ) as process:

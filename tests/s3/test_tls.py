@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import random
 import signal
 import socket
@@ -121,15 +120,7 @@ def test_boto3_in_parts(secure: Gateway, files: Certificates, tmp_path: Path) ->
 
 def test_aws_command_line_with_a_bundle(secure: Gateway, files: Certificates, tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(DATA)
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(tmp_path),
-        "AWS_ACCESS_KEY_ID": secure.access_key,
-        "AWS_SECRET_ACCESS_KEY": secure.secret_key,
-        "AWS_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_ENDPOINT_URL": secure.endpoint,
-    }
+    environment = secure.aws_environment(tmp_path)
     aws = [str(Path(sys.executable).with_name("aws")), "--ca-bundle", str(files.ca)]
     for arguments in (["s3", "cp", "file", f"s3://{BUCKET}/cli"], ["s3", "cp", f"s3://{BUCKET}/cli", "back"]):
         done = subprocess.run(

@@ -250,6 +250,20 @@ class Gateway:
             check=False,
         )
 
+    def aws_environment(self, home: Path, **more: str) -> dict[str, str]:
+        """All that the aws cli needs to talk to it, and nothing of whoever runs the tests."""
+        return {
+            "PATH": os.environ["PATH"],
+            "HOME": str(home),
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_REGION": "us-east-1",
+            "AWS_PAGER": "",
+            "AWS_EC2_METADATA_DISABLED": "true",
+            **more,
+        }
+
     def boto3_client(
         self, *, service: str = "s3", keys: tuple[str, str] | None = None, token: str | None = None, **config: Any
     ) -> Any:
