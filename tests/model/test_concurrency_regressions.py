@@ -29,6 +29,7 @@ from tiering import layout, mutations
 from tiering import recall as recall_module
 from tiering.backing import keys
 from tiering.backing.memory import MemoryBacking
+from tiering.backing.wrappers import Fault, Faulty
 from tiering.board import Board
 from tiering.contract import (
     BucketChange,
@@ -44,6 +45,7 @@ from tiering.contract import (
     PartClaim,
     PutOptions,
     PutResult,
+    ReadOptions,
     Residency,
     Ttl,
 )
@@ -220,6 +222,25 @@ def test_bytes_of_a_landing_that_failed_are_checked_before_the_last_is_given(tmp
             board.close()
             place.settle()
             space.close()
+
+    run(body())
+
+
+def test_bytes_of_a_landing_that_failed_are_checked_when_another_brings_the_rest(tmp_path: Path) -> None:
+    # The reader of a damaged copy found the object hot by the next recall, read the rest on flash, and compared nothing.
+    async def body() -> None:
+        backing = Faulty(Paced(MemoryBacking()))
+        async with engine(tmp_path, backing) as e:
+            data = pattern(200_000, 1)
+            await steps.put(e.store, "k", data)
+            await make_cold(e, "k")
+            backing.script.append(Fault("flip", "get", at=1000))
+            reading = await steps.settled(e.store.open("b", "k", ReadOptions()))  # its first piece is taken
+            await until(lambda: not e.store.recalls["p"]._landings)
+            await e.store.change("b", "k", ObjectChange(tier="hot"))
+            with pytest.raises(Corrupt):
+                await steps.content(reading)
+            assert await steps.get(e.store, "k") == data
 
     run(body())
 

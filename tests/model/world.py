@@ -638,7 +638,6 @@ class World:
             self._touched(thing)
             return
         assert thing is not None, f"{bucket}/{key} is back"
-        assert not (cold and self.backing.down and data), "read from a backing store that is down"
         self.same(thing, reading.info)
         assert data == thing.data[reading.start : reading.stop], f"{bucket}/{key}: wrong bytes"
         if wanted is None:

@@ -26,6 +26,8 @@ from tiering.store import TieredStore
 
 REGION = 64 << 10
 WORKER_SLOT = 1
+ORDER_S = 60.0
+"""For a machine that is slow or busy; a duty that cannot do what it is told says so at once."""
 
 
 def pool_config(path: Path, name: str, **fields: Any) -> PoolConfig:
@@ -66,7 +68,7 @@ class Engine:
             recover(pool)
         self._rung = asyncio.Event()
         self.served = {name: self._served(pool) for name, pool in self.pools.items()}
-        self.store = TieredStore(self.served, path, self.cold, Orders(self.wake, 10.0), clock, WORKER_SLOT)
+        self.store = TieredStore(self.served, path, self.cold, Orders(self.wake, ORDER_S), clock, WORKER_SLOT)
         self.buckets = Buckets(self.pools, path)
         self.demoter = Demoter(self.pools, self.buckets, self.cold)
         self.duties: dict[str, list[Duty]] = {name: self._duties(pool) for name, pool in self.pools.items()}
