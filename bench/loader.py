@@ -123,13 +123,15 @@ def run(
     seconds: float,
     folder: Path,
     cpus: Collection[int] = (),
+    awake: bool = False,
 ) -> Load:
-    """Loads an IPv4 address and port for `seconds`; its files stand in `folder` meanwhile. `cpus`: where it may run."""
+    """Loads an IPv4 address and port for `seconds`; its files stand in `folder` meanwhile. `cpus`: where it may run. `awake`: it
+    never sleeps, which takes a core of its own."""
     if plan.once:
         seconds = ONCE_S
     arguments = ["--connections", str(connections), "--seconds", str(seconds)]
     with tempfile.TemporaryDirectory(dir=folder) as files:
-        arguments = [*(plan.driver or _native(program, address, plan, Path(files))), *arguments]
+        arguments = [*(plan.driver or _native(program, address, plan, Path(files), awake)), *arguments]
         pin = ["taskset", "--cpu-list", ",".join(map(str, cpus))] if cpus else []
         done = subprocess.run(
             [*pin, *arguments], capture_output=True, timeout=seconds + _GRACE_S, check=not plan.driver
@@ -140,7 +142,7 @@ def run(
     return Load(**json.loads(done.stdout.splitlines()[-1]))
 
 
-def _native(program: Path, address: tuple[str, int], plan: Plan, files: Path) -> list[str]:
+def _native(program: Path, address: tuple[str, int], plan: Plan, files: Path, awake: bool) -> list[str]:
     requests, body = files / "requests", files / "body"
     requests.write_bytes(encode_requests(plan.heads))
     arguments = [str(program), "--host", address[0], "--port", str(address[1]), "--requests", str(requests)]
@@ -152,6 +154,7 @@ def _native(program: Path, address: tuple[str, int], plan: Plan, files: Path) ->
         arguments += ["--reply-prefix", plan.reply.decode("ascii"), "--reply-bytes", str(plan.reply_bytes)]
     arguments += ["--head"] if plan.head_only else []
     arguments += ["--once"] if plan.once else []
+    arguments += ["--awake"] if awake else []
     if plan.open_loop is not None:
         arguments += ["--rate", str(plan.open_loop.rate), "--patience", str(plan.open_loop.patience_s)]
     return arguments

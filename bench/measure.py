@@ -10,6 +10,7 @@ Spec: bench/README.md, "What a figure means".
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -111,6 +112,7 @@ class Measure:
         self._folder = folder
         self._cpus = cpus
         self._plans: dict[tuple[str, str, int], tuple[float, Plan]] = {}
+        self._cores = 0  # of the peer that keeps most busy: what is compared is loaded in the same way
 
     def rounds(
         self,
@@ -123,6 +125,7 @@ class Measure:
     ) -> dict[Cell, list[Sample]]:
         """All cells, all rounds."""
         by_name = {peer.name: peer for peer in peers}
+        self._cores = max(peer.cores for peer in peers)
         samples: dict[Cell, list[Sample]] = {cell: [] for cell in todo}
         for number in range(rounds):
             for cell in todo:
@@ -151,7 +154,8 @@ class Measure:
         return Sample(load, {role: end[role] - begin[role] for role in roles})
 
     def load(self, peer: Peer, plan: Plan, connections: int, seconds: float) -> Load:
-        return loader.run(self._program, peer.address, plan, connections, seconds, self._folder, self._cpus)
+        awake = peer.cores > 0 and max(peer.cores, self._cores) < len(os.sched_getaffinity(0))
+        return loader.run(self._program, peer.address, plan, connections, seconds, self._folder, self._cpus, awake)
 
     def _plan(self, peer: Peer, cell: Cell) -> Plan:
         key = (cell.peer, cell.operation, cell.size)

@@ -5,7 +5,8 @@
  * (MSG_TRUNC), so that on a small machine the loader is not what is measured. It speaks HTTP/1.1 with Content-Length,
  * and for any other protocol it is told how a right reply begins and how long it is, so that every peer is loaded by
  * the same code. At the deadline, or with --once when each request was sent, none is started and those under way are
- * finished, so that requests and server CPU cover the same work.
+ * finished, so that requests and server CPU cover the same work. With --awake it asks for replies again and again instead of
+ * sleeping until there is one: whoever sends to a process that sleeps on another core pays for waking that core.
  *
  * With --rate the loop is open: requests become due at random (exponential gaps, rate a second on average) whatever became
  * of those before. One that is due takes an idle connection and is sent. Where there is none, or the loader itself is too
@@ -72,6 +73,7 @@ struct connection {
 static struct sockaddr_in address;
 static int epoll_fd;
 static int is_head;
+static int is_awake;
 static int is_once;
 static const char *reply_prefix; /* not HTTP: how every right reply begins */
 static size_t prefix_bytes;
@@ -489,6 +491,7 @@ int main(int argc, char **argv)
         {"expect-bytes", required_argument, 0, 'L'}, {"host", required_argument, 0, 'h'},
         {"reply-bytes", required_argument, 0, 'B'}, {"once", no_argument, 0, 'o'},
         {"rate", required_argument, 0, 'r' + 256}, {"patience", required_argument, 0, 'w'},
+        {"awake", no_argument, 0, 'a'},
         {0},
     };
     int connections = 1, port = 0, option;
@@ -505,6 +508,7 @@ int main(int argc, char **argv)
         case 'B': reply_bytes = atoll(optarg); break;
         case 'o': is_once = 1; break;
         case 'H': is_head = 1; break;
+        case 'a': is_awake = 1; break;
         case 'S': expect_status = atoi(optarg); break;
         case 'L': expect_bytes = atoll(optarg); break;
         case 'h': host = optarg; break;
@@ -551,7 +555,7 @@ int main(int argc, char **argv)
             send_due(now);
         }
         struct epoll_event events[64];
-        int count = epoll_wait(epoll_fd, events, 64, rate ? 1 : 100);
+        int count = epoll_wait(epoll_fd, events, 64, is_awake ? 0 : rate ? 1 : 100);
         for (int i = 0; i < count; i++) {
             struct connection *c = events[i].data.ptr;
             if (events[i].events & (EPOLLIN | EPOLLHUP | EPOLLERR)) {

@@ -56,6 +56,7 @@ class GatewayPeer(S3Peer):
         limits: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(name, self._started)
+        self.cores = workers if backing is None else 0
         self._shape = (capacity_bytes, workers, data_dir)
         self._backing = backing
         self._limits = limits or {}

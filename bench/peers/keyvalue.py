@@ -127,6 +127,7 @@ class KeyValuePeer:
     def __init__(self, name: str, wire: Wire, program: str, workers: int, folder: Path) -> None:
         self.name = name
         self._wire = wire
+        self.cores = workers
         self._command = (program, workers, folder)
         self._child: Child | None = None
         self.address = ("127.0.0.1", 0)

@@ -22,6 +22,7 @@ class MooncakePeer:
 
     operations = ("GET", "404", "PUT kv", "DELETE", "LOOKUP", "BATCH")
     connections_max = 8  # its client waits by spinning: with more threads than cores calls take seconds
+    cores = 0
 
     def __init__(self, name: str, folder: Path) -> None:
         self.name = name

@@ -72,7 +72,7 @@ class NginxPeer:
     def __init__(self, name: str, program: str, workers: int, folder: Path) -> None:
         self.name = name
         self._program = program
-        self._workers = workers
+        self.cores = workers
         self._folder = folder
         self._child: Child | None = None
         self.address = ("127.0.0.1", 0)
@@ -87,7 +87,7 @@ class NginxPeer:
         port = free_port()
         conf = self._folder / "nginx.conf"
         user = "root" if os.getuid() == 0 else "nobody"
-        text = _CONF.format(folder=self._folder, port=port, user=user, workers=self._workers)
+        text = _CONF.format(folder=self._folder, port=port, user=user, workers=self.cores)
         conf.write_text(text, encoding="ascii")
         command = [self._program, "-p", str(self._folder), "-c", str(conf), "-e", str(self._folder / "error.log")]
         self._child = Child(self.name, command, port, self._folder)

@@ -82,6 +82,10 @@ class Peer(Protocol):
         """It is not measured with more."""
 
     @property
+    def cores(self) -> int:
+        """How many it keeps busy at most; 0: as many as there are."""
+
+    @property
     def address(self) -> tuple[str, int]:
         """IPv4 address and port."""
 

@@ -111,6 +111,7 @@ class S3Peer:
     operations: Collection[str] = ("GET", "HEAD", "404", "PUT kv", "DELETE")
     connections_max = CONNECTIONS_MAX
     pooled = False
+    cores = 0
 
     def __init__(self, name: str, launch: Callable[[], Running], durable: bool = False) -> None:
         self.name = name
