@@ -451,14 +451,16 @@ def dropped(batch: Batch, pool: Pool, okey: bytes, generation: int, now_ms: int)
     return True
 
 
-def lost(batch: Batch, okey: bytes, generation: int) -> bool:
-    """After a failed checksum: the cold copy takes over; without one the record goes. False when it has moved on."""
-    found = batch.standing(okey, generation)
-    if found is None:
+def lost(batch: Batch, okey: bytes, damaged: ObjectRecord) -> bool:
+    """After a failed checksum: the cold copy takes over; without one the record goes. False when the object has moved on, or its
+    bytes have: who else found them damaged may have been first, and what is cold now has lost nothing.
+    """
+    found = batch.standing(okey, damaged.generation)
+    if found is None or found[1].extents != damaged.extents:
         return False
     row, old = found
     if old.residency == Residency.BOTH:
-        return evicted(batch, row, generation)
+        return evicted(batch, row, old.generation)
     _forget(batch, row, old)
     return True
 

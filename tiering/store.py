@@ -239,7 +239,7 @@ class TieredStore:
             self._count(events.damage("flash", fate), name, 1)
         if not both and not relaxed:
             raise Corrupt("the bytes on flash fail their checksum and there is no other copy")
-        await pool.committer.submit(lambda batch: mutations.lost(batch, okey, generation))
+        await pool.committer.submit(lambda batch: mutations.lost(batch, okey, record))
 
     async def _open_cold(self, pool: Pool, okey: bytes, record: ObjectRecord, start: int, stop: int) -> Reading:
         recalls = self.recalls.get(pool.config.name)

@@ -800,6 +800,24 @@ def test_cold_object_that_goes_while_it_is_read_is_given_whole(tmp_path: Path) -
     run(body())
 
 
+@pytest.mark.parametrize("fields", [{}, RELAXED], ids=["flash", "relaxed"])
+def test_damage_that_several_readers_find_costs_the_hot_copy_once(fields: dict[str, Any], tmp_path: Path) -> None:
+    # The second to find it took the record, cold by then, for one whose only copy is damaged: the object was deleted, good copy and all.
+    async def body() -> None:
+        async with engine(tmp_path, **fields) as e:
+            data = pattern(50_000, 1)
+            await steps.put(e.store, "k", data)
+            record = record_of(e, "k")
+            assert record is not None
+            assert await e.demoter.demote(e.pools["p"], okey_of(e, "k"), record.generation)
+            damage(e.pools["p"], record.extents[0].region * REGION + record.extents[0].offset, 64)
+            e.pools["p"].heat.doubt(record.generation)
+            assert await asyncio.gather(*(steps.get(e.store, "k") for _ in range(3))) == [data] * 3
+            assert await steps.get(e.store, "k") == data
+
+    run(body())
+
+
 def test_who_began_a_check_of_bytes_may_leave_before_the_others(tmp_path: Path) -> None:
     """A long object that nobody has read since the start is checked once for all who come at the same time."""
 

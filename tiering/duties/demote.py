@@ -102,7 +102,7 @@ class Demoter:
             piece = await self._store(pool, name, meta, record, lambda: _standing(pool, okey, generation))
             if piece is None:
                 if pool.config.durability == "relaxed" and self.damaged(pool, generation):
-                    await pool.committer.submit(lambda batch: mutations.lost(batch, okey, generation))
+                    await pool.committer.submit(lambda batch: mutations.lost(batch, okey, record))
                 return False
             self._count(events.DEMOTED, pool.config.name, 1)
             self._count(events.DEMOTED_BYTES, pool.config.name, record.size)

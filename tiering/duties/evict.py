@@ -271,8 +271,8 @@ class EvictDuty:
         if isinstance(record, ObjectRecord) and (
             record.residency == Residency.BOTH or pool.config.durability == "relaxed"
         ):
-            key, generation = occupant.key, record.generation
-            await pool.committer.submit(lambda batch: mutations.lost(batch, key, generation))
+            key = occupant.key
+            await pool.committer.submit(lambda batch: mutations.lost(batch, key, record))
 
 
 def _readable(pool: Pool, extent: Extent) -> bytes | None:

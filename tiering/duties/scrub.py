@@ -354,7 +354,7 @@ def _lost(batch: Batch, key: bytes, extent: Extent) -> str:
     record = batch.object(key)
     if record is None or extent not in record.extents:
         return ""
-    return "dropped" if mutations.lost(batch, key, record.generation) else ""
+    return "dropped" if mutations.lost(batch, key, record) else ""
 
 
 def _part_lost(batch: Batch, key: bytes, extent: Extent) -> str:
