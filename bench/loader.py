@@ -29,10 +29,12 @@ class LoaderMissing(Exception):
 
 @dataclass(frozen=True)
 class Open:
-    """An open loop: requests a second on average, whatever becomes of them, and how long each is waited for."""
+    """An open loop: requests a second on average, whatever becomes of them, and how long each is waited for. `lead_s`: it lasts so
+    much longer, and counted is only what happens after that and before the last is sent."""
 
     rate: float
     patience_s: float
+    lead_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class Load:
 
     `first_byte_us` is the median until the reply begins. Of an open loop: `sent` of those that became due, `unsent` found every
     connection taken, and `lag_p99_us` is from due to sent, which is the loader's own slowness. `refused` were answered 503, `late`
-    had no reply in time after they were sent.
+    had no reply in time after they were sent; `answered` are all right replies, also those that are not counted.
     """
 
     seconds: float
@@ -87,6 +89,7 @@ class Load:
     sent: int = 0
     unsent: int = 0
     lag_p99_us: float = 0.0
+    answered: int = 0
 
     @property
     def rate(self) -> float:
@@ -133,8 +136,9 @@ def run(
     with tempfile.TemporaryDirectory(dir=folder) as files:
         arguments = [*(plan.driver or _native(program, address, plan, Path(files), awake)), *arguments]
         pin = ["taskset", "--cpu-list", ",".join(map(str, cpus))] if cpus else []
+        lead_s = plan.open_loop.lead_s if plan.open_loop is not None else 0.0
         done = subprocess.run(
-            [*pin, *arguments], capture_output=True, timeout=seconds + _GRACE_S, check=not plan.driver
+            [*pin, *arguments], capture_output=True, timeout=lead_s + seconds + _GRACE_S, check=not plan.driver
         )
     if done.returncode:  # a peer's own program: its failure is a figure of that peer
         said = done.stderr.decode("utf-8", "replace").strip().splitlines()
@@ -156,5 +160,6 @@ def _native(program: Path, address: tuple[str, int], plan: Plan, files: Path, aw
     arguments += ["--once"] if plan.once else []
     arguments += ["--awake"] if awake else []
     if plan.open_loop is not None:
-        arguments += ["--rate", str(plan.open_loop.rate), "--patience", str(plan.open_loop.patience_s)]
+        how = plan.open_loop
+        arguments += ["--rate", str(how.rate), "--patience", str(how.patience_s), "--lead", str(how.lead_s)]
     return arguments

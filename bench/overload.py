@@ -1,7 +1,7 @@
 """`python -m bench.overload`: what a gateway still answers in time when four times as much is asked as it can do.
 
 For each case: its peak by a closed loop, then an open loop at a multiple of that rate, which asks whatever becomes of what was
-asked before; both interleaved, several rounds. Goodput is what is answered rightly and in time, counted from when it was sent: what
+asked before, and is counted once it has lasted for a client's patience; both interleaved, several rounds. Goodput is what is answered rightly and in time, counted from when it was sent: what
 finds all connections taken is never sent, and counts as nothing. Worker and loader each have a core, where there are two, but share
 the machine with all else: so goodput is compared by the worker's CPU second too.
 
@@ -111,7 +111,7 @@ class Round:
     def cpu_share(self) -> float:
         """The same for each second of the worker's CPU."""
         peak, over = self.at_peak.cpu_s["worker"], self.overloaded.cpu_s["worker"]
-        return (self.over.ok / over) / (self.peak.ok / peak) if peak and over and self.peak.ok else 0.0
+        return (self.over.answered / over) / (self.peak.ok / peak) if peak and over and self.peak.ok else 0.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -157,7 +157,7 @@ def _run(case: Case, args: argparse.Namespace, program: Path) -> list[Round]:
         rounds = []
         for _ in range(args.rounds):
             peak = measure.sample(peer, plan, few, args.seconds)
-            asked = replace(plan, open_loop=Open(args.times * peak.load.rate, args.patience))
+            asked = replace(plan, open_loop=Open(args.times * peak.load.rate, args.patience, args.patience))
             clients = max(2 * few, round(many * min(1.0, peak.cpu_s["worker"] / peak.load.seconds)))
             rounds.append(Round(peak, measure.sample(peer, asked, clients, args.seconds), clients))
             _calm(peer)

@@ -14,7 +14,9 @@
  * peer's slowness. A request without
  * its whole reply --patience seconds after it was sent is late: its client gives up, closes the connection and opens
  * another. Latencies run from when a request was sent; what passed between due and sent is the loader's own lag, which is
- * reported apart. 503 replies are counted apart from other failures.
+ * reported apart. 503 replies are counted apart from other failures. With --lead the load lasts so many seconds longer, and what
+ * happens in those, or after the last request was sent, is not counted: neither how a queue builds up nor how it empties. Failures
+ * always are, and `answered` has every right reply.
  *
  * The requests file: uint32 count, count x uint32 head length (little endian), then the heads. The body file, if any,
  * follows every head. The result is one line of JSON on stdout; exit 0 unless the arguments or files are unusable.
@@ -86,7 +88,7 @@ static size_t *request_bytes;
 static const char *body = "";
 static size_t body_bytes;
 
-static uint64_t ok_count, bad_count, body_total, connect_count;
+static uint64_t ok_count, answered_count, bad_count, body_total, connect_count;
 static char first_bad[160];
 static uint64_t latency[64 * SUB_BUCKETS], first_byte[64 * SUB_BUCKETS], refusal_latency[64 * SUB_BUCKETS],
     own_lag[64 * SUB_BUCKETS];
@@ -100,7 +102,8 @@ static struct waiting { /* of the requests sent, in their order: who gives up ne
     uint64_t turn, until_ns;
 } *waiting;
 static size_t waiting_size, waiting_first, waiting_count;
-static uint64_t stop_ns;
+static uint64_t lead_ns, stop_ns;
+static int is_counted = 1;
 static size_t next_request;
 
 static void fatal(const char *what)
@@ -270,13 +273,13 @@ static void send_due(uint64_t now)
         if (c && now_ns() > now + SENDING_NS_MAX)
             return; /* replies first */
         if (!c || next_due_ns + LAG_NS_MAX < now) {
-            unsent_count++;
+            unsent_count += is_counted;
             continue;
         }
         if (c->fd < 0)
             open_connection(c);
         if (c->fd < 0) {
-            unsent_count++; /* it failed a moment ago: the next round tries again */
+            unsent_count += is_counted; /* it failed a moment ago: the next round tries again */
             continue;
         }
         uint64_t sent_ns = now_ns();
@@ -284,8 +287,8 @@ static void send_due(uint64_t now)
             return;
         idle_list = c->next_idle;
         c->idle = 0;
-        own_lag[bucket_of(sent_ns - next_due_ns)]++;
-        sent_count++;
+        own_lag[bucket_of(sent_ns - next_due_ns)] += is_counted;
+        sent_count += is_counted;
         c->turn++;
         if (patience_ns != UINT64_MAX) {
             if (waiting_count == waiting_size)
@@ -305,7 +308,7 @@ static void give_up(uint64_t now)
         if (next->who->busy && next->who->turn == next->turn) {
             if (next->until_ns > now)
                 return;
-            late_count++;
+            late_count += is_counted;
             reopen(next->who);
         }
         waiting_first = (waiting_first + 1) % waiting_size;
@@ -369,17 +372,17 @@ static void reply_done(struct connection *c)
     uint64_t now = now_ns(), took = now - c->started_ns;
     c->busy = 0;
     if (rate && c->status == 503) {
-        refused_count++;
-        refusal_latency[bucket_of(took)]++;
+        refused_count += is_counted;
+        refusal_latency[bucket_of(took)] += is_counted;
     } else if (took > patience_ns)
-        late_count++;
+        late_count += is_counted;
     else if (!is_expected(c->status))
         bad("status", c->head, c->head_used);
     else if (expect_bytes >= 0 && c->body_bytes != expect_bytes)
         bad("length", c->head, c->head_used);
     else if (c->sent < request_bytes[c->request] + body_bytes)
         bad("reply before the end of the request", c->head, c->head_used);
-    else {
+    else if (answered_count++, is_counted) {
         ok_count++;
         body_total += is_head || c->body_bytes < 0 ? 0 : (uint64_t)c->body_bytes;
         latency[bucket_of(took)]++;
@@ -491,7 +494,7 @@ int main(int argc, char **argv)
         {"expect-bytes", required_argument, 0, 'L'}, {"host", required_argument, 0, 'h'},
         {"reply-bytes", required_argument, 0, 'B'}, {"once", no_argument, 0, 'o'},
         {"rate", required_argument, 0, 'r' + 256}, {"patience", required_argument, 0, 'w'},
-        {"awake", no_argument, 0, 'a'},
+        {"awake", no_argument, 0, 'a'},            {"lead", required_argument, 0, 'l'},
         {0},
     };
     int connections = 1, port = 0, option;
@@ -509,6 +512,7 @@ int main(int argc, char **argv)
         case 'o': is_once = 1; break;
         case 'H': is_head = 1; break;
         case 'a': is_awake = 1; break;
+        case 'l': lead_ns = (uint64_t)(atof(optarg) * 1e9); break;
         case 'S': expect_status = atoi(optarg); break;
         case 'L': expect_bytes = atoll(optarg); break;
         case 'h': host = optarg; break;
@@ -540,7 +544,7 @@ int main(int argc, char **argv)
         open_connection(&all[i]);
     uint64_t begin = now_ns(), now = begin;
     next_due_ns = begin + (rate ? gap_ns() : 0);
-    stop_ns = begin + (uint64_t)(seconds * 1e9);
+    stop_ns = begin + lead_ns + (uint64_t)(seconds * 1e9);
     for (int i = 0; i < connections && !rate; i++)
         start_request(&all[i], begin);
     for (;;) {
@@ -550,6 +554,8 @@ int main(int argc, char **argv)
         now = now_ns();
         if ((!busy && (!rate || now >= stop_ns)) || now > stop_ns + DRAIN_S * 1000000000ull)
             break;
+        if (lead_ns)
+            is_counted = now >= begin + lead_ns && now < stop_ns;
         if (rate) {
             give_up(now);
             send_due(now);
@@ -580,12 +586,13 @@ int main(int argc, char **argv)
     for (int i = 0; i < connections; i++)
         if (all[i].busy)
             bad("no reply", "", 0);
-    printf("{\"seconds\": %.6f, \"ok\": %llu, \"bad\": %llu, \"first_bad\": \"%s\", \"body_bytes\": %llu, "
+    printf("{\"seconds\": %.6f, \"ok\": %llu, \"answered\": %llu, \"bad\": %llu, \"first_bad\": \"%s\", \"body_bytes\": %llu, "
            "\"connects\": %llu, \"first_byte_us\": %.1f, \"p50_us\": %.1f, \"p90_us\": %.1f, \"p99_us\": %.1f, "
            "\"p999_us\": %.1f, \"max_us\": %.1f, "
            "\"refused\": %llu, \"refused_p50_us\": %.1f, \"refused_p99_us\": %.1f, \"late\": %llu, "
            "\"sent\": %llu, \"unsent\": %llu, \"lag_p99_us\": %.1f}\n",
-           (double)(now - begin) / 1e9, (unsigned long long)ok_count, (unsigned long long)bad_count, first_bad,
+           lead_ns ? seconds : (double)(now - begin) / 1e9, (unsigned long long)ok_count,
+           (unsigned long long)answered_count, (unsigned long long)bad_count, first_bad,
            (unsigned long long)body_total, (unsigned long long)connect_count, percentile_us(first_byte, ok_count, 0.5),
            percentile_us(latency, ok_count, 0.5), percentile_us(latency, ok_count, 0.9),
            percentile_us(latency, ok_count, 0.99), percentile_us(latency, ok_count, 0.999),
