@@ -187,10 +187,9 @@ class Recalls:
         try:
             other = await self._claim(landing, record.generation)
             if other is not None:
-                await self._watch(landing, other, record)
+                await self._watch(landing, other, okey, record)
                 return
-            now = pool.index.standing(okey, record.generation)
-            if now is not None and now[1].residency != Residency.COLD_ONLY:
+            if self._is_hot(okey, record):
                 self._board.post(slot, landing.number, record.size, board.DONE)  # by another, before this one's claim
                 return
             await self._fetch(landing, body, okey, record)
@@ -312,11 +311,17 @@ class Recalls:
             return True
         return sum(each.size - each.landed for each in landings) + size <= _UNWRITTEN_BYTES
 
-    async def _watch(self, landing: _Landing, other: Claim, record: ObjectRecord) -> None:
+    def _is_hot(self, okey: bytes, record: ObjectRecord) -> bool:
+        now = self._pool.index.standing(okey, record.generation)
+        return now is not None and now[1].residency != Residency.COLD_ONLY
+
+    async def _watch(self, landing: _Landing, other: Claim, okey: bytes, record: ObjectRecord) -> None:
         """Follows another process's landing on the board."""
         landing.remote = other.landing
         while landing.landed < record.size:
             landed = self._board.landed(other.slot, other.landing)
+            if landed is None and self._is_hot(okey, record):
+                return  # it was committed, and its slot has another by now
             if landed is None:
                 raise Busy("the process that recalled it is gone", retry_s=1)
             if landed > landing.landed:

@@ -195,6 +195,35 @@ def test_follower_does_not_take_a_newer_landings_progress_for_its_own(tmp_path: 
     run(body())
 
 
+def test_follower_whose_landing_has_left_its_slot_finds_the_object_hot(tmp_path: Path) -> None:
+    # The slot was another's before the follower looked again: it took the landing for failed, and an append was refused.
+    async def body() -> None:
+        async with engine(tmp_path) as e:
+            data = pattern(20_000, 1)
+            await steps.put(e.store, "k", data)
+            record = await make_cold(e, "k")
+            served, okey, slot = e.served["p"], okey_of(e, "k"), 5
+            board = other_board(e)
+            assert board.claim(slot, 111, record.generation) is None
+            follower = Recalls(served, e.cold, 2)
+            bringing = asyncio.create_task(follower.bring(okey, record))
+            await until(lambda: [landing.remote for landing in follower._landings.values()] == [111])
+            place = FlashBody(served, record.size)
+            await steps.settled(place.begin())
+            await steps.settled(place.write(data))
+            await served.committer.submit(
+                lambda batch: mutations.recalled(batch, okey, record.generation, place.extents, 0)
+            )
+            place.settle()
+            board.post(slot, 222, 0, boards.LANDING)
+            assert await bringing
+            assert await steps.get(e.store, "k") == data
+            await follower.close()
+            board.close()
+
+    run(body())
+
+
 def test_bytes_of_a_landing_that_failed_are_checked_before_the_last_is_given(tmp_path: Path) -> None:
     # The reader went on from the backing store, whose frames are checked; what it had been given before never was.
     async def body() -> None:
