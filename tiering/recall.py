@@ -153,7 +153,7 @@ class Recalls:
         return Reading(record, start, stop, _Begun(await anext(body, b""), body), "cold")
 
     async def bring(self, okey: bytes, record: ObjectRecord) -> bool:
-        """Recalls an object and waits until it is hot; False when it is too large to land or there was no room."""
+        """Recalls an object and waits until it is hot or has moved on; False when it is too large to land or there was no room."""
         if not record.size:
             return await self._pool.committer.submit(
                 lambda batch: mutations.recalled(batch, okey, record.generation, (), self._pool.clock.now_ms())
@@ -163,6 +163,8 @@ class Recalls:
             return False
         while not landing.over:
             await landing.changed()
+        if isinstance(landing.failed, Corrupt) and not self._stands_cold(okey, record):
+            return True  # overwritten or deleted: its copy goes, or is another generation's
         if isinstance(landing.failed, (ColdUnavailable, Corrupt)):
             raise landing.failed
         return landing.failed is None
@@ -417,11 +419,14 @@ class Recalls:
             self._damaged(okey, record)
             raise
 
+    def _stands_cold(self, okey: bytes, record: ObjectRecord) -> bool:
+        found = self._pool.index.standing(okey, record.generation)
+        return found is not None and found[1].residency == Residency.COLD_ONLY
+
     def _damaged(self, okey: bytes, record: ObjectRecord) -> None:
         """Tells and counts that a cold copy is not the object's, unless the object has moved on."""
         name, generation = self._pool.config.name, record.generation
-        found = self._pool.index.standing(okey, generation)
-        if found is None or found[1].residency != Residency.COLD_ONLY:
+        if not self._stands_cold(okey, record):
             return
         said = {"once": f"damaged cold {name} {generation}"}
         _log.error("pool %s: the cold copy of generation %d is missing or damaged", name, generation, extra=said)

@@ -126,6 +126,7 @@ class FlashBody:
         self.written += length
         if self._room == 0:
             self.extents = (*self.extents, Extent(piece.region, piece.offset, piece.length, self._piece_crc))
+            self._piece = None  # a write of no bytes must not end it again
 
     def judge_complete(self) -> None:
         """Raises SizeMismatch when bytes are missing."""
@@ -141,7 +142,7 @@ class FlashBody:
                     *self.extents,
                     Extent(piece.region, piece.offset, self._at - piece.offset, self._piece_crc),
                 )
-                self._room = 0
+                self._piece, self._room = None, 0
             self.size = self.written
 
     def settle(self) -> None:

@@ -46,8 +46,10 @@ from tiering.contract import (
     PutOptions,
     PutResult,
     ReadOptions,
+    RenameOptions,
     Residency,
     Ttl,
+    WrongOffset,
 )
 from tiering.duties.demote import DemoteDuty
 from tiering.duties.evict import EvictDuty
@@ -345,6 +347,36 @@ def test_board_that_is_held_is_waited_for_and_then_done_without(tmp_path: Path) 
     run(body())
 
 
+@pytest.mark.parametrize("call", ["append", "rename", "hot", "restore"])
+def test_cold_object_that_is_overwritten_while_it_comes_back_is_looked_for_again(call: str, tmp_path: Path) -> None:
+    # Its copy was gone by then: a 500 that said the object was damaged.
+    async def body() -> None:
+        newer, gets = pattern(60_000, 2), []
+
+        async def hook(verb: str, key: str) -> None:
+            if verb == "get" and not gets:
+                gets.append(key)
+                await steps.put(e.store, "k", newer)
+                await e.settle()
+
+        async with engine(tmp_path, Hooked(MemoryBacking(), hook), demote_after_ms=1 << 40) as e:
+            await steps.put(e.store, "k", pattern(50_000, 1))
+            await make_cold(e, "k")
+            if call == "append":
+                with pytest.raises(WrongOffset):
+                    await steps.put(e.store, "k", b"more", PutOptions(append_at=50_000))
+            elif call == "rename":
+                await e.store.rename("b", "k", "new", RenameOptions())
+                assert await steps.get(e.store, "new") == newer
+            else:
+                change = ObjectChange(tier="hot") if call == "hot" else ObjectChange(restore_ms=1000)
+                await e.store.change("b", "k", change)
+                assert await steps.get(e.store, "k") == newer
+            assert gets
+
+    run(body())
+
+
 def test_evicted_empty_object_comes_back(tmp_path: Path) -> None:
     async def body() -> None:
         async with engine(tmp_path) as e:
@@ -527,6 +559,27 @@ def test_object_in_pieces_of_a_backing_pool_waits_for_its_manifest(tmp_path: Pat
     run(body())
 
 
+def test_manifest_that_waited_is_not_written_over_a_newer_copy(tmp_path: Path) -> None:
+    # The object in pieces was overwritten meanwhile, and the newer one had its copy under the same name: it was lost when evicted.
+    async def body() -> None:
+        async with engine(tmp_path) as e:
+            pool, newer = e.pools["p"], pattern(40_000, 2)
+            upload = await e.store.begin_upload("b", "k", PutOptions())
+            part = await steps.put_part(e.store, "k", upload.upload_id, 1, pattern(50_000, 1))
+            assert await e.demoter.demote_part(pool, layout.part_key(upload.upload_id, 1))
+            claims = [PartClaim(1, part.etag)]
+            pieces = await e.store.complete_upload("b", "k", upload.upload_id, claims, CompleteOptions(etag="x-1"))
+            async with e.demoter._alone(keys.cold_key("b", "k")):
+                writing = asyncio.ensure_future(e.demoter.write_manifest(pool, okey_of(e, "k"), pieces.generation))
+                await asyncio.sleep(0)
+                await steps.put(e.store, "k", newer)
+            await make_cold(e, "k")  # the name was free before its waiter had its turn
+            assert not await writing
+            assert await steps.get(e.store, "k") == newer
+
+    run(body())
+
+
 # -- uploads -----------------------------------------------------------------------------------------------------
 
 
@@ -594,6 +647,20 @@ def test_damaged_parts_are_not_tried_again_and_again(tmp_path: Path) -> None:
                     break
             assert not await duty.step()
             assert len(rows(pool, "dirty_parts")) == 15
+
+    run(body())
+
+
+def test_write_of_no_bytes_behind_the_last_adds_no_extent(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with engine(tmp_path) as e:
+            writer = await steps.settled(e.store.put("b", "k", 5000, PutOptions()))
+            await steps.settled(writer.write(pattern(5000, 1)))
+            await steps.settled(writer.write(b""))
+            await writer.commit(PutResult("etag"))
+            record = record_of(e, "k")
+            assert record is not None
+            assert sum(extent.length for extent in record.extents) == record.size
 
     run(body())
 

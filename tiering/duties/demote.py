@@ -153,6 +153,9 @@ class Demoter:
             return False
         name = keys.cold_key(bucket.name, key, record.version)
         async with self._alone(name):
+            record = _standing(pool, okey, generation)
+            if record is None or not record.unlisted:
+                return False  # overwritten while this waited: what has the name now may have its copy there
             await pool.settle()
             pieces = [[piece.name, piece.size] for piece in record.cold[1:]]
             meta = {**object_meta(bucket, key, record), "pieces": pieces}
