@@ -7,10 +7,12 @@ import asyncio
 import socket
 import ssl
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop
 
 from tests.support.certificates import Certificates
 from tiering.backing.address import MinioLimits
@@ -26,6 +28,7 @@ def run(
     test: Callable[[Client], Awaitable[None]],
     limits: MinioLimits = LIMITS,
     tls: tuple[ssl.SSLContext, ssl.SSLContext] | None = None,
+    runner: Callable[[Coroutine[Any, Any, None]], None] = asyncio.run,
 ) -> None:
     """`tls`: the server's and the client's."""
 
@@ -50,7 +53,7 @@ def run(
             await server.wait_closed()
             await asyncio.sleep(0.01)
 
-    asyncio.run(main())
+    runner(main())
 
 
 def says(*pieces: bytes, closes: bool = False) -> Serve:
@@ -75,6 +78,12 @@ async def whole(client: Client, method: str = "GET") -> tuple[int, bytes]:
         return reply.status, await reply.read(1 << 30)
     finally:
         reply.close()
+
+
+async def until_gone(client: Client) -> None:
+    """`run` has the deadline."""
+    while client._all:  # noqa: ASYNC110  plain state, without an event
+        await asyncio.sleep(0.001)
 
 
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 11\r\n\r\nhello world"
@@ -151,6 +160,22 @@ def test_more_than_the_length_is_not_taken_for_the_next_reply() -> None:
 
     run(serve, check)
     assert connections == 3
+
+
+@pytest.mark.parametrize("runner", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_connection_that_ends_before_its_reply_was_read_is_not_kept(
+    runner: Callable[[Coroutine[Any, Any, None]], None],
+) -> None:
+    # The reply said nothing of closing. The next request was written to what was gone, and waited for as long as one may be silent.
+    async def test(client: Client) -> None:
+        for _ in range(2):
+            reply = await client.ask("GET", HEAD)
+            await until_gone(client)
+            assert await reply.read(1 << 30) == b"hello world"
+            reply.close()
+            assert not client._idle
+
+    run(says(LENGTH, closes=True), test, runner=runner)
 
 
 def test_silence_is_a_timeout_at_the_head_and_in_the_body() -> None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 import pytest
 
 from tiering.backing.address import BucketAddress, MinioLimits
-from tiering.backing.minio import MinioBacking
+from tiering.backing.minio import PART_BYTES, MinioBacking
 from tiering.backing.streams import BytesSource, closing
 from tiering.ports import Backing, BackingCorrupt, BackingError, BackingUnavailable, NotFound
 
@@ -297,6 +297,28 @@ def test_upload_in_parts_that_is_refused_is_given_up(refused: str) -> None:
     seen = against(answer, check)
     given_up = "DELETE /bucket/pre/k?uploadId=u%2F1%2B HTTP/1.1"
     assert (given_up in seen.requests) == (not refused.startswith("POST ?"))
+
+
+def test_cancelled_while_an_upload_is_given_up_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The refusal was raised in its place: whoever was told to stop took it for a reason to try again.
+    async def check(backing: MinioBacking) -> None:
+        telling, told = asyncio.Event(), asyncio.Event()
+
+        async def tell(name: str, upload_id: str) -> None:
+            telling.set()
+            await told.wait()
+
+        monkeypatch.setattr(backing, "_told_to_abort", tell)
+        putting = asyncio.ensure_future(backing.put("k", BytesSource(bytes(PART_BYTES + 1))))
+        await telling.wait()
+        putting.cancel()
+        await asyncio.sleep(0)
+        assert not putting.done()
+        told.set()
+        with pytest.raises(asyncio.CancelledError):
+            await putting
+
+    against(lambda line: reply(200, BEGUN.encode()) if line.startswith("POST") else error(503, "SlowDown"), check)
 
 
 def test_upload_in_parts_names_each_part_and_is_signed_over_its_bytes() -> None:

@@ -280,6 +280,7 @@ class _Wire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._client.forget(self)
+        self._keeps = False  # its reply may be whole, and not read yet
         if self._sock is not None:
             self._sock.close()
             self._sock = None

@@ -137,11 +137,16 @@ class MinioBacking:
         return _unquoted(_text_of(done, "ETag").encode())
 
     async def _abort(self, name: str, upload_id: str) -> None:
-        """Gives an upload up, if the server can be told; a cancelled caller waits for that too."""
+        """Gives an upload up, if the server can be told; a cancelled caller waits for that too, and is cancelled then."""
         telling = asyncio.ensure_future(self._told_to_abort(name, upload_id))
+        cancelled: asyncio.CancelledError | None = None
         while not telling.done():
-            with contextlib.suppress(asyncio.CancelledError):
+            try:
                 await asyncio.shield(telling)
+            except asyncio.CancelledError as error:
+                cancelled = error
+        if cancelled is not None:
+            raise cancelled
 
     async def _told_to_abort(self, name: str, upload_id: str) -> None:
         with contextlib.suppress(BackingError):
