@@ -1,8 +1,8 @@
 """Which bucket is where: the bucket rows of all pools, cached by one process.
 
 Promise: a look-up sees every bucket change that was acknowledged before it, in any process, at the price of comparing
-one shared counter; a bucket name stands in at most one pool.
-Owns the cache, the shared counter and the lock file that makes creation exclusive across pools. Does not know objects.
+one shared word; a bucket name stands in at most one pool.
+Owns the cache, the shared word and the lock file that makes creation exclusive across pools. Does not know objects.
 Kind: owner; one thread (the loop's). Spec: docs/ARCHITECTURE.md, "Buckets and pools".
 """
 
@@ -13,16 +13,18 @@ import fcntl
 import fnmatch
 import mmap
 import os
-import struct
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from tiering import conditions, device, layout, mutations
+from tiering.committer import Mutation
 from tiering.contract import BucketChange, BucketExists, BucketInfo, NoSuchBucket, UnknownPool
 from tiering.layout import BucketRecord
 from tiering.pool import Pool
 
-_COUNTER = struct.Struct("<Q")
+T = TypeVar("T")
 
 
 class Buckets:
@@ -45,7 +47,8 @@ class Buckets:
 
     def changed(self) -> None:
         """Tells every process to look again."""
-        self._version[0] += 1
+        # Not counted up: of two that count at once one may write, late, what somebody has seen and is to see again.
+        self._version[0] = secrets.randbits(64)
 
     def route(self, name: str) -> tuple[Pool, BucketRecord]:
         """The bucket and its pool. Raises NoSuchBucket. Costs a dictionary look-up when nothing changed."""
@@ -140,15 +143,21 @@ class Buckets:
     async def delete(self, name: str, now_ms: int) -> None:
         """Raises NoSuchBucket, BucketNotEmpty."""
         pool, _ = self.route(name)
-        await pool.committer.submit(lambda batch: mutations.delete_bucket(batch, pool, name, now_ms))
-        self.changed()
+        await self._commit(pool, lambda batch: mutations.delete_bucket(batch, pool, name, now_ms))
 
     async def change(self, name: str, change: BucketChange) -> BucketRecord:
         pool, _ = self.route(name)
         now_ms = pool.clock.now_ms()
-        changed = await pool.committer.submit(lambda batch: mutations.change_bucket(batch, pool, name, change, now_ms))
-        self.changed()
-        return changed
+        return await self._commit(pool, lambda batch: mutations.change_bucket(batch, pool, name, change, now_ms))
+
+    async def _commit(self, pool: Pool, mutation: Mutation[T]) -> T:
+        async def commit() -> T:
+            done = await pool.committer.submit(mutation)
+            self.changed()
+            return done
+
+        # Shielded: a client that leaves does not undo the change, of which every process must hear.
+        return await asyncio.shield(asyncio.ensure_future(commit()))
 
 
 def _locked(path: Path) -> int:

@@ -13,6 +13,7 @@ from contextlib import aclosing
 from typing import Any
 
 import msgspec
+from awscrt.checksums import crc64nvme
 
 from tiering import coldstream
 from tiering.backing.coldobject import ColdSource, Content, read_head, read_layout, read_object, read_range
@@ -43,7 +44,9 @@ class ColdSide:
 
     async def read(self, record: ObjectRecord, names: Sequence[str], start: int, stop: int) -> AsyncIterator[Buffer]:
         """Content `start:stop`, straight from the backing store. `names`: of the pieces. Raises ColdUnavailable, Corrupt."""
-        at = 0
+        at = given = found = 0
+        # Streams that are one object together may not have its checksum anywhere; all of their content has.
+        summed = len(record.cold) > 1 and (start, stop) == (0, record.size)
         try:
             for piece, name in zip(record.cold, names, strict=True):
                 first, last = max(start - at, 0), min(stop - at, piece.size)
@@ -54,6 +57,10 @@ class ColdSide:
                 crc64 = record.crc64 if len(record.cold) == 1 else None
                 async with aclosing(self._read_piece(piece, name, first, last, crc64)) as chunks:
                     async for chunk in chunks:
+                        if summed:
+                            given, found = given + len(chunk), crc64nvme(chunk, found)
+                            if given == stop and found != record.crc64:
+                                raise BackingCorrupt("the pieces are not this object's")
                         yield chunk
         except (BackingUnavailable, NotFound, BackingCorrupt) as error:
             raise translate(error) from error
@@ -62,7 +69,11 @@ class ColdSide:
         self, piece: ColdPiece, name: str, start: int, stop: int, crc64: int | None
     ) -> AsyncGenerator[Buffer, None]:
         """Content of one piece. `crc64`: of all its content, where that is known; another generation's has another."""
-        if (start, stop) == (0, piece.size):
+        whole, known = (start, stop) == (0, piece.size), None
+        if piece.layout and (crc64 is None or not whole):
+            known = coldstream.unpack_layout(piece.layout, piece.size, crc64)
+            crc64 = known.crc64 if crc64 is None else crc64
+        if whole:
             reader = coldstream.ColdReader()
             async with aclosing(read_object(self.backing, name, reader)) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:
@@ -70,9 +81,7 @@ class ColdSide:
                     yield chunk
             _judge_head(reader.head, crc64)  # an empty stream has no chunk to be judged at
             return
-        if piece.layout:
-            known = coldstream.unpack_layout(piece.layout, piece.size, crc64)
-        else:
+        if known is None:
             # First the layout, then the head: if that is still ours, so was the layout, and its sums judge the bytes.
             known = await read_layout(self.backing, name)
             _judge_head(await read_head(self.backing, name), crc64)

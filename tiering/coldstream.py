@@ -134,6 +134,14 @@ class ColdLayout(msgspec.Struct, frozen=True, array_like=True):
         (value,) = _CRC.unpack_from(self.sums, frame * _CRC.size)
         return int(value)
 
+    @property
+    def crc64(self) -> int:
+        """CRC64NVME of all the content. O(frames)."""
+        found = 0
+        for frame in range(self.frames):
+            found = combine_crc64nvme(found, self.sum_of(frame), self.content_bytes(frame))
+        return found
+
     def validate(self) -> None:
         """Raises ColdCorrupt when the numbers contradict each other: a layout may come from a stream or a record."""
         if not 0 < self.frame_bytes <= FRAME_BYTES_MAX or not self.size >= 0 or self.frames > FRAMES_MAX:

@@ -42,6 +42,8 @@ _UNWRITTEN_BYTES: Final = 64 << 20
 """What a process's landings may hold while they wait for room on flash, since a new region takes a commit, which is longer than a
 recall. Beyond it the device is slower than the backing store, and readers pass through without landing."""
 
+_HOT: Final = (Residency.HOT_ONLY, Residency.BOTH)
+
 _log = logging.getLogger("recall.recall")
 
 
@@ -163,7 +165,7 @@ class Recalls:
             return False
         while not landing.over:
             await landing.changed()
-        if isinstance(landing.failed, Corrupt) and not self._stands_cold(okey, record):
+        if isinstance(landing.failed, Corrupt) and self._residency(okey, record) != Residency.COLD_ONLY:
             return True  # overwritten or deleted: its copy goes, or is another generation's
         if isinstance(landing.failed, (ColdUnavailable, Corrupt)):
             raise landing.failed
@@ -191,7 +193,7 @@ class Recalls:
             if other is not None:
                 await self._watch(landing, other, okey, record)
                 return
-            if self._is_hot(okey, record):
+            if self._residency(okey, record) in _HOT:
                 self._board.post(slot, landing.number, record.size, board.DONE)  # by another, before this one's claim
                 return
             await self._fetch(landing, body, okey, record)
@@ -313,16 +315,17 @@ class Recalls:
             return True
         return sum(each.size - each.landed for each in landings) + size <= _UNWRITTEN_BYTES
 
-    def _is_hot(self, okey: bytes, record: ObjectRecord) -> bool:
+    def _residency(self, okey: bytes, record: ObjectRecord) -> Residency | None:
+        """Where that generation is now; None when it is gone."""
         now = self._pool.index.standing(okey, record.generation)
-        return now is not None and now[1].residency != Residency.COLD_ONLY
+        return None if now is None else now[1].residency
 
     async def _watch(self, landing: _Landing, other: Claim, okey: bytes, record: ObjectRecord) -> None:
         """Follows another process's landing on the board."""
         landing.remote = other.landing
         while landing.landed < record.size:
             landed = self._board.landed(other.slot, other.landing)
-            if landed is None and self._is_hot(okey, record):
+            if landed is None and self._residency(okey, record) in _HOT:
                 return  # it was committed, and its slot has another by now
             if landed is None:
                 raise Busy("the process that recalled it is gone", retry_s=1)
@@ -419,14 +422,10 @@ class Recalls:
             self._damaged(okey, record)
             raise
 
-    def _stands_cold(self, okey: bytes, record: ObjectRecord) -> bool:
-        found = self._pool.index.standing(okey, record.generation)
-        return found is not None and found[1].residency == Residency.COLD_ONLY
-
     def _damaged(self, okey: bytes, record: ObjectRecord) -> None:
         """Tells and counts that a cold copy is not the object's, unless the object has moved on."""
         name, generation = self._pool.config.name, record.generation
-        if not self._stands_cold(okey, record):
+        if self._residency(okey, record) != Residency.COLD_ONLY:
             return
         said = {"once": f"damaged cold {name} {generation}"}
         _log.error("pool %s: the cold copy of generation %d is missing or damaged", name, generation, extra=said)

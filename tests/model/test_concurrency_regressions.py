@@ -25,20 +25,24 @@ from tests.model.world import pattern
 from tests.support.clock import ManualClock
 from tests.support.engine import REGION, Engine, pool_config
 from tiering import board as boards
+from tiering import cold as cold_module
 from tiering import layout, mutations
 from tiering import recall as recall_module
 from tiering.backing import keys
 from tiering.backing.memory import MemoryBacking
 from tiering.backing.wrappers import Fault, Faulty
 from tiering.board import Board
+from tiering.buckets import Buckets
 from tiering.contract import (
     BucketChange,
     BucketInfo,
     Busy,
+    ByteRange,
     CompleteOptions,
     CopyOptions,
     Corrupt,
     DiskFull,
+    NoSuchBucket,
     NoSuchKey,
     ObjectChange,
     ObjectInfo,
@@ -509,6 +513,73 @@ def test_bucket_deleted_while_its_record_is_written_leaves_the_backing_store(tmp
     run(body())
 
 
+@pytest.mark.parametrize("call", ["change", "delete"])
+def test_change_of_a_bucket_whose_client_left_is_told_to_all(call: str, tmp_path: Path) -> None:
+    # Cancelled between the commit and the telling: the others kept the old policy, this process too.
+    async def body() -> None:
+        async with engine(tmp_path) as e:
+            other = Buckets(e.pools, tmp_path)
+            assert not other.route("b")[1].documents
+            change = BucketChange(documents={"policy": "{}"})
+            calling = e.store.change_bucket("b", change) if call == "change" else e.store.delete_bucket("b")
+            task = asyncio.ensure_future(calling)
+            await asyncio.sleep(0)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            e.pools["p"].committer.run(lambda batch: None)  # all before it is committed
+            await asyncio.sleep(0.01)
+            if call == "change":
+                assert other.route("b")[1].documents
+            else:
+                with pytest.raises(NoSuchBucket):
+                    other.route("b")
+            other.close()
+
+    run(body())
+
+
+class _Late:
+    """A mapped word as a process sees it that is held up just after it has read it."""
+
+    def __init__(self, word: memoryview, meanwhile: Callable[[], None]) -> None:
+        self._word = word
+        self._meanwhile = meanwhile
+
+    def __getitem__(self, at: int) -> int:
+        found: int = self._word[at]
+        self._meanwhile()
+        return found
+
+    def __setitem__(self, at: int, value: int) -> None:
+        self._word[at] = value
+
+    def release(self) -> None:
+        self._word.release()
+
+
+def test_bucket_changes_of_several_processes_at_once_are_all_seen(tmp_path: Path) -> None:
+    # The word was counted up: who was held up in that set it back, and the next change made it what somebody had seen.
+    async def body() -> None:
+        async with engine(tmp_path) as e:
+            one, late, reader = (Buckets(e.pools, tmp_path) for _ in range(3))
+
+            def meanwhile() -> None:
+                one.changed()
+                one.changed()
+                reader.route("b")
+
+            late._version = _Late(late._version, meanwhile)  # type: ignore[assignment]
+            reader.route("b")
+            late.changed()
+            await one.change("b", BucketChange(documents={"policy": "{}"}))
+            assert reader.route("b")[1].documents
+            for each in (one, late, reader):
+                each.close()
+
+    run(body())
+
+
 # -- durability `backing` ----------------------------------------------------------------------------------------
 
 
@@ -662,6 +733,39 @@ def test_write_of_no_bytes_behind_the_last_adds_no_extent(tmp_path: Path) -> Non
             assert record is not None
             assert sum(extent.length for extent in record.extents) == record.size
 
+    run(body())
+
+
+@pytest.mark.parametrize("layouts", [True, False])
+def test_pieces_that_are_not_the_objects_are_not_given_out_whole(
+    layouts: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Each was good by itself, as one is that a slow upload of an earlier part of the same number writes after all.
+    if not layouts:
+        monkeypatch.setattr(cold_module, "LAYOUT_BYTES_MAX", 0)
+
+    async def body() -> None:
+        backing = MemoryBacking()
+        async with engine(tmp_path, backing) as e:
+            pool, data = e.pools["p"], pattern(600_000, 1)
+            assert len(data) > pool.stream_bytes
+            writer = await steps.settled(e.store.put("b", "k", len(data), PutOptions()))
+            await steps.settled(writer.write(data))
+            parts = rows(pool, "parts")
+            for pkey in parts:
+                assert await e.demoter.demote_part(pool, pkey)
+            await writer.commit(PutResult("etag"))
+            assert await steps.get(e.store, "k") == data
+            first, second = (layout.piece_name(*layout.split_part_key(pkey)) for pkey in parts[:2])
+            stored = backing._objects
+            stored[first], stored[second] = stored[second], stored[first]
+            with pytest.raises(Corrupt):
+                await steps.get(e.store, "k")
+            if layouts:
+                with pytest.raises(Corrupt):
+                    await steps.content(await steps.settled(e.store.open("b", "k", piece)))
+
+    piece = ReadOptions(range=ByteRange(0, REGION))
     run(body())
 
 
