@@ -325,21 +325,15 @@ class _Gathered:
             while waiting or ahead:
                 while waiting and len(ahead) < AHEAD:
                     each = waiting.popleft()
-                    if each.info is not None and each.reading is None and each.opening is None:
-                        opened = self._call.store.open(self._call.bucket, each.key, _GET)
-                        if isinstance(opened, Reading) and opened.info.encryption is None:
-                            each.reading = opened
-                        else:
-                            each.opening = asyncio.ensure_future(self._content(each.key, opened))
+                    if each.info is not None:  # in a task: what is wrong with it is told in its turn, behind whole frames
+                        each.opening = asyncio.ensure_future(self._content(each.key))
                     ahead.append(each)
                 each = ahead.popleft()
                 yield _head(each)
-                if each.info is None:
+                if each.info is None or each.opening is None:
                     continue
-                if each.opening is not None:
-                    each.reading, each.opening = await each.opening, None
+                each.reading, each.opening = await each.opening, None
                 reading = each.reading
-                assert reading is not None
                 if reading.info.generation != each.info.generation:
                     raise S3Error("OperationAborted", f"{each.key} was written while the reply was under way.")
                 async with aclosing(pieces(reading)) as parts:
@@ -350,8 +344,8 @@ class _Gathered:
         finally:
             self._close()
 
-    async def _content(self, key: str, opened: Reading | Awaitable[Reading]) -> Reading:
-        reading = await arrived(opened)
+    async def _content(self, key: str) -> Reading:
+        reading = await arrived(self._call.store.open(self._call.bucket, key, _GET))
         if reading.info.encryption is None:
             return reading
         return await open_sealed(self._call, (self._call.bucket, key), reading, _GET)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import struct
+from contextlib import closing
 from typing import Any
 
 import pytest
 
 from s3api import frames
-from tests.s3.rawclient import RawClient, Reply
+from tests.s3.rawclient import UNSIGNED, RawClient, Reply
 
 BLOCK = bytes(range(256)) * 1024
 """256 KiB: sent out of the file; shorter ones are read into memory."""
@@ -130,3 +132,21 @@ def test_a_put_of_many_takes_no_headers_that_need_other_rights(raw: RawClient, b
         )
         assert (reply.status, reply.code) == (400, "InvalidRequest")
         assert name in reply.texts("Message")[0]
+
+
+def test_a_block_that_vanishes_does_not_take_those_before_it_along(raw: RawClient, s3: Any, bucket: str) -> None:
+    """Opened ahead of its turn, but missed in it."""
+    stored = {f"block/{n:02d}": struct.pack("<I", n) + BLOCK * 8 for n in range(24)}
+    s3.put_object(Bucket=bucket, Key="block/00", Body=stored["block/00"], ServerSideEncryption="AES256")
+    ask(raw, bucket, "put", put_body({key: data for key, data in stored.items() if key != "block/00"}))
+    document = json.dumps({"keys": list(stored)}).encode()
+    headers = raw.signer.sign("POST", f"/{bucket}", (("recall", "get"),), {"host": raw.host}, UNSIGNED)
+    with closing(http.client.HTTPConnection(raw.host, timeout=30)) as connection:
+        connection.request("POST", f"/{bucket}?recall=get", document, headers)
+        reply = connection.getresponse()
+        s3.delete_object(Bucket=bucket, Key="block/20")  # more lies before it than sockets hold, so it is not open yet
+        with pytest.raises(http.client.IncompleteRead) as broken:
+            reply.read()
+    got = broken.value.partial
+    found = cut(got)
+    assert [data for _, data in found] == [*list(stored.values())[:20], b""]
