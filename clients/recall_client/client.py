@@ -30,7 +30,8 @@ PUT_BYTES_MAX: Final = 256 << 20
 
 _HEAD = struct.Struct("<HHIQ")
 _TABLE = struct.Struct("<I")
-_SKIP_BYTES: Final = 1 << 16
+_AWAY: Final = frozenset((429, 502, 503, 504))
+"""What proxies answer for a server that cannot be asked: it says nothing of whether that is a gateway."""
 T = TypeVar("T")
 
 
@@ -250,7 +251,7 @@ class RecallClient:
             if response.status == 200:
                 return read(response)
             error = _failure(response)
-            if response.getheader("server", "").startswith("Recall"):
+            if response.status in _AWAY or response.getheader("server", "").startswith("Recall"):
                 raise error
         self._plain = True  # whatever it answered, it was not the gateway
         return None
@@ -360,8 +361,8 @@ def _fill(response: HTTPResponse, view: memoryview, whole: bool = False) -> int:
     while at < len(view):
         got = response.readinto(view[at:])
         if not got:
-            if at or whole:
-                raise RecallError("the reply ended inside a block")
+            if at or whole or response.length:  # what was announced and did not come is no miss
+                raise RecallError("the reply broke off")
             return 0
         at += got
     return at

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
+import socket
+import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -104,6 +108,49 @@ def test_a_buffer_too_small_and_a_refused_request_leave_the_client_usable(
     with RecallClient("http://127.0.0.1:9", "b", None) as nobody, pytest.raises(RecallError) as caught:
         nobody.lookup(["k"])
     assert caught.value.retryable
+
+
+@contextmanager
+def replying(*replies: bytes) -> Iterator[str]:
+    """The endpoint of a server that answers each connection's one request so, and closes it."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            for reply in replies:
+                try:
+                    peer, _ = server.accept()
+                except OSError:
+                    return  # nobody came
+                with peer, peer.makefile("rb") as requests:
+                    sent = int(re.findall(rb"content-length: (\d+)", b"".join(iter(requests.readline, b"\r\n")))[0])
+                    requests.read(sent)
+                    peer.sendall(reply)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.getsockname()[1]}"
+        finally:
+            server.shutdown(socket.SHUT_RDWR)
+            thread.join()
+
+
+def test_a_reply_that_ends_between_two_blocks_is_no_miss() -> None:
+    frame = struct.pack("<HHIQ", 200, 0, 0, 5) + b"block"
+    broken = b"HTTP/1.1 200 OK\r\nServer: Recall\r\nContent-Length: %d\r\n\r\n%b" % (3 * len(frame), 2 * frame)
+    with replying(broken) as endpoint, RecallClient(endpoint, "b", None) as client:
+        with pytest.raises(RecallError, match="broke off"):
+            client.get_into(["a", "b", "c"], [bytearray(8)] * 3, stop_at_miss=False)
+
+
+def test_a_proxy_whose_gateway_is_away_makes_nobody_take_it_for_plain_s3() -> None:
+    away = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+    there = b'HTTP/1.1 200 OK\r\nServer: proxy\r\nContent-Length: 17\r\n\r\n{"objects": [{}]}'
+    with replying(away, there) as endpoint, RecallClient(endpoint, "b", None) as client:
+        with pytest.raises(RecallError) as caught:
+            client.pin(["k"])
+        assert (caught.value.status, caught.value.retryable) == (503, True)
+        assert client.pin(["k"])[0].ok
 
 
 def test_threads_share_a_client(client: RecallClient) -> None:
