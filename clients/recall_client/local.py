@@ -45,6 +45,8 @@ class _Pool:
     """One pool's index and flash, opened for reading."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
+        self._index = _identity(path)  # before it is opened: one that is replaced meanwhile is opened again
         try:
             self.env = lmdb.open(
                 str(path / "index"),
@@ -65,15 +67,31 @@ class _Pool:
         if not shape or shape["version"] != FORMAT_VERSION:
             raise LocalError(f"{path}: another format than {FORMAT_VERSION}")
         self.region_bytes: int = shape["region_bytes"]
-        with open(path / "flash", "rb") as flash:
+        self.heat = _heat(path / "heat")
+        self._map()
+
+    def _map(self) -> None:
+        with open(self.path / "flash", "rb") as flash:
             self._flash = mmap.mmap(flash.fileno(), 0, prot=mmap.PROT_READ)
         self.flash = memoryview(self._flash)
-        self.heat = _heat(path / "heat")
+
+    def follow(self) -> bool:
+        """Goes along with a flash that has grown. False when the index was replaced: this one is nobody's any more."""
+        if _identity(self.path) != self._index:
+            return False
+        if os.stat(self.path / "flash").st_size > len(self.flash):
+            self._map()  # the views of leases keep the former mapping
+        return True
 
     def close(self) -> None:
         self.env.close()
         self.flash.release()
         self._flash.close()
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    found = os.stat(path / "index" / "data.mdb")
+    return found.st_dev, found.st_ino
 
 
 def _heat(path: Path) -> mmap.mmap | None:
@@ -144,9 +162,10 @@ class LocalReader:
 
     def __init__(self, data_dir: str | Path, bucket: str) -> None:
         self._bucket = bucket.encode()
-        self._pools = [_Pool(path.parent) for path in sorted(Path(data_dir).glob("pools/*/index"))]
-        if not self._pools:
-            raise LocalError(f"{data_dir}: no pools here")
+        self._data_dir = Path(data_dir)
+        self._pools: dict[Path, _Pool] = {}
+        self._former: list[_Pool] = []  # leases may still look at them
+        self._follow()
         with open(Path(data_dir, "buckets.version"), "rb") as version:
             self._map = mmap.mmap(version.fileno(), mmap.PAGESIZE, prot=mmap.PROT_READ)
         self._version = memoryview(self._map).cast("Q")
@@ -163,19 +182,25 @@ class LocalReader:
         """Leases must have ended, and their views be gone."""
         self._version.release()
         self._map.close()
-        for pool in self._pools:
+        for pool in (*self._pools.values(), *self._former):
             pool.close()
 
     def lease(self) -> Lease:
-        """A moment of the store, to read any number of blocks from. Raises KeyError when the bucket is gone."""
-        if self._version[0] != self._seen:
+        """A moment of the store, to read any number of blocks from. Raises KeyError when the bucket is gone, LocalError when the
+        gateway's data is."""
+        while True:
+            pool = self._pool
+            txn = _snapshot(pool.env)
+            # After the snapshot: what it sees was written by a gateway that had told of its start, and of the bucket.
+            if self._version[0] == self._seen:
+                return Lease(pool, self._number, txn)
+            txn.abort()
             self._pool, self._number = self._find()
-        pool = self._pool
-        return Lease(pool, self._number, _snapshot(pool.env))
 
     def _find(self) -> tuple[_Pool, int]:
         seen = self._version[0]
-        for pool in self._pools:
+        self._follow()
+        for pool in self._pools.values():
             txn = _snapshot(pool.env)
             try:
                 row = txn.get(self._bucket, db=pool.buckets)
@@ -185,6 +210,17 @@ class LocalReader:
             finally:
                 txn.abort()
         raise KeyError(self._bucket.decode())
+
+    def _follow(self) -> None:
+        """Opens the pools there are: a gateway that has started again may have made some larger, or anew."""
+        paths = [found.parent.parent for found in sorted(self._data_dir.glob("pools/*/index/data.mdb"))]
+        if not paths:
+            raise LocalError(f"{self._data_dir}: no pools here")
+        for path in paths:
+            pool = self._pools.get(path)
+            if pool is None or not pool.follow():
+                self._pools[path] = _Pool(path)
+                self._former += () if pool is None else (pool,)
 
 
 def _snapshot(env: Any) -> Any:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from recall_client import AsyncRecallClient, BufferTooSmall, NotSupported, RecallClient, RecallError
 from recall_client import local as local_module
-from recall_client.local import LocalError, LocalReader
+from recall_client.local import Lease, LocalError, LocalReader
 from recall_client.signing import Credentials
 
 from tests.support.gateway import Gateway, wait_for
@@ -258,3 +258,36 @@ def test_the_client_needs_nothing_of_the_gateway() -> None:
     code = "import recall_client, sys; assert not {'gateway', 's3api', 'tiering', 'msgspec'} & set(sys.modules)"
     found = {"PYTHONPATH": str(ROOT / "clients")}
     subprocess.run([sys.executable, "-S", "-c", code], env=found, check=True, timeout=60)
+
+
+@contextmanager
+def serving(data_dir: Path, capacity: str, blocks: dict[str, bytes]) -> Iterator[None]:
+    """A gateway on `data_dir` that has just been given blocks."""
+    settings = {"pools.kv.capacity_bytes": capacity, "pools.kv.demote": "never"}
+    with Gateway(data_dir=data_dir, settings=settings) as gateway:
+        s3 = gateway.boto3_client()
+        if not s3.list_buckets()["Buckets"]:
+            s3.create_bucket(Bucket="kv-again")
+        with RecallClient(gateway.endpoint, "kv-again", Credentials(gateway.access_key, gateway.secret_key)) as client:
+            assert all(outcome.ok for outcome in client.put(blocks.items()))
+        yield
+
+
+def read(lease: Lease, key: str) -> bytes:
+    return b"".join(lease.read(key) or ())
+
+
+def test_a_local_reader_goes_along_with_a_gateway_that_starts_again(tmp_path: Path) -> None:
+    data_dir = tmp_path / "data"
+    with serving(data_dir, "16MiB", {"first": LONG}):
+        reader = LocalReader(data_dir, "kv-again")
+        lease = reader.lease()
+    blocks = {f"block-{n}": os.urandom(1 << 20) for n in range(30)}
+    with serving(data_dir, "48MiB", blocks), reader.lease() as newer:  # the pool has grown
+        assert {key: read(newer, key) for key in blocks} == blocks
+        assert read(lease, "first") == LONG
+        lease.close()
+    (data_dir / "pools/kv/index").rename(data_dir / "pools/kv/index.broken-1")
+    with serving(data_dir, "48MiB", {"other": SHORT}), reader.lease() as newer:  # as after an index that did not survive
+        assert (read(newer, "other"), newer.read("first")) == (SHORT, None)
+    reader.close()
