@@ -16,7 +16,7 @@ import asyncio
 import logging
 import os
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any, Final, TypeVar
 
@@ -325,7 +325,9 @@ class _Gathered:
             while waiting or ahead:
                 while waiting and len(ahead) < AHEAD:
                     each = waiting.popleft()
-                    if each.info is not None:  # in a task: what is wrong with it is told in its turn, behind whole frames
+                    if (
+                        each.info is not None
+                    ):  # in a task: what is wrong with it is told in its turn, behind whole frames
                         each.opening = asyncio.ensure_future(self._content(each.key))
                     ahead.append(each)
                 each = ahead.popleft()
