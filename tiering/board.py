@@ -23,7 +23,8 @@ from typing import Final, NamedTuple
 from tiering import device
 from tiering.layout import Extent
 
-SLOTS: Final = 4096
+SLOTS: Final = 1 << 14
+"""LANDINGS_MAX for each of 256 processes, as many workers as there may be."""
 LANDING, DONE, FAILED = 1, 2, 3
 
 NAMES: Final = ("recalls", "recalls.places")

@@ -564,8 +564,6 @@ class Batch(View):
 
     def _bury(self, old: tuple[str, ...], new: tuple[str, ...]) -> None:
         """Names in the backing store that nothing refers to any more get a tombstone; names in use lose theirs."""
-        if old == new:
-            return
         kept = set(new)
         for name in old:
             if name not in kept:

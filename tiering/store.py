@@ -456,6 +456,7 @@ class TieredStore:
         )
         new.checksum = checksum
         new.parts = record.parts
+        await pool.wait_for_room(lambda: pool.judge_room(pool.index.recent_counters(), record.size))
         copied = await pool.committer.submit(
             lambda batch: mutations.share_object(
                 batch,

@@ -302,6 +302,23 @@ def test_claim_of_a_landing_that_failed_is_not_followed(tmp_path: Path, monkeypa
     run(body())
 
 
+def test_each_of_many_processes_has_slots_of_its_own(tmp_path: Path) -> None:
+    # Of more than 64 some shared theirs: one that started ended what another had claimed.
+    async def body() -> None:
+        async with engine(tmp_path) as e:
+            board = other_board(e)
+            first = Recalls(e.served["p"], e.cold, 1)
+            slot = first._free_slots.pop()
+            assert board.claim(slot, 111, 500) is None
+            others = [Recalls(e.served["p"], e.cold, each) for each in (2, 65, 129, 256)]
+            assert board.claim(others[0]._free_slots[0], 222, 500) == (slot, 111)
+            for each in (first, *others):
+                await each.close()
+            board.close()
+
+    run(body())
+
+
 def test_claim_of_a_process_that_is_gone_is_taken(tmp_path: Path) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
@@ -889,6 +906,31 @@ def test_cold_source_that_goes_while_it_is_copied_is_looked_for_again(again: boo
                 with pytest.raises(NoSuchKey):
                     await copying
             assert len(gets) == 1
+
+    run(body())
+
+
+def test_copy_waits_for_what_is_demoted_as_other_writes_do(tmp_path: Path) -> None:
+    async def body() -> None:
+        async with engine(tmp_path, space_wait_s=2.0, dirty_fraction_max=0.1) as e:
+            e.start_keeper()
+            await steps.put(e.store, "k", pattern(60_000, 1))
+            for each in range(12):
+                await e.store.copy(("b", "k"), ("b", f"copy{each}"), CopyOptions())
+
+    run(body())
+
+
+def test_name_that_a_renamed_object_comes_back_to_keeps_no_tombstone(tmp_path: Path) -> None:
+    # Its new copy has the name of the former one: what was to be deleted, had the copy not been noted, stayed to be deleted.
+    async def body() -> None:
+        async with engine(tmp_path) as e:
+            await steps.put(e.store, "k", pattern(60_000, 1))
+            await make_cold(e, "k")
+            await e.store.rename("b", "k", "elsewhere", RenameOptions())
+            await e.store.rename("b", "elsewhere", "k", RenameOptions())
+            await make_cold(e, "k")
+            assert not rows(e.pools["p"], "tombstones")
 
     run(body())
 
