@@ -55,7 +55,7 @@ from tiering.contract import (
     Ttl,
     WrongOffset,
 )
-from tiering.duties.demote import DemoteDuty
+from tiering.duties.demote import DemoteDuty, OrderDuty
 from tiering.duties.evict import EvictDuty
 from tiering.flash import crc64
 from tiering.index import Batch
@@ -621,6 +621,36 @@ def test_long_put_of_a_backing_pool_waits_for_its_copy(tmp_path: Path) -> None:
             assert record is not None
             assert record.residency == Residency.BOTH
             assert record.cold
+
+    run(body())
+
+
+def test_write_does_not_wait_for_the_copy_of_another_that_takes_long(tmp_path: Path) -> None:
+    # Orders were carried out some at a time: while a long object was copied, every other write was told to come again.
+    async def body() -> None:
+        begun, going_on = asyncio.Event(), asyncio.Event()
+
+        async def hook(verb: str, key: str) -> None:
+            if (verb, key) == ("put", keys.cold_key("b", "long")):
+                begun.set()
+                await going_on.wait()
+
+        async with engine(tmp_path, Hooked(MemoryBacking(), hook), durability="backing") as e:
+
+            async def keep() -> None:
+                while True:
+                    await e.duty("p", OrderDuty).step()
+                    await asyncio.sleep(0.001)
+
+            keeping = asyncio.ensure_future(keep())
+            long = asyncio.ensure_future(steps.put(e.store, "long", pattern(60_000, 1)))
+            await begun.wait()
+            await steps.put(e.store, "short", b"data")
+            assert not long.done()
+            going_on.set()
+            await long
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
 
     run(body())
 

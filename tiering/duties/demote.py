@@ -10,9 +10,10 @@ Spec: docs/ARCHITECTURE.md, "Demotion"; docs/SEMANTICS.md, "Residency".
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -34,6 +35,8 @@ from tiering.ports import BackingCorrupt, Meter, NotFound
 UPLOADS_MAX: Final = 8
 """Copies under way at once: enough to hide a bucket's latency, few enough to leave clients the bandwidth."""
 STEP_MAX: Final = 32
+LOOK_S: Final = 0.005
+"""How often is looked for new orders while some are under way."""
 PRESSURE_SHARE: Final = 0.5
 """A pool that demotes under pressure starts at this share of its dirty limit."""
 DAMAGED_MAX: Final = 1 << 16
@@ -301,6 +304,11 @@ async def _no_content(start: int, stop: int) -> AsyncIterator[Buffer]:
     yield b""
 
 
+def _end_orders(batch: Batch, keys: Sequence[bytes]) -> None:
+    for key in keys:
+        batch.delete("orders", key)
+
+
 class OrderDuty:
     """Carries out what workers ask for; an order is gone when it was tried, whether it worked or not."""
 
@@ -310,19 +318,32 @@ class OrderDuty:
         self._pool = pool
 
     async def step(self) -> int:
-        with self._pool.index.view() as view:
-            orders = [(key, layout.ORDER.decode(value)) for key, value in _first(view.rows("orders"), STEP_MAX)]
-        if not orders:
-            return 0
-        outcomes = await asyncio.gather(*(self._carry_out(order) for _, order in orders), return_exceptions=True)
-
-        def mutation(batch: Batch) -> None:
-            for key, _ in orders:
-                batch.delete("orders", key)
-
-        await self._pool.committer.submit(mutation)
+        """Lasts until no order is left, so that one which takes long keeps none waiting that is given meanwhile."""
+        under_way: dict[bytes, asyncio.Task[None]] = {}
+        outcomes: list[BaseException | None] = []
+        try:
+            while True:
+                for key, order in self._given(under_way):
+                    under_way[key] = asyncio.ensure_future(self._carry_out(order))
+                if not under_way:
+                    break
+                await asyncio.wait(under_way.values(), timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+                tried = [key for key, task in under_way.items() if task.done()]
+                if tried:
+                    outcomes += [under_way.pop(key).exception() for key in tried]
+                    await self._pool.committer.submit(functools.partial(_end_orders, keys=tried))
+        finally:
+            for task in under_way.values():
+                task.cancel()
+            await asyncio.gather(*under_way.values(), return_exceptions=True)
         raise_first(outcomes)
-        return len(orders)
+        return len(outcomes)
+
+    def _given(self, under_way: Container[bytes]) -> list[tuple[bytes, Order]]:
+        """The first orders, of which those are left out that are under way."""
+        with self._pool.index.view() as view:
+            first = _first(view.rows("orders"), STEP_MAX)
+        return [(key, layout.ORDER.decode(value)) for key, value in first if key not in under_way]
 
     async def _carry_out(self, order: Order) -> None:
         pool = self._pool
