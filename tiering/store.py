@@ -64,7 +64,7 @@ from tiering.contract import (
     copied_options,
 )
 from tiering.epochs import Epoch
-from tiering.layout import BucketRecord, ObjectRecord
+from tiering.layout import BucketRecord, ObjectRecord, UploadRecord
 from tiering.orders import Orders
 from tiering.pool import Pool
 from tiering.ports import Meter
@@ -269,7 +269,7 @@ class TieredStore:
         if size > pool.stream_bytes:
             if options.append_at is not None:
                 raise TierFull(f"at most {pool.stream_bytes} bytes are appended at once")
-            return self._put_streamed(pool, owner, key, size, options)
+            return uploads.streamed(pool, self._orders, owner, key, size, options)
         body = FlashBody(pool, size)
         writer = BodyWriter(body, functools.partial(self._commit_put, pool, owner, okey, options))
         waiting = body.begin()
@@ -306,11 +306,6 @@ class TieredStore:
             writer.abort()
             raise
         return writer
-
-    async def _put_streamed(self, pool: Pool, owner: BucketRecord, key: str, size: int, options: PutOptions) -> Writer:
-        upload = uploads.internal_upload(owner.name, key, options, self._clock.now_ms())
-        record = await uploads.begin(pool, owner, upload, internal=True)
-        return uploads.StreamedWriter(pool, self._orders, owner, record, size)
 
     def _commit_put(
         self, pool: Pool, owner: BucketRecord, okey: bytes, options: PutOptions, body: FlashBody, result: PutResult
@@ -588,7 +583,7 @@ class TieredStore:
     ) -> UploadInfo:
         pool, owner = self._buckets.route(bucket)
         now_ms = self._clock.now_ms()
-        upload = UploadInfo(
+        upload = UploadRecord(
             bucket=bucket,
             key=key,
             upload_id=mutations.new_upload_id(now_ms),

@@ -24,6 +24,8 @@ from tiering.contract import (
     CompleteOptions,
     DeviceFailed,
     DiskFull,
+    NoSuchBucket,
+    NoSuchUpload,
     ObjectInfo,
     PartClaim,
     PartInfo,
@@ -43,21 +45,13 @@ from tiering.writer import BodyWriter, FlashBody
 DROP_AGAIN_S: Final = 1.0
 
 
-async def begin(
-    pool: Pool,
-    bucket: BucketRecord,
-    upload: UploadInfo,
-    *,
-    internal: bool = False,
-) -> UploadRecord:
-    fields = {name: getattr(upload, name) for name in UploadInfo.__struct_fields__}
-    record = UploadRecord(**fields, internal=internal, slot=pool.space.slot if internal else 0)
+async def begin(pool: Pool, bucket: BucketRecord, upload: UploadRecord) -> UploadRecord:
     ukey = layout.upload_key(bucket.number, upload.key, upload.upload_id)
 
     def mutation(batch: Batch) -> UploadRecord:
         mutations.alive(batch, bucket)
-        batch.put("uploads", ukey, layout.UPLOAD.encode(record))
-        return record
+        batch.put("uploads", ukey, layout.UPLOAD.encode(upload))
+        return upload
 
     return await pool.committer.submit_short(mutation)
 
@@ -182,7 +176,12 @@ class StreamedWriter:
         self.crc64 = 0
 
     async def write(self, data: Buffer) -> None:
-        view = memoryview(data)
+        try:
+            await self._write(memoryview(data))
+        except NoSuchUpload:
+            raise NoSuchBucket(bucket=self._bucket.name) from None  # with which it went: nobody else ends it
+
+    async def _write(self, view: memoryview) -> None:
         while len(view):
             if self._part is None:
                 self._room = min(self._part_bytes, self._left)
@@ -259,7 +258,24 @@ def drop_if_there(batch: Batch, ukey: bytes, upload: UploadRecord) -> None:
         batch.drop_upload(ukey, upload)
 
 
-def internal_upload(bucket: str, key: str, options: PutOptions, now_ms: int) -> UploadInfo:
-    return UploadInfo(
-        bucket=bucket, key=key, upload_id=mutations.new_upload_id(now_ms), initiated_ms=now_ms, options=options
+async def streamed(
+    pool: Pool, orders: Orders, bucket: BucketRecord, key: str, size: int, options: PutOptions
+) -> StreamedWriter:
+    """A writer of one long PUT. Raises NoSuchBucket."""
+    now_ms = pool.clock.now_ms()
+    upload = UploadRecord(
+        bucket=bucket.name,
+        key=key,
+        upload_id=mutations.new_upload_id(now_ms),
+        initiated_ms=now_ms,
+        options=options,
+        internal=True,
+        slot=pool.space.slot,
     )
+    writer = StreamedWriter(pool, orders, bucket, upload, size)
+    try:
+        await begin(pool, bucket, upload)
+    except BaseException:
+        writer.abort()  # who leaves now does not undo what was begun
+        raise
+    return writer

@@ -714,6 +714,39 @@ def test_parts_of_an_unfinished_upload_do_not_block_writes(tmp_path: Path) -> No
     run(body())
 
 
+@pytest.mark.parametrize("turns", range(1, 4))
+def test_long_put_whose_client_leaves_at_once_leaves_nothing(turns: int, tmp_path: Path) -> None:
+    # What it had begun was committed all the same, with nobody who knew of it.
+    async def body() -> None:
+        async with engine(tmp_path, **RELAXED) as e:
+            opening = asyncio.ensure_future(steps.settled(e.store.put("b", "k", 600_000, PutOptions())))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            opening.cancel()
+            for writer in await asyncio.gather(opening, return_exceptions=True):
+                if not isinstance(writer, BaseException):
+                    writer.abort()
+            await asyncio.sleep(0.01)
+            e.pools["p"].committer.run(lambda batch: None)  # all before it is committed
+            assert not rows(e.pools["p"], "uploads")
+
+    run(body())
+
+
+def test_long_put_into_a_bucket_that_goes_says_that_it_is_gone(tmp_path: Path) -> None:
+    # It said that there was no such upload: the client had never heard of one.
+    async def body() -> None:
+        async with engine(tmp_path) as e:
+            writer = await steps.settled(e.store.put("b", "k", 600_000, PutOptions()))
+            await steps.settled(writer.write(bytes(1000)))
+            await e.store.delete_bucket("b")
+            with pytest.raises(NoSuchBucket):
+                await steps.settled(writer.write(bytes(599_000)))
+            writer.abort()
+
+    run(body())
+
+
 def test_put_longer_than_what_may_wait_for_demotion_is_taken(tmp_path: Path) -> None:
     # Its own first parts filled what may wait, and no duty demoted parts before the upload was complete.
     async def body() -> None:
