@@ -325,9 +325,8 @@ class _Gathered:
             while waiting or ahead:
                 while waiting and len(ahead) < AHEAD:
                     each = waiting.popleft()
-                    if (
-                        each.info is not None
-                    ):  # in a task: what is wrong with it is told in its turn, behind whole frames
+                    # In a task: what is wrong with an object is told in its turn, behind whole frames.
+                    if each.info is not None:
                         each.opening = asyncio.ensure_future(self._content(each.key))
                     ahead.append(each)
                 each = ahead.popleft()

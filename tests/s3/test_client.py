@@ -288,9 +288,7 @@ def test_a_local_reader_goes_along_with_a_gateway_that_starts_again(tmp_path: Pa
         assert read(lease, "first") == LONG
         lease.close()
     (data_dir / "pools/kv/index").rename(data_dir / "pools/kv/index.broken-1")
-    with (
-        serving(data_dir, "48MiB", {"other": SHORT}),
-        reader.lease() as newer,
-    ):  # as after an index that did not survive
+    # As after an index that did not survive.
+    with serving(data_dir, "48MiB", {"other": SHORT}), reader.lease() as newer:
         assert (read(newer, "other"), newer.read("first")) == (SHORT, None)
     reader.close()
