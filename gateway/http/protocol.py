@@ -789,7 +789,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         if connections.places_wanted and self._keep and self._placed:
             self._placed = not connections.yield_place(self._peer, self._placed_s)
         if not self._keep:
-            if unread or self._stash:
+            if unread or self._stash or tcp.has_unread(self._transport):
                 self._linger()  # closing with unread bytes would send a reset, which can overtake the response
             else:
                 self._close()

@@ -38,6 +38,20 @@ def has_left(transport: asyncio.BaseTransport) -> bool:
     return bool(info) and info[0] != _ESTABLISHED
 
 
+def has_unread(transport: asyncio.BaseTransport) -> bool:
+    """Whether bytes of the peer lie there that nobody has read: closing the connection would be a reset, and what is still on its way to
+    the peer lost."""
+    sock = _borrowed(transport)
+    if sock is None:
+        return False
+    try:
+        return bool(sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except OSError:
+        return False
+    finally:
+        sock.detach()
+
+
 def delivery(transport: asyncio.BaseTransport) -> tuple[int, bool]:
     """How many bytes have reached the peer, in all, and whether there are more that have not."""
     info = _info(transport)

@@ -294,6 +294,34 @@ def test_refusal_reaches_a_client_that_sends_everything_first(run: Runner) -> No
     run(work())
 
 
+def test_a_last_response_reaches_a_slow_client_that_has_sent_another_request(run: Runner) -> None:
+    """One that lies in the kernel, behind a body that was read to its end."""
+
+    async def work() -> None:
+        last = os.urandom(100_000)
+
+        async def answer(request: Request) -> Response:
+            while await request.body.read():
+                pass
+            return Response(200, b"", last, close=True)
+
+        app = App(answer)
+        listener = await listen(app, "127.0.0.1", 0, Limits())
+        with socket.socket() as peer:
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+            peer.connect(("127.0.0.1", listener.port))
+            peer.send(b"PUT /k HTTP/1.1\r\nHost: h\r\nContent-Length: 60000\r\n\r\n")
+            await until(lambda: app.requests)
+            peer.send(bytes(60_000) + GET)
+            await until(lambda: app.finishes)
+            peer.settimeout(DEADLINE_S)
+            reply = await asyncio.to_thread(lambda: b"".join(iter(lambda: peer.recv(65536), b"")))
+        assert reply.endswith(last)
+        await closed(listener)
+
+    run(work())
+
+
 def ours(listener: Listener) -> socket.socket:
     """A second descriptor of the only connection's socket, as the gateway has it."""
     (connection,) = listener.connections._open
