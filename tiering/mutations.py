@@ -270,6 +270,7 @@ def rename_object(
     if source.residency == Residency.COLD_ONLY and source.size and not in_pieces:
         return None
     new: ObjectRecord = msgspec.structs.replace(source, upload_id="", note=False, unnoted=False)
+    new.expires_ms = pool.deadline_ms(source)  # reads are known by the generation
     if in_pieces:
         new.unlisted = True
     else:

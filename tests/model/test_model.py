@@ -120,6 +120,35 @@ class Tiers(Machine):
     def finish_held(self) -> None:
         self.world.finish_held()
 
+    @precondition(lambda self: not self.world.backing.down)
+    @rule(
+        key=keys,
+        fault=st.sampled_from(
+            [Fault(kind, "get", at=at) for kind in ("flip", "short", "cut") for at in (1000, 90_000)]
+        ),
+        size=st.sampled_from([30_000, 100_000, 400_000]),
+        seed=seeds,
+        looks=st.lists(st.sampled_from(["hold", "hold", "read", "part", "hot", "finish"]), min_size=3, max_size=8),
+    )
+    def crowd(self, key: str, size: int, seed: int, fault: Fault, looks: Sequence[str]) -> None:
+        """Several readers of one cold object, and one transfer that goes wrong: who goes on from whose bytes?"""
+        self.world.put(SMALL, key, pattern(size, seed))
+        self.world.tier(SMALL, key, "cold")
+        self.world.backing.script.clear()
+        self.world.backing.script.append(fault)
+        for look in looks:
+            match look:
+                case "hold":
+                    self.hold(key)
+                case "read":
+                    self.read(key)
+                case "part":
+                    self.read_range(key, ByteRange(1, 70_000))
+                case "hot":
+                    self.world.tier(SMALL, key, "hot")
+                case "finish":
+                    self.finish_held()
+
     @rule(
         prefix=st.sampled_from(["", "a", "a/", "a/b", "fill/1"]),
         delimiter=st.sampled_from(["", "/"]),

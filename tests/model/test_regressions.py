@@ -459,3 +459,17 @@ def test_copy_that_finds_no_backing_store_has_read_its_source() -> None:
         w.clock.advance(61)
         w.head(SMALL, "a")
         assert w.thing(SMALL, "a") is not None
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_renamed_object_keeps_the_time_its_reads_have_won(crash: bool) -> None:
+    with world() as w:
+        w.put(SMALL, "a", pattern(70_000, 1), PutOptions(ttl=Ttl(90_000, sliding=True)))
+        w.clock.advance(61)
+        w.read(SMALL, "a")
+        w.rename(SMALL, "a", "b")
+        if crash:
+            w.crash()
+        w.clock.advance(61)
+        w.head(SMALL, "b")
+        assert w.thing(SMALL, "b") is not None
