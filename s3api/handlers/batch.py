@@ -24,11 +24,11 @@ import msgspec
 
 from s3api import frames
 from s3api.call import Call
-from s3api.checksums import NOTHING_REQUESTED
+from s3api.checksums import NOTHING_REQUESTED, Digest, conclude, requested_checksum, wanted
 from s3api.errors import S3Error, from_store
 from s3api.extensions import parse_pin, parse_ttl
 from s3api.handlers.archive import is_archived
-from s3api.handlers.body import Intake, arrived, pieces
+from s3api.handlers.body import Intake, arrived, document, pieces
 from s3api.handlers.objects import bucket_of, delete_key
 from s3api.handlers.options import check_deadline, put_options
 from s3api.handlers.sealed import has_md5, new_seal, object_key_of, open_sealed, put_content
@@ -416,11 +416,13 @@ async def batch_put(call: Call) -> Response:
 
 
 class _Source:
-    """A request's content, taken in the sizes a batch says it has."""
+    """A request's content, taken in the sizes a batch says it has, and held against what its headers claim of all of it."""
 
     def __init__(self, call: Call) -> None:
         self._payload = call.payload
         self._view = memoryview(b"")
+        self._claimed = requested_checksum(call.request.headers)
+        self._digest = Digest(wanted(self._claimed))
 
     async def some(self, most: int) -> memoryview:
         """The next bytes, at least one and at most `most`, borrowed until the next call. Raises IncompleteBody."""
@@ -428,6 +430,9 @@ class _Source:
             self._view = await self._payload.read()
             if not self._view:
                 raise S3Error("IncompleteBody")
+            hashing = self._digest.update(self._view)
+            if hashing is not None:
+                await hashing
         taken, self._view = self._view[:most], self._view[most:]
         return taken
 
@@ -438,9 +443,10 @@ class _Source:
         return held
 
     async def end(self) -> None:
-        """The verified end of the body. Raises what its signature or length does."""
+        """The verified end of the body. Raises what its signature or length does, and BadDigest."""
         if self._view or await self._payload.read():
             raise S3Error("InvalidRequest", "The body goes on after the last object of its table.")
+        conclude(self._claimed, self._digest, self._payload.trailer)
 
 
 class _Put:
@@ -557,7 +563,7 @@ async def batch_delete(call: Call) -> Response:
 
 
 async def _document(call: Call, kind: type[T]) -> T:
-    return _decoded(await call.payload.document(), kind)
+    return _decoded(await document(call), kind)
 
 
 def _decoded(data: bytes, kind: type[T]) -> T:

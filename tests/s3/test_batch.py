@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import http.client
 import json
 import struct
@@ -132,6 +134,19 @@ def test_a_put_of_many_takes_no_headers_that_need_other_rights(raw: RawClient, b
         )
         assert (reply.status, reply.code) == (400, "InvalidRequest")
         assert name in reply.texts("Message")[0]
+
+
+@pytest.mark.parametrize("verb", ["put", "delete"])
+def test_a_batch_that_is_not_what_its_digest_says_does_nothing(raw: RawClient, bucket: str, verb: str) -> None:
+    ask(raw, bucket, "put", put_body({"k": b"stays"}))
+    body = put_body({"k": b"x"}) if verb == "put" else b'{"keys": ["k"]}'
+    for digest, code in ((hashlib.md5(body + b"?").digest(), "BadDigest"), (b"?", "InvalidDigest")):
+        headers = {"content-md5": base64.b64encode(digest).decode()}
+        reply = raw.request("POST", f"/{bucket}", query=(("recall", verb),), headers=headers, body=body)
+        assert (reply.status, reply.code) == (400, code)
+    assert cut(ask(raw, bucket, "get", keys=["k"]).body) == [(200, b"stays")]
+    headers = {"content-md5": base64.b64encode(hashlib.md5(body).digest()).decode()}
+    assert raw.request("POST", f"/{bucket}", query=(("recall", verb),), headers=headers, body=body).status == 200
 
 
 def test_a_block_that_vanishes_does_not_take_those_before_it_along(raw: RawClient, s3: Any, bucket: str) -> None:
