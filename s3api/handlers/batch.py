@@ -262,11 +262,18 @@ class _Gathered:
             self._close()  # opened again when it is sent: until then a reply that is never begun holds nothing
         length = sum(frames.HEAD_BYTES + each.size for each in self._wanted)
         if not ready:
-            return Response(200, _FRAMES, StreamBody(self._frames(), length))
+            return self._streamed(length)
         readings = [each.reading for each in self._wanted if each.reading is not None]
         if all(isinstance(reading.body, bytes) for reading in readings):
             return Response(200, _FRAMES, b"".join([piece for each in self._wanted for piece in _short(each)]))
-        return Response(200, _FRAMES, self._spans(length))
+        try:
+            return Response(200, _FRAMES, self._spans(length))
+        except OSError:  # no descriptor, or no memory, for the heads
+            self._close()
+            return self._streamed(length)
+
+    def _streamed(self, length: int) -> Response:
+        return Response(200, _FRAMES, StreamBody(self._frames(), length))
 
     def _open_now(self, each: _Wanted) -> bool:
         """Opens one object; False when it must be waited for."""
@@ -314,7 +321,11 @@ class _Gathered:
             for each in releases:
                 each()
 
-        os.pwrite(fd, between, 0)
+        try:
+            os.pwrite(fd, between, 0)
+        except OSError:
+            os.close(fd)
+            raise
         return FileSpans(tuple(spans), length, release)
 
     async def _frames(self) -> AsyncGenerator[Buffer, None]:

@@ -7,13 +7,15 @@ import hashlib
 import http.client
 import json
 import struct
-from contextlib import closing
+from contextlib import ExitStack, closing
 from typing import Any
 
 import pytest
 
 from s3api import frames
 from tests.s3.rawclient import UNSIGNED, RawClient, Reply
+from tests.support.descriptors import descriptors
+from tests.support.gateway import Gateway
 
 BLOCK = bytes(range(256)) * 1024
 """256 KiB: sent out of the file; shorter ones are read into memory."""
@@ -134,6 +136,17 @@ def test_a_put_of_many_takes_no_headers_that_need_other_rights(raw: RawClient, b
         )
         assert (reply.status, reply.code) == (400, "InvalidRequest")
         assert name in reply.texts("Message")[0]
+
+
+def test_long_blocks_are_read_without_a_descriptor_left(raw: RawClient, bucket: str, gateway: Gateway) -> None:
+    stored = blocks(4)
+    ask(raw, bucket, "put", put_body(stored))
+    with ExitStack() as taken:
+        for name, pid in gateway.pids().items():
+            if name.startswith("worker-"):
+                taken.enter_context(descriptors(0, pid))
+        reply = ask(raw, bucket, "get", keys=list(stored))
+    assert cut(reply.body) == [(200, data) for data in stored.values()]
 
 
 @pytest.mark.parametrize("verb", ["put", "delete"])
