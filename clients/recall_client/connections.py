@@ -36,12 +36,14 @@ class Connections:
         self._timeout_s = timeout_s
         self._context = context
         self._idle: list[HTTPConnection] = []
+        self._closed = False
         self._turn = threading.BoundedSemaphore(size)
         self._lock = threading.Lock()
 
     def close(self) -> None:
-        """Closes what is idle. Requests under way end on their own."""
+        """Closes what is idle. Requests under way end on their own, and their connections with them."""
         with self._lock:
+            self._closed = True
             idle, self._idle = self._idle, []
         for connection in idle:
             connection.close()
@@ -61,10 +63,11 @@ class Connections:
                 raise RecallError(f"the reply broke off: {error}") from error
             finally:
                 # Also after an error of the caller's: what is left of a reply must not be taken for the next one.
-                if whole and not response.will_close:
-                    with self._lock:
+                with self._lock:
+                    again = whole and not response.will_close and not self._closed
+                    if again:
                         self._idle.append(connection)
-                else:
+                if not again:
                     connection.close()
 
     def _exchange(

@@ -153,6 +153,13 @@ def test_a_proxy_whose_gateway_is_away_makes_nobody_take_it_for_plain_s3() -> No
         assert client.pin(["k"])[0].ok
 
 
+def test_a_request_that_outlives_its_client_leaves_no_connection(client: RecallClient) -> None:
+    with client._request("GET", "none") as response:
+        client.close()
+        response.read()
+    assert client._connections._idle == []
+
+
 def test_threads_share_a_client(client: RecallClient) -> None:
     keys = store(client)
     found: list[list[bytes | None]] = []
