@@ -171,6 +171,11 @@ class Recalls:
             raise landing.failed
         return landing.failed is None
 
+    async def ended(self, okey: bytes, generation: int) -> None:
+        """Returns when no recall of it is under way in this process."""
+        while (landing := self._landings.get((okey, generation))) is not None:
+            await landing.changed()
+
     def land(self, okey: bytes, record: ObjectRecord) -> _Landing | None:
         """Starts or joins the object's recall; None when it only passes through: too large, or too many already."""
         known = self._landings.get((okey, record.generation))

@@ -519,11 +519,13 @@ class TieredStore:
         )
         if record.unnoted:
             await self._orders.backed(pool, okey, record)
+        recalls = self.recalls.get(pool.config.name)
+        if change.tier == "cold" and recalls is not None:
+            await recalls.ended(okey, record.generation)  # it would bring back what goes now
         if change.tier in ("cold", "both"):
             await self._orders.demoted(pool, okey, record.generation, evict=change.tier == "cold")
             return self._moved(pool, okey, key, record, change.tier)
         if record.residency == Residency.COLD_ONLY:
-            recalls = self.recalls.get(pool.config.name)
             if change.tier == "hot" and recalls is not None:
                 await recalls.bring(okey, record)
                 return self._moved(pool, okey, key, record, "hot")

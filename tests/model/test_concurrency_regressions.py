@@ -1083,6 +1083,26 @@ def test_recall_that_gets_no_room_goes_on_from_the_backing_store(tmp_path: Path)
     run(body())
 
 
+def test_object_that_is_sent_back_while_it_is_recalled_does_not_return(tmp_path: Path) -> None:
+    # What the reader had begun to bring landed after the object had gone, or before the order was answered: a 503 then.
+    async def body() -> None:
+        async with engine(tmp_path, Paced(MemoryBacking())) as e:
+            data = pattern(200_000, 1)
+            await steps.put(e.store, "k", data)
+            await make_cold(e, "k")
+            e.start_keeper()
+            reading = await steps.settled(e.store.open("b", "k", steps.WHOLE))
+            info = await e.store.change("b", "k", ObjectChange(tier="cold"))
+            assert info.residency == Residency.COLD_ONLY
+            await until(lambda: not e.store.recalls["p"]._landings)
+            record = record_of(e, "k")
+            assert record is not None
+            assert record.residency == Residency.COLD_ONLY
+            assert await steps.content(reading) == data
+
+    run(body())
+
+
 def test_cold_object_that_goes_while_it_is_read_is_given_whole(tmp_path: Path) -> None:
     # Deleted while it landed: what has come and passed its checksum needs no record to be given to who asked before.
     async def body() -> None:
