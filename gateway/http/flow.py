@@ -20,7 +20,7 @@ from s3api.message import BodyError
 
 EMPTY: Final = memoryview(b"")
 PAGE_BYTES: Final = 4096
-ROOMY: Final = 32
+ROOMY: Final = 64
 """So many bodies receive into large blocks; with a thousand of them those would be most of a worker's memory."""
 
 AWAITED_BYTES: Final = 256 << 10

@@ -53,7 +53,7 @@ class Limits(msgspec.Struct, frozen=True):
     `head_bytes_max`."""
     receive_buffer_small_bytes: int = 32 << 10
     """The same while many requests hold one."""
-    receive_buffers_free_max: int = 32
+    receive_buffers_free_max: int = 64
     """Receive buffers kept for the next bodies."""
     retry_after_s: int = 1
     """Retry-After of the 503 answers made here."""
