@@ -148,6 +148,7 @@ class Tiers(Machine):
                     self.world.tier(SMALL, key, "hot")
                 case "finish":
                     self.finish_held()
+        self.world.backing.script.clear()
 
     @rule(
         prefix=st.sampled_from(["", "a", "a/", "a/b", "fill/1"]),

@@ -279,7 +279,7 @@ class World:
             )
             self._run(scrub.whole_pass())
         except BackingUnavailable:
-            assert self.backing.down and record.residency == Residency.BOTH
+            assert troubled and record.residency == Residency.BOTH
         self._flip(pool, extent)  # nothing has written there since: a region is not used again that soon
         now = pool.index.get_object(okey)
         if record.residency == Residency.HOT_ONLY and self.kind != "standard":
