@@ -59,9 +59,9 @@ from tiering.duties.demote import DemoteDuty, OrderDuty
 from tiering.duties.evict import EvictDuty
 from tiering.flash import crc64
 from tiering.index import Batch
-from tiering.layout import ObjectRecord
+from tiering.layout import ObjectRecord, Order
 from tiering.pool import Pool, PoolConfig, open_pool
-from tiering.ports import Backing, QueueHead, Resident, Verdict
+from tiering.ports import Backing, BackingUnavailable, QueueHead, Resident, Verdict
 from tiering.rebuild import rebuild
 from tiering.recall import LANDINGS_MAX, Recalls
 from tiering.space import Piece, Space
@@ -651,6 +651,34 @@ def test_write_does_not_wait_for_the_copy_of_another_that_takes_long(tmp_path: P
             await long
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
+
+    run(body())
+
+
+def test_orders_that_come_all_the_time_do_not_hide_that_they_fail(tmp_path: Path) -> None:
+    # The duty was never done with its step, so nobody heard of the failure, and it asked an absent backing store on and on.
+    async def body() -> None:
+        backing = Faulty(MemoryBacking())
+        async with engine(tmp_path, backing) as e:
+            pool, info = e.pools["p"], await steps.put(e.store, "k", b"data")
+            backing.down = True
+
+            def give(batch: Batch) -> None:
+                batch.counters().order += 1
+                order = Order("demote", okey_of(e, "k"), info.generation)
+                batch.put("orders", layout.u64_key(batch.counters().order), layout.ORDER.encode(order))
+
+            async def giving() -> None:
+                while True:
+                    await pool.committer.submit(give)
+
+            givers = [asyncio.ensure_future(giving()) for _ in range(8)]
+            await until(lambda: rows(pool, "orders"))
+            with pytest.raises(BackingUnavailable):
+                await e.duty("p", OrderDuty).step()
+            for giver in givers:
+                giver.cancel()
+            await asyncio.gather(*givers, return_exceptions=True)
 
     run(body())
 

@@ -318,26 +318,28 @@ class OrderDuty:
         self._pool = pool
 
     async def step(self) -> int:
-        """Lasts until no order is left, so that one which takes long keeps none waiting that is given meanwhile."""
+        """Lasts until no order is left, so that one which takes long keeps none waiting that is given meanwhile; or until one has
+        failed, and those begun before are tried."""
         under_way: dict[bytes, asyncio.Task[None]] = {}
-        outcomes: list[BaseException | None] = []
+        done, failures = 0, list[BaseException]()
         try:
             while True:
-                for key, order in self._given(under_way):
+                for key, order in [] if failures else self._given(under_way):
                     under_way[key] = asyncio.ensure_future(self._carry_out(order))
                 if not under_way:
                     break
                 await asyncio.wait(under_way.values(), timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
                 tried = [key for key, task in under_way.items() if task.done()]
                 if tried:
-                    outcomes += [under_way.pop(key).exception() for key in tried]
+                    done += len(tried)
+                    failures += [error for key in tried if (error := under_way.pop(key).exception()) is not None]
                     await self._pool.committer.submit(functools.partial(_end_orders, keys=tried))
         finally:
             for task in under_way.values():
                 task.cancel()
             await asyncio.gather(*under_way.values(), return_exceptions=True)
-        raise_first(outcomes)
-        return len(outcomes)
+        raise_first(failures)
+        return done
 
     def _given(self, under_way: Container[bytes]) -> list[tuple[bytes, Order]]:
         """The first orders, of which those are left out that are under way."""
