@@ -185,6 +185,12 @@ class LocalReader:
         for pool in (*self._pools.values(), *self._former):
             pool.close()
 
+    @property
+    def flash(self) -> memoryview:
+        """All of the flash in which the bucket's blocks lie, mapped: leases give out pieces of it. For making it known to a
+        device, which then fetches blocks by itself. Another object after the gateway has started again with a larger pool."""
+        return self._pool.flash
+
     def lease(self) -> Lease:
         """A moment of the store, to read any number of blocks from. Raises KeyError when the bucket is gone, LocalError when the
         gateway's data is."""

@@ -212,6 +212,7 @@ def test_a_local_reader_sees_the_gateways_blocks_as_they_are(client: RecallClien
             for n, key in enumerate(keys):
                 views = lease.read(key)
                 assert views is not None and b"".join(views) == (LONG if n % 2 else SHORT)
+                assert all(view.obj is reader.flash.obj for view in views)  # what was registered with a device
                 del views
             assert lease.read("none") is None
             client.put([(keys[0], b"another generation")])
