@@ -658,6 +658,8 @@ class Pipeline:
         spec = failure.spec
         trace.error = spec.code
         headers = failure.headers
+        if trace.operation.startswith("Batch"):  # for its client: a proxy may put its own name into Server
+            headers += f"x-recall-refused: {spec.code}\r\n".encode()
         if failure.retry_s:
             headers += b"retry-after: %d\r\n" % failure.retry_s
         if spec.status in _LENGTHLESS:

@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import ssl
 import struct
+import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,7 +22,7 @@ from http.client import HTTPResponse
 from typing import Any, Final, Literal, TypeVar
 from xml.etree import ElementTree
 
-from recall_client.connections import Buffer, Connections
+from recall_client.connections import Buffer, Connections, flat
 from recall_client.errors import BufferTooSmall, NotSupported, RecallError
 from recall_client.signing import Credentials, path_of
 
@@ -28,10 +31,17 @@ KEYS_MAX: Final = 4096
 PUT_BYTES_MAX: Final = 256 << 20
 """Bytes of blocks in one request of `put`: what a failure makes you send again."""
 
+PLAIN_S: Final = 60.0
+"""How long a server is taken for plain S3 before it is asked again: a proxy may have answered for a gateway."""
+
 _HEAD = struct.Struct("<HHIQ")
 _TABLE = struct.Struct("<I")
 _AWAY: Final = frozenset((429, 502, 503, 504))
 """What proxies answer for a server that cannot be asked: it says nothing of whether that is a gateway."""
+_JSON: Final = "application/json"
+_FRAMES: Final = "application/vnd.recall.frames"
+_REFUSED: Final = "x-recall-refused"
+"""The header in which the gateway says that it was the one who refused a batch: a proxy may put another name into Server."""
 T = TypeVar("T")
 
 
@@ -87,8 +97,15 @@ class RecallClient:
         self.bucket = bucket
         self._credentials = credentials
         self._connections = Connections(endpoint, connections, timeout_s, context)
-        self._threads = ThreadPoolExecutor(connections, "recall-client")
-        self._plain = False
+        self._size = connections
+        self._known = False  # to be a gateway
+        self._plain_until_s = 0.0
+        self._begin()
+        _all.add(self)
+
+    def _begin(self) -> None:
+        """Also in a forked child, which has none of the threads."""
+        self._threads = ThreadPoolExecutor(self._size, "recall-client")
 
     def __enter__(self) -> RecallClient:
         return self
@@ -104,13 +121,14 @@ class RecallClient:
 
     def lookup(self, keys: Sequence[str]) -> Lookup:
         """What is there of `keys`; one round trip. Counts as no read."""
+        _check(keys)
         entries: list[Entry | None] = []
         for some in _portions(keys):
             reply = self._ask("lookup", {"keys": some})
             if reply is None:
                 entries += self._threads.map(self._head, some)
             else:
-                entries += [None if each is None else Entry(**each) for each in reply["objects"]]
+                entries += map(_entry, reply["objects"])
         run = next((at for at, entry in enumerate(entries) if entry is None), len(entries))
         return Lookup(run, entries)
 
@@ -120,51 +138,57 @@ class RecallClient:
         """Reads each block into the writable buffer beside it; answers the sizes, None where there was nothing.
 
         `stop_at_miss`: the first key that is not there ends it, and those behind it are None too. `hot_only`: a cold
-        block is a miss instead of a wait. Raises BufferTooSmall, and RecallError when the reply breaks off.
+        block is a miss instead of a wait. Raises BufferTooSmall, and RecallError when the reply breaks off; blocks before
+        that have been read then, but nothing says which.
         """
         if len(keys) != len(buffers):
             raise ValueError("a buffer for each key")
-        views = [memoryview(buffer).cast("B") for buffer in buffers]
-        sizes: list[int | None] = []
-        for at in range(0, len(keys), KEYS_MAX):
-            some = keys[at : at + KEYS_MAX]
-            got = self._get_frames(some, views[at : at + len(some)], stop_at_miss, hot_only)
-            if got is None:
-                got = self._get_plain(some, views[at : at + len(some)], stop_at_miss)
-            sizes += got
-            if stop_at_miss and (not got or got[-1] is None or len(got) < len(some)):
-                break
-        return sizes + [None] * (len(keys) - len(sizes))
+        views = [flat(buffer) for buffer in buffers]
+        if any(view.readonly for view in views):
+            raise ValueError("a buffer is read-only")
+
+        def take(at: int, response: HTTPResponse, length: int) -> int:
+            if length > len(views[at]):
+                raise BufferTooSmall(f"{keys[at]} is {length} bytes long, its buffer {len(views[at])}")
+            _fill(response, views[at][:length], whole=True)
+            return length
+
+        return self._read(keys, take, stop_at_miss, hot_only)
 
     def get(self, keys: Sequence[str], *, stop_at_miss: bool = True, hot_only: bool = False) -> list[bytes | None]:
         """As `get_into`, into memory of its own."""
-        found = self.lookup(keys)
-        stop = found.run if stop_at_miss else len(keys)
-        buffers = [bytearray(0 if entry is None else entry.size) for entry in found.entries[:stop]]
-        sizes = self.get_into(keys[:stop], buffers, stop_at_miss=stop_at_miss, hot_only=hot_only)
-        blocks = [None if n is None else bytes(buffer[:n]) for n, buffer in zip(sizes, buffers, strict=True)]
-        return blocks + [None] * (len(keys) - stop)
+        return self._read(keys, _whole, stop_at_miss, hot_only)
+
+    def _read(self, keys: Sequence[str], take: Take[T], stop_at_miss: bool, hot_only: bool) -> list[T | None]:
+        """What `take` makes of each block, None for what is not there."""
+        _check(keys)
+        blocks: list[T | None] = []
+        for at in range(0, len(keys), KEYS_MAX):
+            some = keys[at : at + KEYS_MAX]
+            got = self._get_frames(some, at, take, stop_at_miss, hot_only)
+            if got is None:
+                got = self._get_plain(some, at, take, stop_at_miss)
+            blocks += got
+            if stop_at_miss and (not got or got[-1] is None or len(got) < len(some)):
+                break
+        return blocks + [None] * (len(keys) - len(blocks))
 
     def _get_frames(
-        self, keys: Sequence[str], views: Sequence[memoryview], stop_at_miss: bool, hot_only: bool
-    ) -> list[int | None] | None:
+        self, keys: Sequence[str], first: int, take: Take[T], stop_at_miss: bool, hot_only: bool
+    ) -> list[T | None] | None:
         document = {"keys": list(keys), "stop_at_miss": stop_at_miss, "hot_only": hot_only}
 
-        def read(response: HTTPResponse) -> list[int | None]:
-            head = bytearray(_HEAD.size)
-            sizes: list[int | None] = []
-            for view in views:
-                if _fill(response, memoryview(head)) == 0:
+        def read(response: HTTPResponse) -> list[T | None]:
+            head = memoryview(bytearray(_HEAD.size))
+            blocks: list[T | None] = []
+            for at in range(first, first + len(keys)):
+                if _fill(response, head) == 0:
                     break  # the frame before was the last: a miss
                 status, _, _, length = _HEAD.unpack(head)
-                if status == 200 and length > len(view):
-                    raise BufferTooSmall(f"{keys[len(sizes)]} is {length} bytes long, its buffer {len(view)}")
-                if status == 200:
-                    _fill(response, view[:length], whole=True)
-                sizes.append(length if status == 200 else None)
-            return sizes
+                blocks.append(take(at, response, length) if status == 200 else None)
+            return blocks
 
-        return self._batch("get", (json.dumps(document).encode(),), read)
+        return self._batch("get", (_encoded(document),), _FRAMES, read)
 
     # -- writing -------------------------------------------------------------------------------------------------
 
@@ -185,12 +209,10 @@ class RecallClient:
         extra = {name: value for name, value in said.items() if value is not None}
         outcomes: list[Outcome] = []
         for some in _bodies(blocks):
-            sizes = [memoryview(data).nbytes for _, data in some]
-            table = json.dumps(
-                {"objects": [{"key": key, "size": size, **extra} for (key, _), size in zip(some, sizes, strict=True)]}
-            ).encode()
+            _check([key for key, _ in some])
+            table = _encoded({"objects": [{"key": key, "size": data.nbytes, **extra} for key, data in some]})
             body = (_TABLE.pack(len(table)) + table, *(data for _, data in some))
-            reply = self._batch("put", body, _json)
+            reply = self._batch("put", body, _JSON, _json)
             if reply is None:
                 outcomes += self._threads.map(lambda each: self._put_one(each[0], each[1], extra), some)
             else:
@@ -229,6 +251,7 @@ class RecallClient:
     def _each(
         self, verb: str, keys: Sequence[str], extra: dict[str, Any], one: Callable[[str], Outcome] | None
     ) -> list[Outcome]:
+        _check(keys)
         outcomes: list[Outcome] = []
         for some in _portions(keys):
             reply = self._ask(verb, {"keys": some, **extra})
@@ -242,18 +265,25 @@ class RecallClient:
 
     def _ask(self, verb: str, document: dict[str, Any]) -> Any:
         """The JSON reply of a batch call; None where the server has none."""
-        return self._batch(verb, (json.dumps(document).encode(),), _json)
+        return self._batch(verb, (_encoded(document),), _JSON, _json)
 
-    def _batch(self, verb: str, body: Sequence[Buffer], read: Callable[[HTTPResponse], T]) -> T | None:
-        if self._plain:
+    def _batch(self, verb: str, body: Sequence[Buffer], kind: str, read: Callable[[HTTPResponse], T]) -> T | None:
+        """What `read` makes of a reply of content type `kind`; None from a server that is taken for plain S3."""
+        if not self._known and time.monotonic() < self._plain_until_s:
             return None
         with self._request("POST", "", f"recall={verb}", {}, body) as response:
-            if response.status == 200:
+            if response.status == 200 and response.getheader("content-type", "").startswith(kind):
+                self._known = True
                 return read(response)
             error = _failure(response)
-            if response.status in _AWAY or response.getheader("server", "").startswith("Recall"):
+            if response.getheader(_REFUSED) or response.getheader("server", "").startswith("Recall"):
+                self._known = True
+            if self._known or response.status in _AWAY:
                 raise error
-        self._plain = True  # whatever it answered, it was not the gateway
+        # Nobody we know. Perhaps a proxy that let this one not pass, as for the length of its body: a short question tells.
+        if verb != "lookup" and self._batch("lookup", (_encoded({"keys": ["-"]}),), _JSON, _json) is not None:
+            raise error
+        self._plain_until_s = time.monotonic() + PLAIN_S
         return None
 
     @contextlib.contextmanager
@@ -282,28 +312,23 @@ class RecallClient:
                 int(response.getheader("content-length", "0")), "hot", response.getheader("etag", "").strip('"')
             )
 
-    def _get_plain(self, keys: Sequence[str], views: Sequence[memoryview], stop_at_miss: bool) -> list[int | None]:
-        if not stop_at_miss:
-            return list(self._threads.map(self._get_one, keys, views))
-        sizes: list[int | None] = []
-        for at in range(0, len(keys), 32):  # a few together; those behind a miss were asked for in vain
-            sizes += self._threads.map(self._get_one, keys[at : at + 32], views[at : at + 32])
-            if None in sizes:
-                return sizes[: sizes.index(None) + 1]
-        return sizes
+    def _get_plain(self, keys: Sequence[str], first: int, take: Take[T], stop_at_miss: bool) -> list[T | None]:
+        def one(key: str, at: int) -> T | None:
+            with self._request("GET", key) as response:
+                if response.status == 404:
+                    response.read()
+                    return None
+                if response.status != 200:
+                    raise _failure(response)
+                return take(at, response, int(response.getheader("content-length", "0")))
 
-    def _get_one(self, key: str, view: memoryview) -> int | None:
-        with self._request("GET", key) as response:
-            if response.status == 404:
-                response.read()
-                return None
-            if response.status != 200:
-                raise _failure(response)
-            length = int(response.getheader("content-length", "0"))
-            if length > len(view):
-                raise BufferTooSmall(f"{key} is {length} bytes long, its buffer {len(view)}")
-            _fill(response, view[:length], whole=True)
-            return length
+        blocks: list[T | None] = []
+        step = 32 if stop_at_miss else len(keys)  # a few together; those behind a miss were asked for in vain
+        for at in range(0, len(keys), step):
+            blocks += self._threads.map(one, keys[at : at + step], range(first + at, first + len(keys)))
+            if stop_at_miss and None in blocks:
+                return blocks[: blocks.index(None) + 1]
+        return blocks
 
     def _put_one(self, key: str, data: Buffer, extra: Mapping[str, Any]) -> Outcome:
         headers = {f"x-amz-meta-recall-{name}": _text(extra[name]) for name in ("pin", "ttl") if name in extra}
@@ -323,22 +348,46 @@ class RecallClient:
         return Outcome(code=error.code or str(error.status), message=str(error), status=error.status)
 
 
+Take = Callable[[int, HTTPResponse, int], T]
+"""Reads the block of the key at a place in the caller's list, of a length, from a reply."""
+
+_all: weakref.WeakSet[RecallClient] = weakref.WeakSet()
+
+
+def _in_child() -> None:
+    for client in _all:
+        client._begin()
+
+
+os.register_at_fork(after_in_child=_in_child)
+
+
+def _check(keys: Sequence[str]) -> None:
+    """An empty key would name the bucket itself: DELETE of it is another thing."""
+    if "" in keys:
+        raise ValueError("a key is empty")
+
+
+def _encoded(document: object) -> bytes:
+    return json.dumps(document, ensure_ascii=False).encode()  # escapes are thrice as long, and the table has its limit
+
+
 def _portions(keys: Sequence[str]) -> Iterator[list[str]]:
     for at in range(0, len(keys), KEYS_MAX):
         yield list(keys[at : at + KEYS_MAX])
 
 
-def _bodies(blocks: Iterable[tuple[str, Buffer]]) -> Iterator[list[tuple[str, Buffer]]]:
+def _bodies(blocks: Iterable[tuple[str, Buffer]]) -> Iterator[list[tuple[str, memoryview]]]:
     """Blocks in portions of at most PUT_BYTES_MAX (or one block) and KEYS_MAX."""
-    some: list[tuple[str, Buffer]] = []
+    some: list[tuple[str, memoryview]] = []
     size = 0
     for key, data in blocks:
-        length = memoryview(data).nbytes
-        if some and (size + length > PUT_BYTES_MAX or len(some) == KEYS_MAX):
+        view = flat(data)
+        if some and (size + view.nbytes > PUT_BYTES_MAX or len(some) == KEYS_MAX):
             yield some
             some, size = [], 0
-        some.append((key, data))
-        size += length
+        some.append((key, view))
+        size += view.nbytes
     if some:
         yield some
 
@@ -351,8 +400,22 @@ def _json(response: HTTPResponse) -> Any:
     return json.loads(response.read())
 
 
+def _entry(said: Mapping[str, Any] | None) -> Entry | None:
+    """A later gateway may say more."""
+    if said is None:
+        return None
+    return Entry(said["size"], said["tier"], said["etag"], said.get("ttl_ms"), said.get("pin_ms"))
+
+
 def _outcome(said: Mapping[str, Any]) -> Outcome:
     return Outcome(said.get("etag", ""), said.get("code", ""), said.get("message", ""), said.get("status", 200))
+
+
+def _whole(_: int, response: HTTPResponse, length: int) -> bytes:
+    block = response.read(length)
+    if len(block) < length:
+        raise RecallError("the reply broke off")
+    return block
 
 
 def _fill(response: HTTPResponse, view: memoryview, whole: bool = False) -> int:

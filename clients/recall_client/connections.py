@@ -1,7 +1,8 @@
 """A pool of HTTP connections to one server: a request in, a reply whose body is read by the caller out.
 
 Promise: a connection is used by one request at a time, and used again only after its reply was read to the end; a
-request that a kept-alive connection lost before any reply came is sent once more on a new one.
+request that a kept-alive connection lost before any reply came is sent once more on a new one. A forked child has
+connections of its own: two processes on one would read each other's replies.
 Owns the idle connections. Does not know signatures or S3. Kind: owner; any thread.
 Spec: RFC 9110 §9.2.2, RFC 9112 §9.3.1.
 """
@@ -9,15 +10,27 @@ Spec: RFC 9110 §9.2.2, RFC 9112 §9.3.1.
 from __future__ import annotations
 
 import contextlib
+import os
 import ssl
 import threading
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from pickle import PickleBuffer
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from recall_client.errors import RecallError
 
-Buffer = bytes | bytearray | memoryview
+Buffer = Any
+"""Whatever holds its bytes in one piece: bytes, bytearray, mmap, memoryview, an array of ctypes or NumPy of any type."""
+SEND_BYTES: Final = 4 << 20
+"""Bytes given to the socket at once: its time limit is that of a whole call."""
+
+
+def flat(buffer: Buffer) -> memoryview:
+    """The bytes of a buffer as they lie, whatever their type and shape. Raises BufferError if they are not in one piece."""
+    return PickleBuffer(buffer).raw()  # a cast of memoryview refuses half precision, byte orders and empty shapes
 
 
 class Connections:
@@ -34,10 +47,16 @@ class Connections:
         name = f"[{self._host}]" if ":" in self._host else self._host
         self.host = name if default else f"{name}:{self._port}"
         self._timeout_s = timeout_s
-        self._context = context
-        self._idle: list[HTTPConnection] = []
+        # One for all connections: each would read the certificates of the system anew.
+        self._context = ssl.create_default_context() if self._secure and context is None else context
+        self._size = size
         self._closed = False
-        self._turn = threading.BoundedSemaphore(size)
+        self._begin()
+        _all.add(self)
+
+    def _begin(self) -> None:
+        self._idle: list[HTTPConnection] = []
+        self._turn = threading.BoundedSemaphore(self._size)
         self._lock = threading.Lock()
 
     def close(self) -> None:
@@ -53,8 +72,9 @@ class Connections:
         self, method: str, target: str, headers: Mapping[str, str], body: Sequence[Buffer] = ()
     ) -> Iterator[HTTPResponse]:
         """Sends a request and lends its reply. Raises RecallError where none comes."""
+        pieces = [flat(piece) for piece in body]
         with self._turn:
-            connection, response = self._exchange(method, target, headers, body)
+            connection, response = self._exchange(method, target, headers, pieces)
             whole = False
             try:
                 yield response
@@ -71,11 +91,11 @@ class Connections:
                     connection.close()
 
     def _exchange(
-        self, method: str, target: str, headers: Mapping[str, str], body: Sequence[Buffer]
+        self, method: str, target: str, headers: Mapping[str, str], body: Sequence[memoryview]
     ) -> tuple[HTTPConnection, HTTPResponse]:
+        with self._lock:
+            connection = self._idle.pop() if self._idle else None
         while True:
-            with self._lock:
-                connection = self._idle.pop() if self._idle else None
             kept = connection is not None
             if connection is None:
                 connection = self._connect()
@@ -84,18 +104,40 @@ class Connections:
                 for name, value in headers.items():
                     connection.putheader(name, value)
                 if method in ("PUT", "POST"):
-                    connection.putheader("content-length", str(sum(memoryview(piece).nbytes for piece in body)))
+                    connection.putheader("content-length", str(sum(piece.nbytes for piece in body)))
                 connection.endheaders()
                 with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # refused early: the reply says why
                     for piece in body:
-                        connection.send(piece)
+                        for at in range(0, len(piece), SEND_BYTES):
+                            connection.send(piece[at : at + SEND_BYTES])
                 return connection, connection.getresponse()
             except (OSError, HTTPException) as error:
                 connection.close()
                 if not kept or isinstance(error, TimeoutError):
                     raise RecallError(f"no reply from {self.host}: {error}") from error
+                connection = None  # a new one: the others are as old
+            except BaseException:
+                connection.close()
+                raise
 
     def _connect(self) -> HTTPConnection:
         if self._secure:
             return HTTPSConnection(self._host, self._port, timeout=self._timeout_s, context=self._context)
         return HTTPConnection(self._host, self._port, timeout=self._timeout_s)
+
+    def forget(self) -> None:
+        """In a forked child: what is open belongs to the parent, and its locks may be held by threads that are not here."""
+        for connection in self._idle:
+            connection.close()  # the child's descriptor; nothing is sent
+        self._begin()
+
+
+_all: weakref.WeakSet[Connections] = weakref.WeakSet()
+
+
+def _in_child() -> None:
+    for connections in _all:
+        connections.forget()
+
+
+os.register_at_fork(after_in_child=_in_child)

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
+import ctypes
+import mmap
 import os
 import re
+import select
 import socket
 import struct
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from recall_client import AsyncRecallClient, BufferTooSmall, NotSupported, RecallClient, RecallError
+from recall_client import AsyncRecallClient, BufferTooSmall, Entry, NotSupported, RecallClient, RecallError
 from recall_client import local as local_module
 from recall_client.local import Lease, LocalError, LocalReader
 from recall_client.signing import Credentials
 
+from tests.s3.rawclient import RawClient
 from tests.support.gateway import Gateway, wait_for
 from tests.support.s3server import S3Server
 from tiering.layout import BucketRecord, ObjectRecord
@@ -110,6 +117,20 @@ def test_a_buffer_too_small_and_a_refused_request_leave_the_client_usable(
     assert caught.value.retryable
 
 
+FRAMES, JSON = b"application/vnd.recall.frames", b"application/json"
+
+
+def ok(kind: bytes, body: bytes, length: int | None = None) -> bytes:
+    """A 200 as it comes through a proxy, which ends the connection."""
+    said = len(body) if length is None else length
+    head = b"HTTP/1.1 200 OK\r\nServer: proxy\r\nContent-Type: %b\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+    return head % (kind, said) + body
+
+
+def refusal(status: str, more: bytes = b"") -> bytes:
+    return b"HTTP/1.1 %b\r\nServer: proxy\r\n%bConnection: close\r\nContent-Length: 0\r\n\r\n" % (status.encode(), more)
+
+
 @contextmanager
 def replying(*replies: bytes) -> Iterator[str]:
     """The endpoint of a server that answers each connection's one request so, and closes it."""
@@ -122,8 +143,8 @@ def replying(*replies: bytes) -> Iterator[str]:
                 except OSError:
                     return  # nobody came
                 with peer, peer.makefile("rb") as requests:
-                    sent = int(re.findall(rb"content-length: (\d+)", b"".join(iter(requests.readline, b"\r\n")))[0])
-                    requests.read(sent)
+                    sent = re.findall(rb"content-length: (\d+)", b"".join(iter(requests.readline, b"\r\n")))
+                    requests.read(int(sent[0]) if sent else 0)
                     peer.sendall(reply)
 
         thread = threading.Thread(target=serve)
@@ -137,20 +158,191 @@ def replying(*replies: bytes) -> Iterator[str]:
 
 def test_a_reply_that_ends_between_two_blocks_is_no_miss() -> None:
     frame = struct.pack("<HHIQ", 200, 0, 0, 5) + b"block"
-    broken = b"HTTP/1.1 200 OK\r\nServer: Recall\r\nContent-Length: %d\r\n\r\n%b" % (3 * len(frame), 2 * frame)
-    with replying(broken) as endpoint, RecallClient(endpoint, "b", None) as client:
+    with replying(ok(FRAMES, 2 * frame, 3 * len(frame))) as endpoint, RecallClient(endpoint, "b", None) as client:
         with pytest.raises(RecallError, match="broke off"):
             client.get_into(["a", "b", "c"], [bytearray(8)] * 3, stop_at_miss=False)
 
 
 def test_a_proxy_whose_gateway_is_away_makes_nobody_take_it_for_plain_s3() -> None:
-    away = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-    there = b'HTTP/1.1 200 OK\r\nServer: proxy\r\nContent-Length: 17\r\n\r\n{"objects": [{}]}'
-    with replying(away, there) as endpoint, RecallClient(endpoint, "b", None) as client:
+    away = refusal("503 Service Unavailable")
+    with replying(away, ok(JSON, b'{"objects": [{}]}')) as endpoint, RecallClient(endpoint, "b", None) as client:
         with pytest.raises(RecallError) as caught:
             client.pin(["k"])
         assert (caught.value.status, caught.value.retryable) == (503, True)
         assert client.pin(["k"])[0].ok
+
+
+def test_a_refusal_through_a_proxy_makes_nobody_take_the_gateway_for_plain_s3(raw: RawClient) -> None:
+    """Whose name is in Server, and whose own refusals know nothing of batches."""
+    reply = raw.request("POST", "/no-such-bucket", query=(("recall", "pin"),), body=b'{"keys": ["k"]}')
+    assert reply.headers["x-recall-refused"] == "NoSuchBucket"
+    told = refusal("404 Not Found", b"x-recall-refused: NoSuchBucket\r\n")
+    with replying(told, told) as endpoint, RecallClient(endpoint, "b", None) as client:
+        for _ in range(2):
+            with pytest.raises(RecallError, match="404"):
+                client.pin(["k"])
+    found = ok(JSON, b'{"run": 0, "objects": [null]}')
+    too_long = refusal("413 Request Entity Too Large")
+    with replying(too_long, found, too_long) as endpoint, RecallClient(endpoint, "b", None) as client:
+        for _ in range(2):
+            with pytest.raises(RecallError, match="413"):
+                client.put([("k", LONG)])
+
+
+def test_what_was_taken_for_plain_s3_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    astray = refusal("404 Not Found")
+    with (
+        replying(astray, astray, ok(JSON, b'{"objects": [{}]}')) as endpoint,
+        RecallClient(endpoint, "b", None) as client,
+    ):
+        assert client.lookup(["k"]).run == 0  # a HEAD of plain S3
+        with pytest.raises(NotSupported):
+            client.pin(["k"])
+        monkeypatch.setattr(client, "_plain_until_s", 0.0)
+        assert client.pin(["k"])[0].ok
+
+
+def test_a_block_is_read_whole_however_long_it_has_become() -> None:
+    """Into memory of its own; nothing is looked up before, which might be another block by then."""
+    frame = struct.pack("<HHIQ", 200, 0, 0, len(LONG)) + LONG
+    with replying(ok(FRAMES, frame + struct.pack("<HHIQ", 404, 0, 0, 0))) as endpoint:
+        with RecallClient(endpoint, "b", None) as client:
+            assert client.get(["a", "b", "c"]) == [LONG, None, None]
+
+
+def test_what_a_later_gateway_says_besides_is_passed_over() -> None:
+    said = b'{"run": 1, "objects": [{"size": 3, "tier": "hot", "etag": "e", "pool": "kv"}], "took_us": 1}'
+    with replying(ok(JSON, said)) as endpoint, RecallClient(endpoint, "b", None) as client:
+        assert client.lookup(["k"]).entries[0] == Entry(3, "hot", "e")
+
+
+def test_blocks_come_from_and_go_to_any_memory_in_one_piece(client: RecallClient) -> None:
+    """As engines hold it: pinned memory behind ctypes, shared mappings, arrays of any type and shape."""
+    data = os.urandom(4096)
+    mapped = mmap.mmap(-1, 4096)
+    mapped[:] = data
+    reversed_order = (ctypes.c_uint16.__ctype_be__ * 2048).from_buffer_copy(data)
+    square = memoryview(bytearray(data)).cast("B", (64, 64))
+    given = [mapped, reversed_order, square, memoryview(data).cast("d"), array.array("f", data)]
+    keys = [f"memory-{n}" for n in range(len(given))]
+    for _ in range(2):  # a mapping has a place that reading it as a file would move
+        assert all(outcome.ok for outcome in client.put(zip(keys, given, strict=True)))
+        assert client.get(keys) == [data] * len(given)
+    mapped[:] = bytes(4096)
+    into = [mapped, (ctypes.c_uint16.__ctype_be__ * 2048)(), memoryview(bytearray(4096)).cast("B", (64, 64))]
+    assert client.get_into(keys[:3], into) == [4096] * 3
+    assert [bytes(memoryview(each)) for each in into] == [data] * 3
+    with pytest.raises(ValueError, match="read-only"):
+        client.get_into(keys[:1], [bytes(4096)])
+    for refused in (lambda: client.put([("k", memoryview(data)[::2])]), lambda: client.get_into(["k"], [square[::2]])):
+        with pytest.raises(BufferError):
+            refused()
+    assert client.put([("none", b""), ("nothing", memoryview(b"").cast("B"))])[1].ok
+    mapped.close()
+
+
+@pytest.mark.parametrize("which", ["client", "plain"])
+def test_an_empty_key_names_no_bucket(which: str, request: pytest.FixtureRequest) -> None:
+    """In plain S3 DELETE of it would be that of the bucket."""
+    client: RecallClient = request.getfixturevalue(which)
+    for use in (client.delete, client.lookup, client.get, client.pin):
+        with pytest.raises(ValueError, match="empty"):
+            use(["k", ""])
+    with pytest.raises(ValueError, match="empty"):
+        client.put([("", b"x")])
+    assert client.put([("k", b"x")])[0].ok
+
+
+def test_odd_keys_are_the_same_everywhere(client: RecallClient, plain: RecallClient, s3: Any) -> None:
+    keys = [
+        "a b",
+        "a+b",
+        "a%2Fb",
+        "a//b",
+        "x/./y",
+        "x/../y",
+        "ü/☃",
+        "q?r=s&t",
+        "h#i",
+        "@:=,;!'()*~",
+        "\\",
+        '"',
+        "tail/",
+    ]
+    for each in (client, plain):
+        assert all(outcome.ok for outcome in each.put((key, key.encode()) for key in keys))
+        assert each.get(keys) == [key.encode() for key in keys]
+    assert {key: s3.get_object(Bucket=client.bucket, Key=key)["Body"].read().decode() for key in keys} == {
+        key: key for key in keys
+    }
+
+
+def test_a_request_is_sent_once_more_and_not_on_every_connection_there_was() -> None:
+    """One that takes a worker of the gateway with it must not have them all."""
+    requests: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            peers = [server.accept()[0] for _ in range(3)]
+            for peer in peers:
+                while not peer.recv(1 << 16).endswith(b"]}"):
+                    pass
+            for peer in peers:  # not before all have asked, so that each has a connection of its own, which is kept
+                peer.sendall(ok(JSON, b'{"run": 0, "objects": [null]}').replace(b"Connection: close\r\n", b""))
+            while True:
+                for peer in select.select([server, *peers], [], [])[0]:
+                    if peer is server:
+                        try:
+                            peers.append(server.accept()[0])
+                        except OSError:
+                            for left in peers:
+                                left.close()
+                            return
+                    else:
+                        requests.append(peer.recv(1 << 16))
+                        peer.close()
+                        peers.remove(peer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with RecallClient(f"http://127.0.0.1:{server.getsockname()[1]}", "b", None) as client:
+            with ThreadPoolExecutor(3) as threads:
+                list(threads.map(lambda _: client.lookup(["k"]), range(3)))
+            with pytest.raises(RecallError, match="no reply"):
+                client.lookup(["k"])
+            asked = len(requests)
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert asked == 2
+
+
+def test_a_forked_process_has_connections_and_threads_of_its_own(client: RecallClient, gateway: Gateway) -> None:
+    """On those of its parent each would read the other's replies."""
+    keys = store(client)
+    code = f"""
+import os, sys
+from concurrent.futures import ThreadPoolExecutor
+from recall_client import RecallClient
+from recall_client.signing import Credentials
+keys = {keys!r}
+with RecallClient({gateway.endpoint!r}, {client.bucket!r}, Credentials(*sys.argv[1:])) as client:
+    whole = client.get(keys)
+    sockets = [connection.sock for connection in client._connections._idle]
+    with client._connections._lock:  # as a thread that is not in the child may have it
+        child = os.fork()
+    if not child:
+        assert client._connections._idle == [] and all(each.fileno() == -1 for each in sockets)
+    for _ in range(20):
+        assert client.get(keys) == whole
+    if not child:
+        client._known, client._plain_until_s = False, float("inf")
+        assert client.get(keys) == whole  # by threads
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+"""
+    environment = {"PYTHONPATH": str(ROOT / "clients"), "PATH": os.environ["PATH"]}
+    arguments = [sys.executable, "-S", "-c", code, gateway.access_key, gateway.secret_key]
+    subprocess.run(arguments, env=environment, check=True, timeout=60)
 
 
 def test_a_request_that_outlives_its_client_leaves_no_connection(client: RecallClient) -> None:
