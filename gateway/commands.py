@@ -10,38 +10,41 @@ import argparse
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import os
 import resource
 import shlex
-import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway import config, credentials, keys, log, tls, usercommands
+from gateway import config, credentials, identities, keys, log, tls, usercommands
 from gateway.admin import token
 from gateway.client import Client, ClientError, check_health
 from gateway.config import POOL_SETTINGS, SETTINGS, Settings, SettingsError
 from gateway.credentials import Credentials, CredentialsError
-from gateway.datadir import DataDir, StartError
+from gateway.datadir import EXIT_BAD, EXIT_FAILED, DataDir, StartError, refuse_unknown_pools
 from gateway.identities import IdentitiesError
 from gateway.keys import KeysError
 from gateway.tls import Pair, TlsError
 from gateway.value import parse_duration
 
 EXIT_DONE: Final = 0
-EXIT_FAILED: Final = 1
-EXIT_BAD: Final = 2
 DEFAULT_RUNNER: Final = "gateway.runner"
+DESCRIPTORS_BESIDE: Final = 512
+"""Of a worker, beside its connections: files of the pools, calls to the backing store, and what is being read."""
+
+_log = logging.getLogger("recall.commands")
 
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line. Each command leaves its function in `command`."""
     top = argparse.ArgumentParser(prog="recall", description="An S3-compatible object gateway with a memory tier.")
+    top.add_argument("--version", action=_Version, help="print the version")
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     common = _common()
 
@@ -50,8 +53,11 @@ def parser() -> argparse.ArgumentParser:
     serve.epilog = "\n".join(_pool_help())
 
     _add(commands, _check, "check", "audit index, flash and backing store; exit status 1 on a fault", [common])
-    _add(commands, _rebuild, "rebuild", "make the index again from the backing store alone", [common])
-    scrub = _add(commands, _scrub, "scrub", "look for damaged bytes and mend what can be mended, now", [common])
+    stopped = "; only while no gateway runs on the data directory"
+    _add(commands, _rebuild, "rebuild", f"make the index again from the backing store alone{stopped}", [common])
+    scrub = _add(
+        commands, _scrub, "scrub", f"look for damaged bytes and mend what can be mended, now{stopped}", [common]
+    )
     scrub.add_argument(
         "--names", action="store_true", help="of the backing store only ask whether the copies are there"
     )
@@ -220,12 +226,11 @@ def _settings(options: argparse.Namespace, *, backing: bool = True) -> Settings:
             overrides.append((name.removeprefix("setting:"), text))
     for pair in options.pairs:
         name, equals, text = pair.partition("=")
-        if not equals:
+        if equals:
+            overrides.append((name, text))
+        else:
             faults.append(f"--set {pair}: write it as NAME=VALUE")
-        overrides.append((name, text))
-    if faults:
-        raise SettingsError(faults)
-    return config.load(os.environ, file=options.config, overrides=overrides, backing=backing)
+    return config.load(os.environ, file=options.config, overrides=overrides, backing=backing, faults=faults)
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------
@@ -243,18 +248,36 @@ def _keep_to_ourselves() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
 
 
+def _take_descriptors(connections_max: int) -> None:
+    """Children inherit what is allowed. Many systems allow 1,024 until somebody asks, and far more then."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections_max + DESCRIPTORS_BESIDE
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed < wanted:
+        _log.warning(
+            "a process may have %d files open, and http.connections_max alone is %d: raise the limit (LimitNOFILE, ulimit -n)",
+            allowed,
+            connections_max,
+        )
+
+
 def _serve(options: argparse.Namespace) -> int:
     from gateway.supervisor import Supervisor
 
     _keep_to_ourselves()
     settings = _settings(options)
     log.start("supervisor", settings.log_level)
+    _take_descriptors(settings.http.connections_max)
     data_dir = DataDir(settings)
     try:
         # Under the lock: two first starts at once must not both make credentials.
         root = credentials.load(data_dir.path, os.environ, generate=True)
         ring = keys.load(data_dir.path, settings.kms_key_file, os.environ)
         pair = tls.load(settings)
+        identities.read(settings.identities_path)  # each worker reads it; a fault is better said once, here
         return Supervisor(
             settings,
             root,
@@ -318,6 +341,7 @@ def _check(options: argparse.Namespace) -> int:
     settings = _settings(options)
     if not (Path(settings.data_dir) / "pools").is_dir():
         raise StartError(f"there is nothing to check: {settings.data_dir} is no data directory that has been used")
+    refuse_unknown_pools(settings)
     try:
         return EXIT_FAILED if maintenance.check(settings, sys.stdout) else EXIT_DONE
     except maintenance.MaintenanceError as error:
@@ -335,7 +359,7 @@ def _scrub(options: argparse.Namespace) -> int:
     log.start("scrub", settings.log_level)
     data_dir = DataDir(settings)
     try:
-        settings = config.with_capacities(settings, shutil.disk_usage(data_dir.path).free)
+        settings = data_dir.fitted(settings)
         unmended = maintenance.scrub(settings, sys.stdout, read_cold=not options.names)
         return EXIT_FAILED if unmended else EXIT_DONE
     except maintenance.MaintenanceError as error:
@@ -355,7 +379,7 @@ def _rebuild(options: argparse.Namespace) -> int:
     log.start("rebuild", settings.log_level)
     data_dir = DataDir(settings)
     try:
-        settings = config.with_capacities(settings, shutil.disk_usage(data_dir.path).free)
+        settings = data_dir.fitted(settings)
         return EXIT_FAILED if maintenance.rebuild(settings, sys.stdout) else EXIT_DONE
     except maintenance.MaintenanceError as error:
         raise StartError(f"rebuild: {error}") from error
@@ -406,6 +430,16 @@ def _metrics_token(options: argparse.Namespace) -> int:
     root = credentials.load(Path(settings.data_dir), os.environ, generate=False)
     print(token.make(root, time.time()))
     return EXIT_DONE
+
+
+class _Version(argparse.Action):
+    """`--version`, as other programs have it."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:
+        super().__init__(option_strings, dest, nargs=0, **options)
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, *_: object) -> None:
+        parser.exit(_version(namespace))
 
 
 def _version(_: argparse.Namespace) -> int:

@@ -96,10 +96,10 @@ class Row(msgspec.Struct, frozen=True):
 class HttpSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Bounds of the HTTP edge; TOML table `[http]`. The defaults are those of `gateway.http.limits`."""
 
-    head_bytes_max: Annotated[int, Row("HTTP limits", v.size_between(1024, 1 << 20), "SIZE",
+    head_bytes_max: Annotated[int, Row("HTTP limits", v.size_between(1024, _LIMITS.receive_buffer_bytes // 2), "SIZE",
         "request line and headers together; above it the reply is 400 RequestHeaderSectionTooLarge",
         "AWS allows 8 KiB of headers with 2 KiB of metadata; presigned URLs and long keys take the rest")] = _LIMITS.head_bytes_max
-    request_line_bytes_max: Annotated[int, Row("HTTP limits", v.size_between(1024, 1 << 20), "SIZE",
+    request_line_bytes_max: Annotated[int, Row("HTTP limits", v.size_between(1024, _LIMITS.receive_buffer_bytes // 2), "SIZE",
         "the request line alone; above it the reply is 400 InvalidURI",
         "a key of 1,024 bytes, all percent-encoded, and a presigned query fit")] = _LIMITS.request_line_bytes_max
     header_count_max: Annotated[int, Row("HTTP limits", v.whole_between(8, 1000), "N",
@@ -138,7 +138,7 @@ class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):
     """One pool; TOML table `[pools.<name>]`. `capacity_bytes` 0 lasts only until `with_capacities`."""
 
     name: str
-    buckets: Annotated[tuple[str, ...], Row("Pools", v.parse_texts, "PATTERN,…",
+    buckets: Annotated[tuple[str, ...], Row("Pools", v.parse_patterns, "PATTERN,…",
         "shell patterns: a new bucket with a matching name goes into this pool; the first pool that matches, else standard")] = ()
     capacity_bytes: Annotated[int, Row("Pools", v.parse_size, "SIZE",
         "flash the pool takes; a pool grows when this grows, and never shrinks; 0 is automatic: 4 GiB, or an eighth of the "
@@ -181,7 +181,7 @@ class PoolSettings(msgspec.Struct, frozen=True, kw_only=True):
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Everything the processes are told but secrets. Safe to log."""
 
-    data_dir: Annotated[str, Row("Process", v.parse_text, "DIR",
+    data_dir: Annotated[str, Row("Process", v.parse_path, "DIR",
         "where index, flash, credentials and run files are",
         "beside the clone, easy to remove")] = "./data"
     listen: Annotated[Address, Row("Process", v.parse_address, "HOST:PORT",
@@ -207,7 +207,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "who may read the metrics: jwt asks everyone for a bearer token (`recall metrics-token`), auto only peers that are "
         "not on the loopback, public nobody",
         "traffic is nobody else's business, while a scraper on the machine just works")] = "auto"
-    region: Annotated[str, Row("S3", v.parse_text, "NAME",
+    region: Annotated[str, Row("S3", v.parse_region, "NAME",
         "region that is reported; requests signed for any region are accepted",
         "the SDKs' default")] = "us-east-1"
     buckets_max: Annotated[int, Row("S3", v.whole_between(1, 1_000_000), "N",
@@ -243,18 +243,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         "what lifecycle rules and RestoreObject count as a day; any other length than 24 h is for tests, and then nothing is "
         "rounded to midnight",
         "a day")] = 86_400.0
-    kms_key_file: Annotated[str, Row("S3", v.parse_text, "FILE",
+    kms_key_file: Annotated[str, Row("S3", v.parse_path, "FILE",
         "file of further master keys for server-side encryption, a line name:key each, mode 0600; the last one is the default",
         "without any the gateway makes one key in its data directory")] = ""
-    tls_cert: Annotated[str, Row("TLS", v.parse_text, "FILE",
+    tls_cert: Annotated[str, Row("TLS", v.parse_path, "FILE",
         "certificate in PEM, then the chain up to its authority; with tls_key, every listener speaks HTTPS and nothing else",
         "plain HTTP, as long as it stays on this machine")] = ""
-    tls_key: Annotated[str, Row("TLS", v.parse_text, "FILE",
+    tls_key: Annotated[str, Row("TLS", v.parse_path, "FILE",
         "key of the certificate in PEM, without a passphrase, mode 0600")] = ""
     tls_min_version: Annotated[str, Row("TLS", v.parse_tls_version, "1.2|1.3",
         "lowest version of TLS a client may speak",
         "some SDKs in use do not have 1.3")] = "1.2"
-    identities: Annotated[str, Row("Process", v.parse_text, "FILE",
+    identities: Annotated[str, Row("Process", v.parse_path, "FILE",
         "accounts, users, groups and policies; empty is identities.json in the data directory",
         "beside the data they guard; one file can serve several gateways")] = ""
     backing: Annotated[str, Row("Backing store", v.parse_backing_url, "URL",
@@ -342,12 +342,13 @@ def load(
     file: str | None = None,
     overrides: Sequence[tuple[str, str]] = (),
     backing: bool = True,
+    faults: Sequence[str] = (),
 ) -> Settings:
     """The settings of this start; `overrides` are (dotted name, text) from the command line. Raises SettingsError.
 
-    `backing` False takes the backing store's URL as it is, for who will not open it.
+    `backing` False takes the backing store's URL as it is, for who will not open it. `faults`: found already, raised with ours.
     """
-    faults: list[str] = []
+    faults = list(faults)
     file = file or environ.get("RECALL_CONFIG")
     given = [
         *(_from_toml(file, faults) if file else ()),
@@ -520,8 +521,8 @@ def _pool_faults(pool: PoolSettings) -> Iterator[str]:
         yield f"{at}.demote: a pool of durability backing copies each object to the backing store: it cannot be never"
 
 
-def with_capacities(settings: Settings, free_bytes: int) -> Settings:
-    """Replaces automatic capacities, given the free bytes of the disk.
+def with_capacities(settings: Settings, free_bytes: int, have: Mapping[str, int]) -> Settings:
+    """Replaces automatic capacities, given the free bytes of the disk, and the flash that pools have already: that stays.
 
     Done once a start, by the supervisor: the pools themselves change what is free, and all processes must agree.
     """
@@ -529,7 +530,9 @@ def with_capacities(settings: Settings, free_bytes: int) -> Settings:
     pools = {
         name: msgspec.structs.replace(
             pool,
-            capacity_bytes=pool.capacity_bytes or max(automatic, REGIONS_MIN * (pool.region_bytes or REGION_BYTES_MIN)),
+            capacity_bytes=pool.capacity_bytes
+            or have.get(name)
+            or max(automatic, REGIONS_MIN * (pool.region_bytes or REGION_BYTES_MIN)),
         )
         for name, pool in settings.pools.items()
     }

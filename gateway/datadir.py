@@ -3,7 +3,7 @@
 Promise: one gateway a directory. The lock is held by the supervisor *and* its children (they inherit the descriptor), so a
 directory is free only when the last process that might write to it is gone, also after a kill -9 of the supervisor.
 
-Owns `<data-dir>/lock`, `endpoint` and `run/`. Does not know processes or addresses. Kind: owner (process: the supervisor).
+Owns `<data-dir>/lock`, `endpoint` and `run/`; sees whether there is room for the pools. Does not know processes or addresses. Kind: owner (process: the supervisor).
 Spec: docs/OPERATIONS.md, "The data directory".
 """
 
@@ -21,10 +21,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from gateway.config import Settings
+from gateway.config import Settings, with_capacities
+from gateway.value import format_size
 from tiering.folder import make_folder
+from tiering.heat import HEAT_BYTES
 
 EXIT_FAILED: Final = 1
+EXIT_BAD: Final = 2
 EXIT_IN_USE: Final = 3
 LOCK_WAIT_S: Final = 5.0
 """How long a start waits for the children of a killed supervisor to be gone."""
@@ -97,6 +100,33 @@ class DataDir:
         shutil.rmtree(self.run_dir, ignore_errors=True)
         self.run_dir.mkdir(mode=0o700, exist_ok=True)
 
+    def fitted(self, settings: Settings) -> Settings:
+        """The settings with capacities taken from the disk, which has the room. Raises StartError.
+
+        Looked at before anything is made: what has been allocated of a pool stays, so half of one would leave a full disk and a
+        pool of the wrong size. Pools may be links to other file systems.
+        """
+        refuse_unknown_pools(settings)
+        places = {name: self.path / "pools" / name for name in settings.pools}
+        have = {name: _size(place / "flash") for name, place in places.items()}
+        settings = with_capacities(settings, shutil.disk_usage(self.path).free, have)
+        wanted: dict[int, list[tuple[str, int]]] = {}
+        for name, pool in settings.pools.items():
+            if pool.capacity_bytes < have[name]:
+                _log.warning("pool %s keeps its %s: a pool never shrinks", name, format_size(have[name]))
+            missing = max(0, pool.capacity_bytes - have[name]) + max(0, HEAT_BYTES - _size(places[name] / "heat"))
+            if missing:
+                wanted.setdefault(_standing(places[name]).stat().st_dev, []).append((name, missing))
+        for needs in wanted.values():
+            free = shutil.disk_usage(_standing(places[needs[0][0]])).free
+            if sum(missing for _, missing in needs) > free:
+                pools = ", ".join(f"{name} {_rounded(missing)}" for name, missing in needs)
+                raise StartError(
+                    f"the disk of {self.path} has no room for the pools: {pools} more, and {_rounded(free)} are free: lower "
+                    f"pools.<pool>.capacity_bytes, or free some"
+                )
+        return settings
+
     def publish(self, name: str, text: str) -> None:
         """Writes a small file that clients on this machine look for, whole or not at all. Raises StartError."""
         try:
@@ -129,12 +159,42 @@ class DataDir:
     def close(self) -> None:
         """Removes what says that a gateway runs here, then unlocks."""
         self.remove("endpoint")
-        for kind in ("pid", "endpoint", "pem"):
-            for path in self.run_dir.glob(f"*.{kind}"):
+        for kind in ("*.pid", "*.endpoint", "*.pem", "identities-*"):
+            for path in self.run_dir.glob(kind):
                 self.remove(f"{self.run_dir.name}/{path.name}")
         with self._left("lock"):
             os.ftruncate(self.lock_fd, 0)
         os.close(self.lock_fd)
+
+
+def refuse_unknown_pools(settings: Settings) -> None:
+    """A pool that a start leaves out would hide its buckets, whose names could then be given again. Raises StartError."""
+    for index in sorted(Path(settings.data_dir, "pools").glob("*/index/data.mdb")):
+        name = index.parent.parent.name
+        if name not in settings.pools:
+            raise StartError(
+                f"{index.parent.parent} is a pool that the settings do not have: give it any setting, as [pools.{name}], or, if "
+                f"nothing in it is needed, move the folder away",
+                EXIT_BAD,
+            )
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _standing(path: Path) -> Path:
+    """The path, or the nearest folder above it that is there."""
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _rounded(size: int) -> str:
+    return f"{size / (1 << 20):.0f} MiB" if size < 10 << 30 else f"{size / (1 << 30):.0f} GiB"
 
 
 def _alive(pid: str) -> bool:

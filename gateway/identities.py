@@ -1,7 +1,7 @@
 """Accounts, users, groups and policies: one file, which every worker reads again when it has changed.
 
 Promise: a change is in force everywhere within a second, without a restart; a file that cannot be used leaves what was
-known before in force, and says so in the log. A secret is never in a log line or a repr; a file that others on the machine
+known before in force, also in a worker that is started again meanwhile, and says so in the log. A secret is never in a log line or a repr; a file that others on the machine
 may read is refused rather than repaired.
 
 The gateway's own account, whose root has the credentials of `gateway.credentials`, is not in the file: its users are those
@@ -162,9 +162,13 @@ def write(path: Path, book: Book) -> None:
     if faults:
         raise IdentitiesError("; ".join(faults))
     try:
-        secretfile.write(path, msgspec.json.format(msgspec.json.encode(book), indent=2) + b"\n")
+        secretfile.write(path, _encoded(book))
     except OSError as error:
         raise IdentitiesError(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _encoded(book: Book) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(book), indent=2) + b"\n"
 
 
 @contextlib.contextmanager
@@ -265,9 +269,11 @@ def new_secret() -> str:
 class Identities:
     """What one worker knows of who is who. Implements `s3api.access.Directory`."""
 
-    def __init__(self, path: Path, credentials: Credentials) -> None:
-        """Raises IdentitiesError."""
+    def __init__(self, path: Path, credentials: Credentials, kept: Path | None = None) -> None:
+        """`kept`: where what is in force is left for a worker that is started again in this one's place; a file that is gone
+        with this start of the gateway. Raises IdentitiesError."""
         self._path = path
+        self._kept = kept
         self._root = Identity(
             credentials.access_key,
             credentials.secret_key,
@@ -281,9 +287,16 @@ class Identities:
         self._known: dict[str, Identity] = {}
         self._accounts: dict[str, Account] = {}
         self._emails: dict[str, str] = {}
-        self._seen: tuple[int, ...] = ()
-        self._seen = self._look()
-        self._take(read(path))
+        self._seen: tuple[int, ...] = self._look()
+        try:
+            self._learn(read(path))
+        except IdentitiesError as error:
+            if kept is None or not kept.exists():
+                raise
+            self._say(error)
+            self._take(read(kept))
+            if isinstance(error.__cause__, UnreadError):
+                self._seen = ()
 
     def get(self, access_key: str) -> Identity | None:
         """Who has an access key; None for nobody, or nobody who may use it."""
@@ -295,10 +308,9 @@ class Identities:
         if seen == self._seen:
             return
         try:
-            self._take(read(self._path))
+            self._learn(read(self._path))
         except IdentitiesError as error:
-            said = str(error)
-            _log.error("what was known before stays in force", extra={"error": said, "once": f"identities {said}"})
+            self._say(error)
             if isinstance(error.__cause__, UnreadError):
                 return  # and tried again next time: no descriptor may be left just now, and a user taken out stay in force
         self._seen = seen
@@ -309,6 +321,21 @@ class Identities:
         except OSError:
             return ()
         return found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode
+
+    @staticmethod
+    def _say(error: IdentitiesError) -> None:
+        said = str(error)
+        _log.error("what was known before stays in force", extra={"error": said, "once": f"identities {said}"})
+
+    def _learn(self, book: Book) -> None:
+        self._take(book)
+        if self._kept is None:
+            return
+        try:
+            secretfile.write(self._kept, _encoded(book), durable=False)
+        except OSError:  # better nothing is known than somebody who was taken out
+            with contextlib.suppress(OSError):
+                self._kept.unlink(missing_ok=True)
 
     def _take(self, book: Book) -> None:
         own = Account(ROOT_ACCOUNT_ID, ROOT_CANONICAL_ID, self._root.display_name)

@@ -82,8 +82,10 @@ async def _keep(settings: Settings, environ: Mapping[str, str], ready: Ready, fi
     clock = engine.SystemClock()
     pools = engine.open_pools(settings, KEEPER_SLOT, clock, lambda: None)
     if first:  # workers may be inside when only the keeper was restarted
-        for pool in pools.values():
+        for name, pool in pools.items():
             recover(pool)
+            if settings.pools[name].region_bytes not in (0, pool.flash.region_bytes):
+                _log.warning("pool %s keeps its regions of %d bytes, as it was made", name, pool.flash.region_bytes)
     metrics = Metrics(settings.run_dir, "keeper", OPERATION_NAMES, tuple(settings.pools))
     cold = engine.open_cold(settings, environ, engine.backing_record(metrics))
     buckets = Buckets(pools, Path(settings.data_dir))

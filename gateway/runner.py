@@ -23,8 +23,10 @@ import msgspec
 from gateway import log
 from gateway.config import Settings
 from gateway.credentials import Credentials
-from gateway.tls import Pair
+from gateway.identities import IdentitiesError
+from gateway.tls import Pair, TlsError
 from s3api.sealing import NO_KEYS, KeyRing
+from tiering.contract import StoreError
 
 Ready = Callable[[int | None], None]
 """Called once, when the child can serve, with the port it listens on (None for the keeper)."""
@@ -97,11 +99,21 @@ def main(arguments: Sequence[str] | None = None, roles: Roles | None = None) -> 
         else:
             actual.keeper(briefing, report.ready)
     except Exception as error:
-        # The supervisor says it when it decides what a child that cannot start means; the trace is for us.
-        _log.exception("failed")
-        report.failed(f"{type(error).__name__}: {error}")
+        # The supervisor says it when it decides what a child that cannot start means; the trace of our own mistakes is for us.
+        if not _is_worlds(error):
+            _log.exception("failed")
+            report.failed(f"{type(error).__name__}: {error}")
+        elif not report.failed(str(error)):
+            _log.error("failed", extra={"why": str(error)})
         return 1
     return 0
+
+
+def _is_worlds(error: Exception) -> bool:
+    """Whether the message says all: a disk, a file or a certificate that is not as it must be."""
+    from tiering.index import IndexCorrupt  # late, as below
+
+    return isinstance(error, StoreError | IndexCorrupt | IdentitiesError | TlsError)
 
 
 def _ours() -> Roles:
@@ -125,14 +137,17 @@ class _Reporter:
     def ready(self, port: int | None) -> None:
         self._send(Report(port=port))
 
-    def failed(self, message: str) -> None:
-        self._send(Report(error=message))
+    def failed(self, message: str) -> bool:
+        """False when the child was ready before: then nobody listens any more."""
+        return self._send(Report(error=message))
 
-    def _send(self, report: Report) -> None:
-        if self._descriptor >= 0:
-            os.write(self._descriptor, msgspec.json.encode(report) + b"\n")
-            os.close(self._descriptor)
-            self._descriptor = -1
+    def _send(self, report: Report) -> bool:
+        if self._descriptor < 0:
+            return False
+        os.write(self._descriptor, msgspec.json.encode(report) + b"\n")
+        os.close(self._descriptor)
+        self._descriptor = -1
+        return True
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ import contextlib
 import logging
 import os
 import selectors
-import shutil
 import signal
 import socket
 import subprocess
@@ -27,7 +26,7 @@ from typing import Final
 import msgspec
 
 from gateway import keys, tls
-from gateway.config import BACKING_SECRETS, NOTIFY_TOKEN_PREFIX, Settings, with_capacities
+from gateway.config import BACKING_SECRETS, NOTIFY_TOKEN_PREFIX, Settings
 from gateway.credentials import SECRET_VARIABLES, Credentials
 from gateway.datadir import DataDir, StartError
 from gateway.runner import Briefing, Report
@@ -41,8 +40,11 @@ RESTART_WAIT_MAX_S: Final = 5.0
 RESTART_RESET_S: Final = 10.0
 """A child that lived this long starts again without delay: it was no crash loop."""
 KILL_WAIT_S: Final = 5.0
+SAME_SIGNAL_S: Final = 0.5
+"""Stop signals that come so soon after one another are one: `timeout` and some shells tell a process and then its whole group."""
 REPORT_BYTES_MAX: Final = 65_536
 _WAIT_MAX_S: Final = 3600.0
+"""The system's call takes no longer wait than some weeks."""
 
 _log = logging.getLogger("recall.supervisor")
 
@@ -140,7 +142,7 @@ class Supervisor:
             self._held.append(held)
             listeners.append(msgspec.structs.replace(listener, address=address))
         settings = msgspec.structs.replace(settings, listen=listen, bucket_listeners=tuple(listeners))
-        return with_capacities(settings, shutil.disk_usage(self._data_dir.path).free)
+        return self._data_dir.fitted(settings)
 
     def run(self) -> int:
         """Blocks until a signal has drained the gateway; returns the exit status. Raises StartError when a first start fails."""
@@ -214,6 +216,7 @@ class Supervisor:
     def _renew_certificate(self) -> None:
         """What cannot be used is said and changes nothing."""
         if self._pair is None:
+            _log.info("there is no certificate to read again; settings are read at a start only")
             return
         try:
             self._pair = tls.load(self._settings)
@@ -257,7 +260,8 @@ class Supervisor:
     def _on_exit(self, child: _Child) -> None:
         self._ended = True
         lived_s = time.monotonic() - child.started_s
-        said = self._reap(child)
+        why = _decoded(child.report).error
+        said = self._reap(child) + (f": {why}" if why else "")
         if lived_s >= RESTART_RESET_S:
             child.restart_wait_s = RESTART_WAIT_FIRST_S
         self._put_off(child, said)
@@ -357,7 +361,7 @@ class Supervisor:
                 child.process.send_signal(number)
 
     def _gone(self, children: Sequence[_Child], wait_s: float) -> bool:
-        """Whether all ended in time. A second stop signal ends the wait."""
+        """Whether all ended in time. Another stop signal ends the wait."""
         deadline_s = time.monotonic() + wait_s
         self._watch.stop_signal = 0
         while any(child.process for child in children):
@@ -386,6 +390,7 @@ class _Watch:
     def __init__(self) -> None:
         self.stop_signal = 0
         self.hung_up = False
+        self._told_s = -SAME_SIGNAL_S
         self._selector = selectors.DefaultSelector()
         self._read, self._write = socket.socketpair()
         self._read.setblocking(False)
@@ -396,7 +401,9 @@ class _Watch:
         self._before[signal.SIGHUP] = signal.signal(signal.SIGHUP, self._on_hangup)
 
     def _on_signal(self, number: int, _frame: object) -> None:
-        self.stop_signal = number
+        before_s, self._told_s = self._told_s, time.monotonic()
+        if self._told_s - before_s >= SAME_SIGNAL_S:
+            self.stop_signal = number
 
     def _on_hangup(self, _number: int, _frame: object) -> None:
         self.hung_up = True
@@ -413,7 +420,7 @@ class _Watch:
         """One round: until something happened or the time is up. Reports are read before the exit that follows them."""
         if self.stop_signal:
             return
-        events = [(key.fd, key.data) for key, _ in self._selector.select(max(0.0, timeout_s))]
+        events = [(key.fd, key.data) for key, _ in self._selector.select(min(max(0.0, timeout_s), _WAIT_MAX_S))]
         for descriptor, child in events:
             if child is None:
                 self._read.recv(4096)

@@ -3,13 +3,14 @@
 Each takes what was found and returns the typed value, or raises ValueError saying what is wrong and how to write it.
 
 Owns nothing. Does not know which settings there are (`gateway.config`).
-Kind: pure. Spec: docs/OPERATIONS.md, "How values are written".
+Kind: pure, but that `~` is looked up. Spec: docs/OPERATIONS.md, "How values are written".
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable
 from typing import Final
@@ -52,11 +53,21 @@ _SIZE_UNITS: Final = {
     "TIB": 1 << 40,
 }
 _TIME_UNITS: Final = {"": 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+SIZE_MAX: Final = 1 << 60
+DURATION_MAX_S: Final = 100 * 365 * 86_400.0
+"""Above them is only what somebody has mistyped, and what clocks and files cannot count."""
 _NUMBER: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)")
 
 
 def parse_size(value: object) -> int:
     """`64MiB`, `10GiB`, `1.5GB`, or plain bytes. Raises ValueError."""
+    size = _size(value)
+    if size > SIZE_MAX:
+        raise ValueError(f"must be at most {format_size(SIZE_MAX)}")
+    return size
+
+
+def _size(value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
     match = _NUMBER.fullmatch(value.strip()) if isinstance(value, str) else None
@@ -68,6 +79,13 @@ def parse_size(value: object) -> int:
 
 def parse_duration(value: object) -> float:
     """`250ms`, `30s`, `5m`, `2h`, `7d`, or plain seconds; in seconds. Raises ValueError."""
+    seconds = _seconds(value)
+    if seconds > DURATION_MAX_S:
+        raise ValueError(f"must be at most {DURATION_MAX_S / _TIME_UNITS['d']:.0f}d")
+    return seconds
+
+
+def _seconds(value: object) -> float:
     if isinstance(value, int | float) and not isinstance(value, bool) and value >= 0 and math.isfinite(value):
         return float(value)
     match = _NUMBER.fullmatch(value.strip()) if isinstance(value, str) else None
@@ -105,7 +123,7 @@ def whole_between(low: int, high: int) -> Callable[[object], int]:
     return parse
 
 
-def size_between(low: int, high: int = 1 << 60) -> Callable[[object], int]:
+def size_between(low: int, high: int = SIZE_MAX) -> Callable[[object], int]:
     def parse(value: object) -> int:
         size = parse_size(value)
         if not low <= size <= high:
@@ -143,6 +161,28 @@ def parse_text(value: object) -> str:
     if not isinstance(value, str) or not value.strip() or not value.isprintable():
         raise ValueError("must be a text that is not empty")
     return value.strip()
+
+
+def parse_path(value: object) -> str:
+    """A place in the file system; `~` is whoever starts the gateway, where no shell has replaced it. Raises ValueError."""
+    return os.path.expanduser(parse_text(value))
+
+
+def parse_region(value: object) -> str:
+    """A region's name: it stands in signatures' scopes, between slashes. Raises ValueError."""
+    text = parse_text(value)
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text):
+        raise ValueError("must be up to 64 letters, digits, - and _")
+    return text
+
+
+def parse_patterns(value: object) -> tuple[str, ...]:
+    """Shell patterns of bucket names. Raises ValueError for one that no name can match."""
+    patterns = parse_texts(value)
+    for pattern in patterns:
+        if not re.fullmatch(r"[a-z0-9.*?\[\]!-]+", pattern):
+            raise ValueError(f"no bucket's name can match {pattern}: they are of a-z, 0-9, . and -")
+    return patterns
 
 
 def parse_texts(value: object) -> tuple[str, ...]:
@@ -221,7 +261,7 @@ class _StrictKeyRule(KeyRule, frozen=True, forbid_unknown_fields=True):
 
 
 def format_size(size: int) -> str:
-    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+    for unit, factor in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if size and size % factor == 0:
             return f"{size // factor}{unit}"
     return str(size)

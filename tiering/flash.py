@@ -9,6 +9,7 @@ Spec: docs/FORMAT.md, "flash"; why one file: docs/ARCHITECTURE.md.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import mmap
@@ -59,11 +60,14 @@ class Flash:
         self.regions = regions
         self.fd = os.open(path, (os.O_RDONLY if readonly else os.O_RDWR | os.O_CREAT) | os.O_CLOEXEC, 0o600)
         self._size = region_bytes * regions
+        before = os.fstat(self.fd).st_size
         try:
-            if not readonly and os.fstat(self.fd).st_size < self._size:
+            if not readonly and before < self._size:
                 os.posix_fallocate(self.fd, 0, self._size)
                 os.fsync(self.fd)
         except OSError as error:
+            with contextlib.suppress(OSError):
+                os.ftruncate(self.fd, before)  # what it got would leave nothing to anybody, and be of no use
             os.close(self.fd)
             raise device.refusal(error, f"{self._size} bytes of flash at {path}") from error
         # No reading ahead: what the kernel would bring into memory beside what was asked for has passed no checksum, and

@@ -30,7 +30,8 @@ _STRIDE: Final = 1 << 16
 """Slots taken together. Of a stride that has nothing to forget nothing is written: it takes no room."""
 _COLD: Final = bytes(_STRIDE)
 _TOUCH = struct.Struct("<QQ")
-_SIZE: Final = _HEADER + HEAT_SLOTS + TOUCH_SLOTS * _TOUCH.size
+HEAT_BYTES: Final = _HEADER + HEAT_SLOTS + TOUCH_SLOTS * _TOUCH.size
+"""Length of the file, whatever the pool's."""
 
 
 def boot_id() -> bytes:
@@ -61,7 +62,7 @@ class Heat:
     """The mapped table. `same_boot`: it was last used since the operating system started."""
 
     def __init__(self, path: Path) -> None:
-        self._map = device.mapped(path, _SIZE)
+        self._map = device.mapped(path, HEAT_BYTES)
         stamp = stamp_of(boot_id())
         self.same_boot = self._map[: len(stamp)] == stamp
 
@@ -74,7 +75,7 @@ class Heat:
                 if not marks.isascii():
                     self._map[at : at + _STRIDE] = marks.translate(_UNCHECKED)
             return
-        for at in range(_HEADER, _SIZE, _STRIDE):  # in place: a file cut off would have to find its blocks again
+        for at in range(_HEADER, HEAT_BYTES, _STRIDE):  # in place: a file cut off would have to find its blocks again
             if self._map[at : at + _STRIDE] != _COLD:
                 self._map[at : at + _STRIDE] = _COLD
         stamp = stamp_of(boot_id())

@@ -24,7 +24,9 @@ from botocore.exceptions import ClientError, HTTPClientError
 from tests.s3.rawclient import RawClient, Signer
 from tests.support.descriptors import descriptors
 from tests.support.diskfaults import CHANGE, READ, SEND, SYNC, WRITE, DiskFaults
-from tests.support.gateway import Gateway, wait_for
+from tests.support.gateway import Gateway, GatewayFailed, wait_for
+from tiering.contract import DiskFull
+from tiering.flash import Flash
 
 KIB: Final = 1 << 10
 SETTINGS: Final = {
@@ -333,6 +335,21 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         yield place
     finally:
         subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_pools_that_do_not_fit_are_refused_and_take_nothing(small_disk: Path) -> None:
+    """Nor is anything made of them: a smaller capacity would find them in the larger size."""
+    free = os.statvfs(small_disk).f_bavail
+    for large in ({"pools.standard.capacity_bytes": "140MiB"}, {"pools.kv.capacity_bytes": "1000TiB"}):
+        with pytest.raises(GatewayFailed, match="has no room for the pools: ") as caught:
+            Gateway(data_dir=small_disk / "data", settings=SETTINGS | large).__enter__()
+        assert (caught.value.status, "Traceback" in str(caught.value)) == (1, False)
+        assert os.statvfs(small_disk).f_bavail > free - 256
+    with pytest.raises(DiskFull):
+        Flash(small_disk / "flash", 1 << 20, 200)  # as where somebody else takes the room in between
+    assert os.statvfs(small_disk).f_bavail > free - 256
+    with Gateway(data_dir=small_disk / "data", settings=SETTINGS) as gateway:
+        gateway.stop()
 
 
 def test_full_disk_kills_nobody(small_disk: Path, tmp_path: Path) -> None:

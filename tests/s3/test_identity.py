@@ -414,6 +414,28 @@ def test_changes_are_in_force_without_a_restart(people: Gateway, main: Any, buck
     assert json.loads(command(people, "group", "info", "readers"))["users"] == []
 
 
+def test_a_broken_file_keeps_no_restarted_worker_down_and_brings_nobody_back(people: Gateway) -> None:
+    """What was known before counts for a worker that is started again too: who was let in, and who was taken out."""
+    keys = ("davekey", "davesecret")
+    command(people, "user", "add", "dave", "--access-key", keys[0], secret=keys[1])
+    wait_for(lambda: works(people, keys), "dave is known")
+    command(people, "user", "rm", "dave")
+    wait_for(lambda: not works(people, keys), "dave is kept out")
+    path = people.data_dir / "identities.json"
+    good = path.read_bytes()
+    path.write_bytes(good[: len(good) // 2])
+    try:
+        for name in ("worker-0", "worker-1"):
+            people.wait_restarted(name, people.kill(name))
+        assert works(people, BOB)
+        assert not works(people, keys)
+        assert 'proc=worker-1 log=recall.identities msg="what was known before stays in force"' in people.log
+    finally:
+        path.write_bytes(good)
+    command(people, "user", "add", "erin", "--access-key", "erinkey", secret="erinsecret")
+    wait_for(lambda: works(people, ("erinkey", "erinsecret")), "the mended file is read")
+
+
 # --- sessions ---------------------------------------------------------------------------------------------------------
 
 

@@ -239,11 +239,21 @@ def test_unavailable_backing_is_said_at_the_start_and_hot_work_goes_on(tmp_path:
 
 def test_bad_settings_are_all_listed(tmp_path: Path) -> None:
     done = refused(
-        ["serve", "--data-dir", str(tmp_path / "data"), "--workers", "none", "--set", "pools.kv.etag=x"],
+        [
+            "serve",
+            "--data-dir",
+            str(tmp_path / "data"),
+            "--workers",
+            "none",
+            "--set",
+            "pools.kv.etag=x",
+            "--set",
+            "bare",
+        ],
         {"RECALL_LISTEN": "nowhere", "RECALL_TYPO": "1"},
     )
     assert done.returncode == 2
-    for part in ("workers", "pools.kv.etag", "RECALL_LISTEN", "RECALL_TYPO"):
+    for part in ("workers", "pools.kv.etag", "RECALL_LISTEN", "RECALL_TYPO", "--set bare"):
         assert part in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "data").exists()
@@ -263,6 +273,14 @@ def test_half_credentials_are_refused(tmp_path: Path) -> None:
     done = refused(["serve", "--data-dir", str(tmp_path / "data")], {"RECALL_ROOT_USER": "alice"})
     assert done.returncode == 2
     assert "RECALL_ROOT_PASSWORD is not" in done.stderr
+
+
+def test_accounts_that_cannot_be_used_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    (tmp_path / "identities.json").write_text("{")
+    (tmp_path / "identities.json").chmod(0o600)
+    done = refused(["serve", "--data-dir", str(tmp_path), "--listen", "127.0.0.1:0"], {})
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "identities.json cannot be understood" in done.stderr
 
 
 def test_generated_credentials_are_shown_once_kept_and_guarded(tmp_path: Path) -> None:

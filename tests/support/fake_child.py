@@ -1,8 +1,8 @@
 """Children for tests of the supervisor: a worker that answers every request with its name, and a keeper that waits.
 
 They are started as the real ones are and write what happens to them to `<data-dir>/events`. `RECALL_TEST_FAKE` makes them
-misbehave: `worker-refuses`, `keeper-refuses`, `keeper-mute` (never ready), `worker-deaf` (ignores SIGTERM), `worker-dies`
-(once the gateway is ready).
+misbehave: `worker-refuses`, `keeper-refuses`, `keeper-mute` (never ready), `worker-deaf` (ignores SIGTERM), `worker-slow` (takes
+a moment to stop), `worker-dies` (once the gateway is ready), `worker-refuses-again` (when it is started a second time).
 
 Owns one listening socket. Does not know the engine. Kind: shell (test support).
 """
@@ -49,7 +49,7 @@ def _listen(host: str, port: int, body: bytes) -> None:
 def worker(briefing: Briefing, slot: int, ready: Ready) -> None:
     """Serves `worker-<slot> <access key>` until SIGTERM."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    if _MODE == "worker-refuses":
+    if _MODE == "worker-refuses" or (_MODE == "worker-refuses-again" and not briefing.first):
         raise OSError("the fake worker refuses")
     settings, credentials = briefing.settings, briefing.credentials
     body = f"worker-{slot} {credentials.access_key}"
@@ -65,6 +65,9 @@ def worker(briefing: Briefing, slot: int, ready: Ready) -> None:
     while True:
         signal.sigwait({signal.SIGTERM})
         _event(settings, f"worker-{slot} told to stop")
+        if _MODE == "worker-slow":
+            time.sleep(0.3)
+            _event(settings, f"worker-{slot} drained")
         if _MODE != "worker-deaf":
             return
 

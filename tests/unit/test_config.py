@@ -181,6 +181,13 @@ def test_load_lists_all_faults_at_once(tmp_path: Path) -> None:
     assert len(faults) == 9
 
 
+def test_load_knows_the_home_directory_where_no_shell_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    settings = load({}, file=toml(tmp_path, "data_dir = '~/recall'\nidentities = '~/people.json'"))
+    assert settings.data_dir == f"{tmp_path}/recall"
+    assert settings.identities_path == tmp_path / "people.json"
+
+
 def test_load_names_a_fault_in_an_overridden_value(tmp_path: Path) -> None:
     assert "must be a whole number" in faults_of(file=toml(tmp_path, "workers = 'x'"), overrides=[("workers", "2")])[0]
 
@@ -204,6 +211,11 @@ def test_load_names_a_fault_in_an_overridden_value(tmp_path: Path) -> None:
         ([("backing", "s3://bucket?endpoint=http://h:1&region=r")], "no credentials for the backing bucket"),
         ([("backing", "file:///x?color=red")], "unknown option"),
         ([("drain_s", "")], "not a duration"),
+        ([("drain_s", "99999999999")], "must be at most 36500d"),
+        ([("notify_queue_bytes", "99999999999999999999")], "must be at most 1048576TiB"),
+        ([("region", "eu/central")], "letters, digits"),
+        ([("pools.kv.buckets", "KV-*")], "no bucket's name can match KV-*"),
+        ([("http.head_bytes_max", "1MiB")], "must be from 1KiB to 128KiB"),
         ([("http.connections_max", "1.5")], "must be a whole number"),
         ([("pools.kv.pin_fraction_max", "1.1")], "must be a fraction"),
     ],
@@ -241,10 +253,16 @@ def test_settings_pass_through_json_unchanged() -> None:
 
 def test_with_capacities_bounds_automatic_pools_by_the_disk() -> None:
     settings = load({"RECALL_POOLS_KV_CAPACITY_BYTES": "1GiB"})
-    assert with_capacities(settings, 1 << 40).pools["standard"].capacity_bytes == 4 << 30
-    assert with_capacities(settings, 8 << 30).pools["standard"].capacity_bytes == 1 << 30
-    assert with_capacities(settings, 0).pools["standard"].capacity_bytes == REGIONS_MIN * REGION_BYTES_MIN
-    assert with_capacities(settings, 0).pools["kv"].capacity_bytes == 1 << 30
+
+    def capacity(free_bytes: int, pool: str = "standard", **have: int) -> int:
+        return with_capacities(settings, free_bytes, have).pools[pool].capacity_bytes
+
+    assert capacity(1 << 40) == 4 << 30
+    assert capacity(8 << 30) == 1 << 30
+    assert capacity(0) == REGIONS_MIN * REGION_BYTES_MIN
+    assert capacity(0, "kv") == 1 << 30
+    assert capacity(1 << 40, standard=8 << 20) == 8 << 20, "what a pool has, it keeps"
+    assert capacity(1 << 40, "kv", kv=8 << 20) == 1 << 30
 
 
 def test_every_field_has_a_row_and_every_default_is_legal() -> None:

@@ -6,6 +6,7 @@ import base64
 import fcntl
 import logging
 import os
+import resource
 import signal
 import socket
 import stat
@@ -16,10 +17,10 @@ from typing import Any
 
 import pytest
 
-from gateway.commands import banner
+from gateway.commands import DESCRIPTORS_BESIDE, banner
 from gateway.config import load
 from gateway.credentials import Credentials
-from gateway.datadir import EXIT_IN_USE, DataDir, StartError
+from gateway.datadir import EXIT_BAD, EXIT_IN_USE, DataDir, StartError
 from gateway.log import ONCE_KEYS_MAX, ONCE_S, Line, Once
 from gateway.supervisor import hold, url
 from gateway.value import Address
@@ -28,6 +29,7 @@ from tests.support.gateway import Gateway, GatewayFailed, _runs, wait_for
 from tiering import whole
 
 FAKE = "tests.support.fake_gateway"
+SMALL = {f"RECALL_POOLS_{pool}_CAPACITY_BYTES": "1MiB" for pool in ("STANDARD", "KV")}
 
 
 def fake(mode: str = "", env: Mapping[str, str] | None = None, **options: Any) -> Gateway:
@@ -93,6 +95,25 @@ def test_both_stop_signals_drain(number: signal.Signals) -> None:
         assert events(gateway)[-2:] == ["worker-0 told to stop", "keeper told to stop"]
 
 
+def test_a_stop_signal_that_comes_twice_at_once_is_one() -> None:
+    """As `timeout` sends it, to the process and then to its group."""
+    with fake("worker-slow") as gateway:
+        for _ in range(3):
+            gateway.kill("supervisor", signal.SIGTERM)
+        assert gateway.wait() == 0
+        assert "worker-0 drained" in events(gateway)
+
+
+def test_files_are_allowed_as_connections_need_them() -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, before[1]), before[1]))
+    try:
+        with fake(settings={"http.connections_max": "300"}) as gateway:
+            assert resource.prlimit(gateway.pids()["worker-0"], resource.RLIMIT_NOFILE)[0] == 300 + DESCRIPTORS_BESIDE
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
 @pytest.mark.parametrize("end", ["a full disk", "nobody"])
 def test_output_that_nothing_takes_ends_no_gateway(data_dir: Path, end: str) -> None:
     if end == "nobody":
@@ -112,6 +133,13 @@ def test_hangup_is_ignored() -> None:
         for name in gateway.pids():
             gateway.kill(name, signal.SIGHUP)
         assert fetch(gateway.endpoint) == "worker-0 recalltest"
+        wait_for(lambda: "settings are read at a start only" in gateway.log, "whoever expects more is told")
+
+
+def test_a_child_that_cannot_start_again_says_why() -> None:
+    with fake("worker-refuses-again") as gateway:
+        gateway.kill("worker-0")
+        wait_for(lambda: 'why="exit status 1: OSError: the fake worker refuses"' in gateway.log, "the reason")
 
 
 def test_dead_children_are_started_again_on_the_same_port() -> None:
@@ -243,6 +271,29 @@ def test_data_dir_lock_is_shared_with_children(locked: DataDir) -> None:
 def test_data_dir_refuses_a_second_owner_in_one_process(locked: DataDir) -> None:
     with pytest.raises(StartError, match=f"in use by process {os.getpid()}"):
         DataDir(load({"RECALL_DATA_DIR": str(locked.path)}))
+
+
+def test_a_pool_that_the_settings_leave_out_is_refused(locked: DataDir) -> None:
+    """Its buckets would be gone for clients, and their names free for others."""
+    settings = load({"RECALL_DATA_DIR": str(locked.path)} | SMALL)
+    (locked.path / "pools/scratch/index").mkdir(parents=True)
+    assert locked.fitted(settings).pools.keys() == {"standard", "kv"}
+    (locked.path / "pools/scratch/index/data.mdb").touch()
+    with pytest.raises(StartError, match="pools/scratch is a pool that the settings do not have") as caught:
+        locked.fitted(settings)
+    assert caught.value.status == EXIT_BAD
+    assert locked.fitted(
+        load({"RECALL_DATA_DIR": str(locked.path), "RECALL_POOLS_SCRATCH_CAPACITY_BYTES": "1MiB"} | SMALL)
+    )
+
+
+def test_a_capacity_below_what_a_pool_has_is_said(locked: DataDir, caplog: pytest.LogCaptureFixture) -> None:
+    (locked.path / "pools/kv").mkdir(parents=True)
+    with open(locked.path / "pools/kv/flash", "wb") as flash:
+        flash.truncate(2 << 20)
+    locked.fitted(load({"RECALL_DATA_DIR": str(locked.path)} | SMALL))
+    assert "pool kv keeps its 2MiB" in caplog.text
+    assert locked.fitted(load({"RECALL_DATA_DIR": str(locked.path)})).pools["kv"].capacity_bytes == 2 << 20
 
 
 def test_data_dir_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
