@@ -55,6 +55,7 @@ DIFFERENCES: Final[Mapping[str, str]] = {
     "PutBucketEncryption": "`aws:kms:dsse` is 501.",
     "PutBucketLogging": "Whoever sets it may write there. Grantees by e-mail address are 501. The target may say it is in another region.",
     "PutBucketRequestPayment": "Other accounts must say that they pay, and nobody is charged.",
+    "PutBucketTagging": "200, where AWS has 204: the SDK of MinIO for JavaScript takes nothing else.",
     "PutBucketAccelerateConfiguration": "Kept and shown: there is one endpoint.",
     "PutBucketAbac": "Only `Disabled`.",
     "GetPublicAccessBlock": "A new bucket has none.",

@@ -24,6 +24,7 @@ MODE: Final = b"x-amz-object-lock-mode"
 UNTIL: Final = b"x-amz-object-lock-retain-until-date"
 HOLD: Final = b"x-amz-object-lock-legal-hold"
 HEADERS: Final = frozenset({MODE, UNTIL, HOLD})
+BYPASS: Final = b"x-amz-bypass-governance-retention"
 
 DAYS_MAX: Final = 36_500
 YEARS_MAX: Final = 100

@@ -31,7 +31,14 @@ LIFETIME_S: Final = 7 * 86_400
 
 _V4: Final = ("x-amz-signature", "x-amz-credential", "x-amz-date", "x-amz-algorithm")
 _V2: Final = ("awsaccesskeyid", "signature")
-_SPELLED: Final = {"awsaccesskeyid": "AWSAccessKeyId"}
+_SPELLED: Final = {
+    "awsaccesskeyid": "AWSAccessKeyId",
+    "signature": "Signature",
+    "x-amz-signature": "X-Amz-Signature",
+    "x-amz-credential": "X-Amz-Credential",
+    "x-amz-date": "X-Amz-Date",
+    "x-amz-algorithm": "X-Amz-Algorithm",
+}
 _UNCOVERED: Final = frozenset({"file", POLICY, "x-amz-signature", *_V2})
 _UNCOVERED_PREFIXES: Final = ("x-ignore-", "x-amz-checksum-")
 """Fields that need no condition. # differs from AWS: checksums neither: they allow nothing, and clients send them so."""

@@ -39,7 +39,7 @@ from s3api.handlers.sealed import (
 )
 from s3api.message import Response, StreamBody
 from s3api.moment import iso_moment
-from s3api.objectlock import HEADERS, HOLD, MODE, UNTIL
+from s3api.objectlock import BYPASS, HEADERS, HOLD, MODE, UNTIL
 from s3api.operations import WRITE_OFFSET
 from s3api.params import boolean, date, etags, http_time, integer, part_number
 from s3api.preconditions import delete_conditions, read_conditions
@@ -387,6 +387,7 @@ async def put_object(call: Call) -> Response:
 async def delete_object(call: Call) -> Response:
     """204, whether or not there was anything: deletes, or adds a delete marker; a named version goes for good."""
     version = named_version(call.query)
+    _check_bypass(call)
     deleted = await delete_key(call, call.key, version, delete_conditions(call.request.headers))
     lines = "x-amz-delete-marker: true\r\n" if deleted.marker else ""
     told = deleted.version if deleted.version is not None else version  # what was named, also where there are none
@@ -405,10 +406,17 @@ async def delete_key(call: Call, key: str, version: str | None = None, condition
     return await call.store.delete(call.bucket, key, options)
 
 
+def _check_bypass(call: Call) -> None:
+    """Raises InvalidArgument for a delete that speaks of bypassing governance, yes or no, where nothing can be locked."""
+    if BYPASS in call.request.headers and not bucket_of(call).object_lock:
+        name = BYPASS.decode()
+        message = f"{name} is only applicable to Object Lock enabled buckets."
+        raise S3Error("InvalidArgument", message, ArgumentName=name)
+
+
 def bypasses_governance(call: Call, key: str, version: str | None) -> bool:
     """Whether x-amz-bypass-governance-retention is set. Raises AccessDenied where the caller may not."""
-    name = b"x-amz-bypass-governance-retention"
-    if name not in call.request.headers or not boolean(name.decode(), call.header(name)):
+    if BYPASS not in call.request.headers or not boolean(BYPASS.decode(), call.header(BYPASS)):
         return False
     call.require("s3:BypassGovernanceRetention", call.bucket, key, version)
     return True
@@ -425,6 +433,7 @@ async def delete_objects(call: Call) -> Response:
         raise S3Error("MalformedXML", "A key to delete is empty.")
     quiet = root.text("Quiet").strip().lower() == "true"
     bucket_of(call)
+    _check_bypass(call)
     writer = xml.XmlWriter("DeleteResult")
     for at in range(0, len(wanted), DELETES_AT_ONCE):
         batch = wanted[at : at + DELETES_AT_ONCE]

@@ -157,9 +157,10 @@ def check_tags(pairs: list[tuple[str, str]]) -> dict[str, str]:
         if not 1 <= len(key) <= TAG_KEY_CHARS_MAX or not _TAG_TEXT.match(key):
             raise S3Error("InvalidTag", "The TagKey you have provided is invalid", TagKey=key[:TAG_KEY_CHARS_MAX])
         if len(value) > TAG_VALUE_CHARS_MAX or not _TAG_TEXT.match(value):
-            raise S3Error("InvalidTag", "The TagValue you have provided is invalid", TagKey=key)
+            shown = value[:TAG_VALUE_CHARS_MAX]
+            raise S3Error("InvalidTag", "The TagValue you have provided is invalid", TagKey=key, TagValue=shown)
         if key.lower().startswith("aws:"):
-            raise S3Error("InvalidTag", "System tags cannot be added or updated by a requester.", TagKey=key)
+            raise S3Error("InvalidTag", "Your TagKey cannot be prefixed with aws:", TagKey=key)
         if key in tags:
             raise S3Error("InvalidTag", "Cannot provide multiple Tags with the same key", TagKey=key)
         tags[key] = value
@@ -173,7 +174,7 @@ def tags_of(headers: Headers) -> dict[str, str]:
         return {}
     text = raw.decode("latin-1").strip()
     pairs = [piece.partition("=") for piece in text.split("&") if piece]
-    if _BROKEN_ESCAPE.search(text) or any(not key for key, _, _ in pairs):
+    if _BROKEN_ESCAPE.search(text) or any(not key or "=" in value for key, _, value in pairs):
         raise _bad_tagging(text)
     try:
         decoded = [

@@ -16,15 +16,12 @@ from s3api.handlers.body import arrived, document
 from s3api.handlers.options import check_deadline, check_tags
 from s3api.message import Response
 from s3api.versions import named_version, version_line
-from tiering.contract import ObjectChange, ObjectInfo, ReadOptions
+from tiering.contract import IsMarker, NoSuchKey, ObjectChange, ObjectInfo, ReadOptions
 
 
 async def get_object_tagging(call: Call) -> Response:
     """The tags, in the order of their keys."""
-    options = ReadOptions(head=True, version=named_version(call.query))
-    info = (await arrived(call.store.open(call.bucket, call.key, options))).info
-    if call.asked:
-        call.check_object(info)
+    info = await _seen(call, named_version(call.query))
     writer = xml.XmlWriter("Tagging")
     with writer.nested("TagSet"):
         for key, value in sorted(info.tags.items()):
@@ -32,6 +29,20 @@ async def get_object_tagging(call: Call) -> Response:
                 writer.leaf("Key", key)
                 writer.leaf("Value", value)
     return Response(200, xml.CONTENT_TYPE + _version(call, info), writer.finish())
+
+
+async def _seen(call: Call, version: str | None) -> ObjectInfo:
+    """The object, or a version of it, once the caller may do to it what was asked. Raises IsMarker also where the
+    newest version is a marker that was not named: of a key's tags AWS says so, where of its content it says 404."""
+    try:
+        info = (await arrived(call.store.open(call.bucket, call.key, ReadOptions(head=True, version=version)))).info
+    except NoSuchKey as missing:
+        if not missing.facts.get("marker"):
+            raise
+        raise IsMarker(**missing.facts) from None
+    if call.asked:
+        call.check_object(info)
+    return info
 
 
 def _version(call: Call, info: ObjectInfo) -> bytes:
@@ -43,9 +54,7 @@ async def _replace(call: Call, tags: Mapping[str, str], event: str) -> bytes:
     # The old tags only decide whether a twin was taken away. Of two writers at once the later tags stand, and at worst
     # a removed twin's pin stays until it is unpinned: no state that a single order of the two could not leave.
     version = named_version(call.query)
-    old = (await arrived(call.store.open(call.bucket, call.key, ReadOptions(head=True, version=version)))).info
-    if call.asked:
-        call.check_object(old)
+    old = await _seen(call, version)
     intent = tag_intent(old.tags, tags)
     if intent.pin_ms is not None or intent.ttl is not None:
         call.require("s3:PutObject", version=version)  # as without tags: see `change_object`

@@ -286,6 +286,19 @@ def test_locked_versions_cannot_be_deleted(s3: Harness) -> None:
     assert s3("DELETE", f"/locked/k?versionId={version}").status == 204
 
 
+def test_governance_can_only_be_bypassed_where_there_is_object_lock(s3: Harness) -> None:
+    put(s3, "/plain/k")
+    body = b"<Delete><Object><Key>k</Key></Object></Delete>"
+    for said in ("true", "false"):
+        bypass = {"x-amz-bypass-governance-retention": said}
+        for reply in (s3("DELETE", "/plain/k", bypass), s3("POST", "/plain?delete", {**md5(body), **bypass}, body)):
+            assert (reply.code, reply.fields["ArgumentName"]) == (
+                "InvalidArgument",
+                "x-amz-bypass-governance-retention",
+            )
+    assert s3("HEAD", "/plain/k").status == 200
+
+
 class Refusing(Rights):
     """Denies some actions, and allows all others."""
 

@@ -66,6 +66,21 @@ def test_limits(s3: Harness, pairs: list[tuple[str, str]]) -> None:
     assert tags(s3) == [("a", "1")]
 
 
+def test_a_refused_tag_is_told(s3: Harness) -> None:
+    reply = tag(s3, ("aws:x", "v"))
+    assert (reply.code, reply.fields["TagKey"]) == ("InvalidTag", "aws:x")
+    reply = tag(s3, ("k", "a;b"))
+    assert (reply.fields["TagKey"], reply.fields["TagValue"]) == ("k", "a;b")
+
+
+@pytest.mark.parametrize("text", ["a=1,b=2", "a=b=c", "=", "=v", "k%", "k=%zz", "k=1&k=2", "k=%ff"])
+def test_tags_in_a_header_are_encoded_pairs(s3: Harness, text: str) -> None:
+    reply = s3("PUT", "/bucket/k", {"x-amz-tagging": text}, b"data")
+    assert (reply.code, reply.fields["ArgumentName"]) == ("InvalidArgument", "x-amz-tagging")
+    assert s3("PUT", "/bucket/k", {"x-amz-tagging": "a=b%3Dc&&"}, b"data").status == 200
+    assert tags(s3) == [("a", "b=c")]
+
+
 def test_limits_are_inclusive(s3: Harness) -> None:
     assert tag(s3, *[(f"{n}" + "k" * 127, "ü" * 256) for n in range(10)]).status == 200
 
