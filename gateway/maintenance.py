@@ -29,10 +29,10 @@ from tiering.index import Index, IndexCorrupt
 from tiering.pool import PoolConfig, has_index, paid, read_shape, recover
 from tiering.ports import BackingUnavailable, Meter
 from tiering.rebuild import rebuild as rebuild_pools
-from tiering.recovery import last_set_aside, set_aside_if_faulty
+from tiering.recovery import PoolRead, last_set_aside, set_aside_if_faulty
 from tiering.space import KEEPER_SLOT
 
-_REFUSALS: Final = (BackingUnavailable, IndexCorrupt, DiskFull, ValueError, OSError)
+_REFUSALS: Final = (BackingUnavailable, IndexCorrupt, DiskFull, PoolRead, ValueError, OSError)
 FAULTS_SHOWN: Final = 20
 """Faults printed a pool; the number of all is always said."""
 

@@ -8,10 +8,14 @@ Spec: docs/SEMANTICS.md, "Power loss".
 
 from __future__ import annotations
 
+import fcntl
 import multiprocessing
+import os
+import struct
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Final
 
 from tiering import pages, whole
 from tiering.check import check_pool
@@ -19,6 +23,13 @@ from tiering.folder import sync_folder
 from tiering.heat import used_since_boot
 from tiering.index import Index
 from tiering.pool import PoolConfig, has_index
+
+_FLOCK: Final = struct.Struct("hhqqi4x")
+"""The kernel's `struct flock`: type, whence, first byte, length, process."""
+
+
+class PoolRead(Exception):
+    """An index cannot be replaced while somebody has it open: what its leases show would be written over."""
 
 
 def set_aside_if_broken(config: PoolConfig) -> Path | None:
@@ -32,14 +43,42 @@ def set_aside_if_broken(config: PoolConfig) -> Path | None:
 
 
 def set_aside_if_faulty(config: PoolConfig) -> Path | None:
-    """The same for a pool of any durability, whatever has become of its index: for who wants to make it anew."""
-    return _set_aside(config) if has_index(config.path) and not _is_sound(config.path / "index") else None
+    """The same for a pool of any durability, whatever has become of its index: for who wants to make it anew.
+
+    Raises PoolRead: the index stays where it is then.
+    """
+    if not has_index(config.path) or _is_sound(config.path / "index"):
+        return None
+    aside = _set_aside(config)
+    reader = _reader(aside)  # only now nobody opens it any more
+    if reader:
+        aside.rename(config.path / "index")
+        sync_folder(config.path)
+        raise PoolRead(
+            f"pool {config.name}: process {reader} reads it on this host (recall_client.local): what it has leased would be "
+            "written over; end it and run this again"
+        )
+    return aside
 
 
 def last_set_aside(config: PoolConfig) -> Path | None:
     """The index that was set aside last."""
     found = sorted(config.path.glob("index.broken-*"), key=lambda path: int(path.name.rpartition("-")[2]))
     return found[-1] if found else None
+
+
+def _reader(index: Path) -> int:
+    """A process that has an index open, 0 for none: LMDB keeps a lock on the first byte for each. This one must not have it."""
+    try:
+        fd = os.open(index / "lock.mdb", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return 0
+    try:
+        asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+        kind, *_, process = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, asked))
+    finally:
+        os.close(fd)
+    return 0 if kind == fcntl.F_UNLCK else int(process)
 
 
 def _set_aside(config: PoolConfig) -> Path:

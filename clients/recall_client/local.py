@@ -3,17 +3,22 @@
 Promise: bytes seen through a lease are a stored block's and stay so until the lease ends; what is not there, expired,
 cold or encrypted reads as None. Nothing is ever written but the heat that keeps a block that is read in the tier.
 Owns its mappings and read transactions. Does not know HTTP; access is permission on the data directory's files.
-Kind: owner; one thread a reader. Invariants: a lease is an LMDB read transaction, and the gateway writes no region again
-that a transaction older than its freeing may see. A lease held long keeps flash from being freed: end it.
+Kind: owner; any thread, a lease in one at a time. Invariants: a lease is an LMDB read transaction, and the gateway writes no
+region again that a transaction older than its freeing may see. A lease held long keeps flash from being freed: end it. A process
+has an index open once, however many readers it has, since LMDB's locks are the process's; a forked child opens it anew and never
+ends what its parent began, since both have one reader table.
 Spec: docs/FORMAT.md of the gateway, which this reads on its own.
 """
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import mmap
 import os
 import struct
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +36,6 @@ _HEAT_HEADER: Final = 4096
 _HEAT_SLOTS: Final = 1 << 24
 _HEAT_MAX: Final = 3
 _CHECKED: Final = 0x80
-_RACES: Final = (lmdb.BadTxnError, lmdb.PageNotFoundError, lmdb.CorruptedError)
 _TRIES: Final = 16
 _number = struct.Struct(">I")
 _decode = msgspec.msgpack.Decoder().decode
@@ -41,17 +45,44 @@ class LocalError(Exception):
     """The data directory cannot be read as a gateway's."""
 
 
-class _Pool:
-    """One pool's index and flash, opened for reading."""
+_life = 0
+"""How many forks away from the first process this one is."""
+_lock = threading.Lock()
+"""Of what is open in this process."""
+_open: dict[tuple[int, int], _Pool] = {}
 
-    def __init__(self, path: Path) -> None:
+
+def _in_child() -> None:
+    global _life, _lock, _open
+    _life, _lock, _open = _life + 1, threading.Lock(), {}
+
+
+os.register_at_fork(after_in_child=_in_child)
+
+
+def _disown() -> None:
+    """Lets go of what the parent had open, without ending it: then this process may open the same."""
+    for each in gc.get_objects():
+        if type(each) is Lease and each._life != _life:
+            each._txn = None
+        elif type(each) is _Pool and each.life != _life:
+            each.__dict__.pop("env", None)
+
+
+class _Pool:
+    """One pool's index and flash, opened for reading by `users` readers of this process."""
+
+    def __init__(self, path: Path, index: tuple[int, int]) -> None:
         self.path = path
-        self._index = _identity(path)  # before it is opened: one that is replaced meanwhile is opened again
+        self.users = 0
+        self.life = _life
+        self._index = index
         try:
             self.env = lmdb.open(
                 str(path / "index"),
                 readonly=True,
                 lock=True,
+                map_size=0,  # as the gateway has it: what is less would be outgrown
                 max_dbs=64,
                 max_readers=1 << 15,
                 lib_version=1,
@@ -84,9 +115,31 @@ class _Pool:
         return True
 
     def close(self) -> None:
-        self.env.close()
-        self.flash.release()
-        self._flash.close()
+        if self.life == _life:
+            self.env.close()  # in a child it would end the parent's leases
+        with contextlib.suppress(BufferError):  # somebody holds a view still: the mapping goes with it
+            self.flash.release()
+            self._flash.close()
+
+
+def _acquire(path: Path) -> _Pool:
+    """The pool as this process has it open, or opened now. Under the lock."""
+    index = _identity(path)  # before it is opened: one that is replaced meanwhile is opened again
+    pool = _open.get(index)
+    if pool is None:
+        pool = _open[index] = _Pool(path, index)
+    pool.users += 1
+    return pool
+
+
+def _release(pool: _Pool) -> None:
+    """Under the lock."""
+    pool.users -= 1
+    if not pool.users:
+        for index, each in list(_open.items()):
+            if each is pool:
+                del _open[index]
+        pool.close()
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -107,11 +160,15 @@ def _heat(path: Path) -> mmap.mmap | None:
 
 
 class Lease:
-    """Blocks of one moment. End it with `close`, or use it as a context manager; its views are invalid afterwards."""
+    """Blocks of one moment. End it with `close`, or use it as a context manager; its views are invalid afterwards.
 
-    __slots__ = ("_number", "_pool", "_txn")
+    It is that of its process: a forked child takes one of its own.
+    """
+
+    __slots__ = ("__weakref__", "_life", "_number", "_pool", "_txn")
 
     def __init__(self, pool: _Pool, number: int, txn: Any) -> None:
+        self._life = pool.life
         self._pool = pool
         self._number = number
         self._txn = txn
@@ -123,11 +180,22 @@ class Lease:
         self.close()
 
     def close(self) -> None:
-        self._txn.abort()
+        if self._life == _life:
+            self._txn.abort()
 
     def read(self, key: str) -> Sequence[memoryview] | None:
-        """The block in as many pieces as it was stored in, usually one; None for a miss. About 1.3 µs."""
-        data = self._txn.get(_number.pack(self._number) + key.encode(), db=self._pool.objects)
+        """The block in as many pieces as it was stored in, usually one; None for a miss. About 1.3 µs.
+
+        Raises LocalError in another process than the lease's, and where the index is damaged.
+        """
+        if self._life != _life:
+            raise LocalError("a lease of the process that forked this one keeps nothing here")
+        try:
+            data = self._txn.get(_number.pack(self._number) + key.encode(), db=self._pool.objects)
+        except lmdb.BadValsizeError:  # longer than any key
+            return None
+        except lmdb.Error as error:
+            raise LocalError(f"{self._pool.path}: {error}") from error
         if data is None:
             return None
         record = _decode(data)
@@ -165,12 +233,17 @@ class LocalReader:
         self._data_dir = Path(data_dir)
         self._pools: dict[Path, _Pool] = {}
         self._former: list[_Pool] = []  # leases may still look at them
-        self._follow()
-        with open(Path(data_dir, "buckets.version"), "rb") as version:
-            self._map = mmap.mmap(version.fileno(), mmap.PAGESIZE, prot=mmap.PROT_READ)
+        try:
+            with open(Path(data_dir, "buckets.version"), "rb") as version:
+                self._map = mmap.mmap(version.fileno(), mmap.PAGESIZE, prot=mmap.PROT_READ)
+        except FileNotFoundError:
+            raise LocalError(f"{data_dir}: no pools here") from None
         self._version = memoryview(self._map).cast("Q")
-        self._seen = -1
-        self._pool, self._number = self._find()
+        try:
+            self._place = self._find()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> LocalReader:
         return self
@@ -179,53 +252,63 @@ class LocalReader:
         self.close()
 
     def close(self) -> None:
-        """Leases must have ended, and their views be gone."""
+        """Ends what is open of leases; their views must be gone."""
         self._version.release()
         self._map.close()
-        for pool in (*self._pools.values(), *self._former):
-            pool.close()
+        with _lock:
+            for pool in (*self._pools.values(), *self._former):
+                _release(pool)
+            self._pools, self._former = {}, []
 
     @property
     def flash(self) -> memoryview:
         """All of the flash in which the bucket's blocks lie, mapped: leases give out pieces of it. For making it known to a
         device, which then fetches blocks by itself. Another object after the gateway has started again with a larger pool."""
-        return self._pool.flash
+        return self._place[1].flash
 
     def lease(self) -> Lease:
         """A moment of the store, to read any number of blocks from. Raises KeyError when the bucket is gone, LocalError when the
-        gateway's data is."""
+        gateway's data is, or when its table of readers is full."""
         while True:
-            pool = self._pool
-            txn = _snapshot(pool.env)
-            # After the snapshot: what it sees was written by a gateway that had told of its start, and of the bucket.
-            if self._version[0] == self._seen:
-                return Lease(pool, self._number, txn)
-            txn.abort()
-            self._pool, self._number = self._find()
-
-    def _find(self) -> tuple[_Pool, int]:
-        seen = self._version[0]
-        self._follow()
-        for pool in self._pools.values():
-            txn = _snapshot(pool.env)
-            try:
-                row = txn.get(self._bucket, db=pool.buckets)
-                if row is not None:
-                    self._seen = seen
-                    return pool, _decode(row)[_BUCKET_NUMBER]
-            finally:
+            seen, pool, number = self._place
+            if pool.life == _life:
+                try:
+                    txn = _snapshot(pool.env)
+                except lmdb.Error as error:
+                    raise LocalError(f"{pool.path}: {error}") from error
+                # After the snapshot: what it sees was written by a gateway that had told of its start, and of the bucket.
+                if self._version[0] == seen:
+                    return Lease(pool, number, txn)
                 txn.abort()
+            self._place = self._find()
+
+    def _find(self) -> tuple[int, _Pool, int]:
+        """Where the bucket is: as of which version of the map of buckets, its pool, its number."""
+        with _lock:
+            seen = self._version[0]
+            self._follow()
+            for pool in self._pools.values():
+                txn = _snapshot(pool.env)
+                try:
+                    row = txn.get(self._bucket, db=pool.buckets)
+                    if row is not None:
+                        return seen, pool, _decode(row)[_BUCKET_NUMBER]
+                finally:
+                    txn.abort()
         raise KeyError(self._bucket.decode())
 
     def _follow(self) -> None:
-        """Opens the pools there are: a gateway that has started again may have made some larger, or anew."""
+        """Opens the pools there are: a gateway that has started again may have made some larger, or anew. Under the lock."""
+        if any(pool.life != _life for pool in self._pools.values()):
+            self._pools, self._former = {}, []
+            _disown()
         paths = [found.parent.parent for found in sorted(self._data_dir.glob("pools/*/index/data.mdb"))]
         if not paths:
             raise LocalError(f"{self._data_dir}: no pools here")
         for path in paths:
             pool = self._pools.get(path)
             if pool is None or not pool.follow():
-                self._pools[path] = _Pool(path)
+                self._pools[path] = _acquire(path)
                 self._former += () if pool is None else (pool,)
 
 

@@ -446,6 +446,103 @@ def test_a_lease_keeps_bytes_while_the_gateway_needs_the_room(tmp_path: Path) ->
             wait_for(lambda: client.put([("after", LONG)])[0].ok, "the lease's end gives the room back")
 
 
+def test_readers_of_several_buckets_share_what_the_process_has_open(
+    client: RecallClient, gateway: Gateway, s3: Any
+) -> None:
+    keys = store(client)
+    s3.create_bucket(Bucket="in-standard")
+    s3.put_object(Bucket="in-standard", Key="k", Body=SHORT)
+    with LocalReader(gateway.data_dir, client.bucket) as first, first.lease() as lease:
+        with LocalReader(gateway.data_dir, "in-standard") as second, second.lease() as other:
+            assert read(other, "k") == SHORT
+        with LocalReader(gateway.data_dir, client.bucket) as third, third.lease() as other:
+            assert read(other, keys[0]) == SHORT
+        assert read(lease, keys[1]) == LONG
+        assert oldest_lease(gateway, "kv") <= lease._txn.id()  # closing the others gave up nothing
+    with pytest.raises(KeyError):
+        LocalReader(gateway.data_dir, "no-such-bucket")
+    assert not local_module._open
+
+
+def test_a_reader_goes_along_with_an_index_that_grows(client: RecallClient, gateway: Gateway) -> None:
+    with LocalReader(gateway.data_dir, client.bucket) as reader:
+        for n in range(3):
+            assert all(
+                outcome.ok for outcome in client.put((f"{n}{i:05d}".ljust(1000, "x"), b"x") for i in range(2048))
+            )
+        with reader.lease() as lease:
+            assert read(lease, "200000".ljust(1000, "x")) == b"x"
+            assert lease.read("x" * 4000) is None  # longer than any key
+
+
+def test_threads_share_a_reader_while_buckets_come_and_go(client: RecallClient, gateway: Gateway, s3: Any) -> None:
+    keys = store(client)
+    with LocalReader(gateway.data_dir, client.bucket) as reader, ThreadPoolExecutor(4) as threads:
+
+        def look(_: int) -> list[bytes]:
+            with reader.lease() as lease:
+                return [read(lease, key) for key in keys]
+
+        found = threads.map(look, range(100))
+        for n in range(10):
+            s3.create_bucket(Bucket=f"come-and-gone-{n}")
+        assert list(found) == [[SHORT, LONG] * 3] * 100
+
+
+def test_a_forked_process_leases_anew_and_ends_no_lease_of_its_parent(client: RecallClient, gateway: Gateway) -> None:
+    keys = store(client)
+    code = f"""
+import os
+from recall_client.local import LocalError, LocalReader
+with LocalReader({str(gateway.data_dir)!r}, {client.bucket!r}) as reader:
+    with reader.lease() as lease:
+        child = os.fork()
+        if not child:
+            try:
+                lease.read({keys[0]!r})
+            except LocalError:
+                with reader.lease() as own:
+                    assert sum(map(len, own.read({keys[1]!r}))) == {len(LONG)}
+        else:
+            assert os.waitpid(child, 0)[1] == 0
+            assert sum(map(len, lease.read({keys[1]!r}))) == {len(LONG)}
+            print(lease._txn.id(), flush=True)
+            input()
+"""
+    environment = {"PYTHONPATH": str(ROOT / "clients"), "PATH": os.environ["PATH"]}
+    with subprocess.Popen(
+        [sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None and process.stdout is not None
+        leased = int(process.stdout.readline())
+        client.put([("newer", b"x")])
+        assert oldest_lease(gateway, "kv") <= leased
+        process.stdin.write("\n")
+    assert process.returncode == 0
+
+
+def test_a_reader_ends_while_somebody_still_looks(client: RecallClient, gateway: Gateway) -> None:
+    """Nothing says that the bytes stay, but it is no crash and hides no other error."""
+    keys = store(client)
+    with pytest.raises(ZeroDivisionError), LocalReader(gateway.data_dir, client.bucket) as reader:
+        with reader.lease() as lease:
+            views = lease.read(keys[1])
+            raise ZeroDivisionError
+    assert views is not None and b"".join(views) == LONG
+
+
+def oldest_lease(gateway: Gateway, pool: str) -> int:
+    """The oldest snapshot that the gateway's own processes do not hold, as they see it."""
+    code = (
+        "import sys, lmdb; env = lmdb.open(sys.argv[1], readonly=True, max_dbs=64, lib_version=1); env.reader_check();"
+        "ours = set(sys.argv[2:]); rows = [line.split() for line in env.readers().splitlines()];"
+        "print(min((int(row[2]) for row in rows if len(row) == 3 and row[2].isdigit() and row[0] not in ours), default=1 << 62))"
+    )
+    pids = [str(pid) for pid in gateway.pids().values()]
+    index = str(gateway.data_dir / "pools" / pool / "index")
+    return int(subprocess.check_output([sys.executable, "-c", code, index, *pids], text=True))
+
+
 def test_what_is_no_gateways_data_is_said(client: RecallClient, gateway: Gateway, tmp_path: Path) -> None:
     with pytest.raises(LocalError, match="no pools"):
         LocalReader(tmp_path, "b")

@@ -14,6 +14,7 @@ from typing import Any
 import lmdb.verify
 import pytest
 from botocore.exceptions import ClientError
+from recall_client.local import LocalError, LocalReader
 
 from tests.crash.scenes_above import lose_the_free_pages
 from tests.support.gateway import Gateway, GatewayFailed, wait_for
@@ -147,8 +148,15 @@ def test_lost_relaxed_index_is_taken_back_by_itself(world: World) -> None:
 
 def test_damaged_index_gives_back_what_it_still_says(world: World) -> None:
     data = world.index("standard") / "data.mdb"
-    wrecked = wreck_a_leaf(data)
-    assert wrecked
+    with LocalReader(world.data, "docs") as reader, reader.lease() as lease:
+        wrecked = wreck_a_leaf(data)
+        assert wrecked
+        done = world.gateway().command("rebuild")  # nothing would keep what the lease shows from being written over
+        assert (done.returncode, done.stdout) == (1, "") and f"process {os.getpid()} reads it" in done.stderr
+        assert data.exists()
+        with pytest.raises(LocalError, match="MDB_"):
+            for _, key, _ in world.bodies:
+                lease.read(key)
     done = world.gateway().command("rebuild")
     assert done.returncode == 1
     counted = re.search(
