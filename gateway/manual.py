@@ -147,7 +147,7 @@ def errors_table() -> str:
     for row in ERRORS.values():
         store = ", ".join(f"`{name}`" for name in facts.get(row.code, ())) or "-"
         retry = f"{row.retry_s} s" if row.retry_s else "-"
-        closes = " The connection is closed." if row.close else ""
+        closes = " (closes the connection)" if row.close else ""
         lines.append(_line(f"`{row.code}`", str(row.status), retry, store, row.message + closes))
     return "\n".join(lines)
 

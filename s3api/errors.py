@@ -2,7 +2,8 @@
 
 Owns the table and the translation of store facts into codes. Does not know how an error is rendered
 (`s3api.pipeline`) nor storage (rows name StoreError kinds only).
-Kind: table. Invariants: a code is one row; every StoreError kind of `tiering.contract` has a code.
+Kind: table. Invariants: a code is one row; every StoreError kind of `tiering.contract` has a code. Messages are in S3's
+own words where it has some, closing period or not: clients and suites compare them.
 Spec: AWS S3 API Reference, "Error responses"; docs/S3.md.
 """
 
@@ -57,90 +58,90 @@ _ROWS: Final = (
     ErrorSpec("InvalidAccessKeyId", 403, "The AWS Access Key Id you provided does not exist in our records."),
     ErrorSpec("InvalidToken", 400, "The provided token is malformed or otherwise invalid."),
     ErrorSpec("ExpiredToken", 400, "The provided token has expired."),
-    ErrorSpec("RequestTimeTooSkewed", 403, "The difference between the request time and the server's time is too large."),
+    ErrorSpec("RequestTimeTooSkewed", 403, "The difference between the request time and the current time is too large."),
     ErrorSpec("AuthorizationHeaderMalformed", 400, "The authorization header is malformed."),
     ErrorSpec("AuthorizationQueryParametersError", 400, "The query string authentication parameters are malformed."),
     ErrorSpec("InvalidAction", 400, "The action or operation requested is not valid."),
-    ErrorSpec("MissingSecurityHeader", 400, "Your request is missing a required header."),
+    ErrorSpec("MissingSecurityHeader", 400, "Your request was missing a required header."),
     # what the request says
     ErrorSpec("InvalidRequest", 400, "The request is not valid."),
     ErrorSpec("InvalidArgument", 400, "Invalid argument."),
     ErrorSpec("BadRequest", 400, "The request cannot be served as it is."),
     ErrorSpec("AccessForbidden", 403, "This cross-origin request is not allowed."),
-    ErrorSpec("InvalidURI", 400, "The request path cannot be parsed: it must be percent-encoded UTF-8."),
+    ErrorSpec("InvalidURI", 400, "Couldn't parse the specified URI."),
     ErrorSpec("RequestHeaderSectionTooLarge", 400, "Your request header section exceeds the maximum allowed size."),
     ErrorSpec("InvalidHostHeader", 400, "The Host header is missing or cannot be parsed."),
     ErrorSpec("InvalidBucketName", 400, "The specified bucket is not valid."),
     ErrorSpec("InvalidRedirectLocation", 400, "The website redirect location must have a prefix of 'http://' or 'https://' or '/'."),
-    ErrorSpec("InvalidStorageClass", 400, "The storage class you specified is not valid."),
+    ErrorSpec("InvalidStorageClass", 400, "The storage class you specified is not valid"),
     ErrorSpec("InvalidTag", 400, "The tag provided is not valid."),
     ErrorSpec("InvalidEncryptionAlgorithmError", 400, "The encryption algorithm you specified is not valid."),
     ErrorSpec("KMS.NotFoundException", 400, "The request was rejected because the specified entity or resource could not be found."),
-    ErrorSpec("InvalidLocationConstraint", 400, "The specified location constraint is not valid."),
+    ErrorSpec("InvalidLocationConstraint", 400, "The specified location-constraint is not valid"),
     ErrorSpec("IllegalLocationConstraintException", 400, "The location constraint is not compatible with this endpoint."),
     ErrorSpec("KeyTooLongError", 400, "Your key is too long."),
-    ErrorSpec("MetadataTooLarge", 400, "Your metadata headers exceed the maximum allowed metadata size."),
+    ErrorSpec("MetadataTooLarge", 400, "Your metadata headers exceed the maximum allowed metadata size"),
     ErrorSpec("MissingContentLength", 411, "You must provide the Content-Length HTTP header."),
-    ErrorSpec("MissingRequestBodyError", 400, "The request body is empty."),
+    ErrorSpec("MissingRequestBodyError", 400, "Request Body is empty"),
     ErrorSpec("MalformedXML", 400, "The XML you provided was not well-formed or did not validate against our published schema."),
-    ErrorSpec("MalformedACLError", 400, "The ACL you provided was not well-formed or did not validate against our published schema."),
+    ErrorSpec("MalformedACLError", 400, "The XML you provided was not well-formed or did not validate against our published schema."),
     ErrorSpec("MalformedPolicy", 400, "The policy document is not well-formed."),
     ErrorSpec("PolicyTooLarge", 400, "Normalized policy document exceeds the maximum allowed size of 20480 bytes."),
     ErrorSpec("AccessControlListNotSupported", 400, "The bucket does not allow ACLs."),
-    ErrorSpec("InvalidBucketAclWithObjectOwnership", 400, "Bucket cannot have ACLs set with ObjectOwnership's BucketOwnerEnforced setting."),
+    ErrorSpec("InvalidBucketAclWithObjectOwnership", 400, "Bucket cannot have ACLs set with ObjectOwnership's BucketOwnerEnforced setting"),
     ErrorSpec("UnresolvableGrantByEmailAddress", 400, "The e-mail address you provided does not match any account on record."),
     ErrorSpec("MalformedPOSTRequest", 400, "The body of your POST request is not well-formed multipart/form-data."),
     ErrorSpec("InvalidPolicyDocument", 400, "The content of the form does not meet the conditions specified in the policy document."),
     ErrorSpec("MaxPostPreDataLengthExceededError", 400, "Your POST request fields preceding the upload file were too large."),
     ErrorSpec("IncorrectNumberOfFilesInPostRequest", 400, "POST requires exactly one file upload per request."),
-    ErrorSpec("MalformedTrailerError", 400, "The request contained trailing data that was not well-formed or was not declared in x-amz-trailer."),
+    ErrorSpec("MalformedTrailerError", 400, "The request contained trailing data that was not well-formed or did not conform to our published schema."),
     ErrorSpec("MaxMessageLengthExceeded", 400, "Your request was too big."),
     ErrorSpec("UnexpectedContent", 400, "This request does not support content."),
     ErrorSpec("MethodNotAllowed", 405, "The specified method is not allowed against this resource."),
-    ErrorSpec("NotImplemented", 501, "A header or query you provided implies functionality that is not implemented."),
+    ErrorSpec("NotImplemented", 501, "A header you provided implies functionality that is not implemented."),
     # the bytes
     ErrorSpec("BadDigest", 400, "The checksum you specified did not match the calculated checksum."),
-    ErrorSpec("InvalidDigest", 400, "The Content-MD5 you specified is not valid."),
-    ErrorSpec("XAmzContentSHA256Mismatch", 400, "The provided x-amz-content-sha256 header does not match what was computed."),
-    ErrorSpec("IncompleteBody", 400, "The request body ended before the number of bytes stated by its headers.", close=True),
+    ErrorSpec("InvalidDigest", 400, "The Content-MD5 you specified was invalid."),
+    ErrorSpec("XAmzContentSHA256Mismatch", 400, "The provided 'x-amz-content-sha256' header does not match what was computed."),
+    ErrorSpec("IncompleteBody", 400, "The request body terminated unexpectedly", close=True),
     ErrorSpec("RequestTimeout", 400, "Your socket connection to the server was not read from or written to within the timeout period.", close=True),
     ErrorSpec("EntityTooLarge", 400, "Your proposed upload exceeds the maximum allowed object size."),
-    ErrorSpec("EntityTooSmall", 400, "Your proposed upload is smaller than the minimum allowed size."),
+    ErrorSpec("EntityTooSmall", 400, "Your proposed upload is smaller than the minimum allowed size"),
     # buckets
     ErrorSpec("NoSuchBucket", 404, "The specified bucket does not exist."),
-    ErrorSpec("BucketAlreadyExists", 409, "The requested bucket name is not available. Please select a different name and try again."),
+    ErrorSpec("BucketAlreadyExists", 409, "The requested bucket name is not available. The bucket namespace is shared by all users of the system. Please select a different name and try again."),
     ErrorSpec("BucketAlreadyOwnedByYou", 409, "Your previous request to create the named bucket succeeded and you already own it."),
     ErrorSpec("BucketNotEmpty", 409, "The bucket you tried to delete is not empty."),
-    ErrorSpec("InvalidTargetBucketForLogging", 400, "The target bucket for logging does not exist."),
+    ErrorSpec("InvalidTargetBucketForLogging", 400, "The target bucket for logging does not exist"),
     ErrorSpec("TooManyBuckets", 400, "You have attempted to create more buckets than allowed."),
     ErrorSpec("IllegalVersioningConfigurationException", 400, "The versioning configuration specified in the request is not valid."),
     ErrorSpec("InvalidBucketState", 409, "The request is not valid for the current state of the bucket."),
     ErrorSpec("NoSuchBucketPolicy", 404, "The bucket policy does not exist."),
-    ErrorSpec("NoSuchLifecycleConfiguration", 404, "The lifecycle configuration does not exist."),
-    ErrorSpec("NoSuchCORSConfiguration", 404, "The CORS configuration does not exist."),
+    ErrorSpec("NoSuchLifecycleConfiguration", 404, "The lifecycle configuration does not exist"),
+    ErrorSpec("NoSuchCORSConfiguration", 404, "The CORS configuration does not exist"),
     ErrorSpec("NoSuchTagSet", 404, "The TagSet does not exist."),
-    ErrorSpec("NoSuchWebsiteConfiguration", 404, "The specified bucket does not have a website configuration."),
-    ErrorSpec("NoSuchPublicAccessBlockConfiguration", 404, "The public access block configuration was not found."),
+    ErrorSpec("NoSuchWebsiteConfiguration", 404, "The specified bucket does not have a website configuration"),
+    ErrorSpec("NoSuchPublicAccessBlockConfiguration", 404, "The public access block configuration was not found"),
     ErrorSpec("NoSuchConfiguration", 404, "The specified configuration does not exist."),
     ErrorSpec("ObjectLockConfigurationNotFoundError", 404, "Object Lock configuration does not exist for this bucket."),
-    ErrorSpec("NoSuchObjectLockConfiguration", 404, "The specified object does not have an Object Lock configuration."),
-    ErrorSpec("ServerSideEncryptionConfigurationNotFoundError", 404, "The server side encryption configuration was not found."),
-    ErrorSpec("ReplicationConfigurationNotFoundError", 404, "The replication configuration was not found."),
+    ErrorSpec("NoSuchObjectLockConfiguration", 404, "The specified object does not have a ObjectLock configuration."),
+    ErrorSpec("ServerSideEncryptionConfigurationNotFoundError", 404, "The server side encryption configuration was not found"),
+    ErrorSpec("ReplicationConfigurationNotFoundError", 404, "The replication configuration was not found"),
     ErrorSpec("OwnershipControlsNotFoundError", 404, "The bucket ownership controls were not found."),
     # objects
     ErrorSpec("NoSuchKey", 404, "The specified key does not exist."),
     ErrorSpec("NoSuchVersion", 404, "The specified version does not exist."),
-    ErrorSpec("InvalidObjectState", 403, "The operation is not valid for the object's storage class."),
+    ErrorSpec("InvalidObjectState", 403, "The operation is not valid for the object's storage class"),
     ErrorSpec("ObjectNotInActiveTierError", 403, "The source object of the COPY action is not in the active tier and is only stored in Amazon S3 Glacier."),
-    ErrorSpec("PreconditionFailed", 412, "At least one of the preconditions you specified did not hold."),
-    ErrorSpec("NotModified", 304, "Not Modified."),
-    ErrorSpec("InvalidRange", 416, "The requested range is not satisfiable."),
+    ErrorSpec("PreconditionFailed", 412, "At least one of the pre-conditions you specified did not hold."),
+    ErrorSpec("NotModified", 304, "Not Modified"),
+    ErrorSpec("InvalidRange", 416, "The requested range is not satisfiable"),
     ErrorSpec("InvalidWriteOffset", 400, "The write offset value that you specified does not match the current object size."),
-    ErrorSpec("InvalidPartNumber", 416, "The requested part number is not satisfiable."),
+    ErrorSpec("InvalidPartNumber", 416, "The requested partnumber is not satisfiable."),
     ErrorSpec("OperationAborted", 409, "A conflicting conditional operation is currently in progress against this resource. Try again."),
     # multipart uploads
-    ErrorSpec("NoSuchUpload", 404, "The specified multipart upload does not exist. The upload id may be invalid, or the upload may have been aborted or completed."),
-    ErrorSpec("InvalidPart", 400, "One or more of the specified parts could not be found, or its entity tag or checksum did not match."),
+    ErrorSpec("NoSuchUpload", 404, "The specified multipart upload does not exist. The upload ID may be invalid, or the upload may have been aborted or completed."),
+    ErrorSpec("InvalidPart", 400, "One or more of the specified parts could not be found.  The part may not have been uploaded, or the specified entity tag may not match the part's entity tag."),
     ErrorSpec("InvalidPartOrder", 400, "The list of parts was not in ascending order. Parts must be ordered by part number."),
     # room
     ErrorSpec("TierFullOfPins", 507, "The hot tier of this pool is full of pinned objects: unpin some, let leases end, or enlarge the pool."),
@@ -209,6 +210,7 @@ _ELEMENTS: Final[dict[str, tuple[tuple[str, str], ...]]] = {
     "NoSuchUpload": (("upload_id", "UploadId"),),
     "InvalidPart": (("number", "PartNumber"), ("etag", "ETag")),
     "InvalidPartOrder": (("number", "PartNumber"),),
+    "EntityTooSmall": (("number", "PartNumber"), ("etag", "ETag")),
 }
 """By code: a store fact, and the element AWS gives it in."""
 
@@ -236,8 +238,8 @@ def from_store(error: contract.StoreError) -> S3Error:
         fields["MinSizeAllowed"] = contract.PART_BYTES_MIN
         if "size" in facts:
             fields["ProposedSize"] = facts["size"]
-        if "number" in facts:
-            fields["PartNumber"] = facts["number"]
+    elif kind is contract.InvalidPartNumber and "parts" in facts:
+        fields["ActualPartCount"] = facts["parts"]
     elif kind is contract.IsMarker:
         modified = http_date(facts.get("modified_ms", 0))
         headers = b"allow: DELETE\r\nlast-modified: %b\r\n%b" % (modified.encode(), _marker(facts))

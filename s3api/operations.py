@@ -452,6 +452,8 @@ def _refusal(method: str, scope: str, selected: frozenset[str], copy: bool) -> S
         return S3Error("InvalidArgument", f"This operation does not accept {half} without {other}", ArgumentName=half)
     if selected and any(selected < frozenset(row.query) for row in here):
         return S3Error("InvalidRequest", f"The query string parameters {_list(selected)} are half of an operation.")
+    if method == "GET" and scope == "object" and selected == {"uploads"}:
+        return S3Error("InvalidRequest", "Key is not expected for the GET method ?uploads subresource")
     named = [row for row in TABLE if row.scope == scope and _fits(row, selected) and (row.query or not selected)]
     if named or not selected:
         allow = f"allow: {', '.join(sorted({row.method for row in named}))}\r\n".encode() if named else b""
@@ -467,6 +469,8 @@ def _refusal(method: str, scope: str, selected: frozenset[str], copy: bool) -> S
         )
     if "versionId" in selected:
         return S3Error("InvalidArgument", "This operation does not accept a version-id.", ArgumentName="versionId")
+    if scope == "object" and len(subs) == 1:
+        return S3Error("InvalidRequest", f"There is no such thing as the ?{_list(subs)} sub-resource for a key")
     return S3Error(
         "InvalidRequest", f"The query string parameters {_list(selected)} name no operation on this {scope}."
     )

@@ -12,7 +12,7 @@ import binascii
 import calendar
 import re
 from collections.abc import Collection, Mapping
-from typing import Final
+from typing import Any, Final
 
 from s3api.errors import S3Error
 from tiering.contract import PARTS_MAX
@@ -230,6 +230,9 @@ def base64_exact(name: str, value: str, length: int, code: str = "InvalidRequest
     except (binascii.Error, ValueError):
         raw = b""
     if len(raw) != length or base64.b64encode(raw).decode() != value:
+        if code == "InvalidDigest":
+            fields: dict[str, Any] = {name: value[:256]}  # S3 gives the value in an element of the header's name
+            raise S3Error(code, **fields)
         raise S3Error(code, f"Value for {name} header is invalid.")
     return raw
 

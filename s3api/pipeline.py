@@ -750,6 +750,8 @@ def _name_subject(failure: S3Error, request: Request, target: Target | None) -> 
             upload_id = parse_query(request.query).get("uploadId")
             if upload_id is not None:
                 fields.setdefault("UploadId", upload_id[:256])
+        case "InvalidPartNumber":
+            fields["PartNumberRequested"] = parse_query(request.query).get("partNumber", "")
         case "InvalidRange":
             asked = request.headers.get(b"range")
             if asked is not None:

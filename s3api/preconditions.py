@@ -1,8 +1,8 @@
 """Conditional request headers → `Conditions`, and nothing judged: the store does that, inside its transaction.
 
 Owns nothing. Does not know objects. Kind: pure. Invariants: a request without such headers gives None at the cost of a
-few look-ups; a date that is none is ignored on reads, as RFC 9110 has it, and a condition a write does not serve is
-refused, never dropped.
+few look-ups; a date that is none is ignored on reads, as RFC 9110 has it, and so is an If-Modified-Since that is still
+to come; a condition a write does not serve is refused, never dropped.
 Spec: RFC 9110 §13.1; AWS "Conditional reads", "Conditional writes", "Conditional deletes", CopyObject.
 """
 
@@ -33,25 +33,26 @@ def _date(headers: Headers, name: bytes) -> int | None:
     return None if value is None else http_time(_text(value))
 
 
-def _conditions(headers: Headers, prefix: bytes) -> Conditions:
+def _conditions(headers: Headers, prefix: bytes, now_ms: int) -> Conditions:
+    since_s = _date(headers, prefix + b"if-modified-since")
     return Conditions(
         if_match=_tags(headers, prefix + b"if-match"),
         if_none_match=_tags(headers, prefix + b"if-none-match"),
-        if_modified_since_s=_date(headers, prefix + b"if-modified-since"),
+        if_modified_since_s=None if since_s is None or since_s * 1000 > now_ms else since_s,
         if_unmodified_since_s=_date(headers, prefix + b"if-unmodified-since"),
     )
 
 
-def read_conditions(headers: Headers) -> Conditions | None:
+def read_conditions(headers: Headers, now_ms: int) -> Conditions | None:
     """Of a GET or HEAD."""
-    return None if _READ.isdisjoint(headers) else _conditions(headers, b"")
+    return None if _READ.isdisjoint(headers) else _conditions(headers, b"", now_ms)
 
 
-def source_conditions(headers: Headers) -> Conditions | None:
+def source_conditions(headers: Headers, now_ms: int) -> Conditions | None:
     """Of the source of a copy: `x-amz-copy-source-if-*`."""
     if not any(_SOURCE + name in headers for name in _READ):
         return None
-    return _conditions(headers, _SOURCE)
+    return _conditions(headers, _SOURCE, now_ms)
 
 
 def _refuse(headers: Headers, *names: bytes) -> None:

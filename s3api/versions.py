@@ -43,8 +43,13 @@ def spelled(version: str) -> str:
     return version or NULL
 
 
+def written_line(version: str) -> str:
+    """`x-amz-version-id` of what a write made: S3 names a version that is new, and not the null version it wrote over."""
+    return f"x-amz-version-id: {version}\r\n" if version else ""
+
+
 def version_line(version: str, bucket: BucketInfo) -> str:
     """`x-amz-version-id`, where there are versions: nothing in a bucket in which versioning was never enabled."""
     if version:
-        return f"x-amz-version-id: {version}\r\n"
+        return written_line(version)
     return f"x-amz-version-id: {NULL}\r\n" if bucket.versioning else ""

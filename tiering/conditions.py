@@ -240,5 +240,5 @@ def judge_claims(
         chosen.append(part)
     for part in chosen[:-1]:
         if part.size < part_bytes_min:
-            raise PartTooSmall(number=part.number, size=part.size)
+            raise PartTooSmall(number=part.number, size=part.size, etag=part.etag)
     return chosen

@@ -49,7 +49,7 @@ async def get_object_attributes(call: Call) -> Response:
     limit = min(integer("x-amz-max-parts", raw_max, 0, 1 << 31), PAGE_PARTS_MAX) if raw_max else PAGE_PARTS_MAX
     after = integer("x-amz-part-number-marker", raw_marker, 0, PARTS_MAX) if raw_marker else 0
     options = ReadOptions(
-        head=True, conditions=read_conditions(call.request.headers), version=named_version(call.query)
+        head=True, conditions=read_conditions(call.request.headers, call.now_ms), version=named_version(call.query)
     )
     info = (await open_object(call, options)).info
     if call.asked:

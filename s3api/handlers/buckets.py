@@ -198,10 +198,15 @@ def _region(bucket: BucketInfo, call: Call) -> str:
     return bucket.location or call.config.region
 
 
+def region_line(call: Call) -> str:
+    """Where the call's bucket is, as replies about the bucket say it."""
+    return f"x-amz-bucket-region: {_region(bucket_of(call), call)}\r\n"
+
+
 def head_bucket(call: Call) -> Response:
     """200 with region and pool."""
     bucket = bucket_of(call)
-    lines = f"x-amz-bucket-region: {_region(bucket, call)}\r\nx-amz-access-point-alias: false\r\n"
+    lines = f"{region_line(call)}x-amz-access-point-alias: false\r\n"
     return Response(200, f"{lines}{POOL_HEADER}: {bucket.pool}\r\n".encode())
 
 

@@ -49,7 +49,7 @@ from s3api.operations import COPY_SOURCE
 from s3api.params import percent_decode
 from s3api.preconditions import source_conditions, write_conditions
 from s3api.target import check_key, may_be_bucket
-from s3api.versions import parse_version, version_line
+from s3api.versions import parse_version, version_line, written_line
 from tiering.contract import (
     Checksum,
     Conditions,
@@ -114,6 +114,14 @@ def copy_source(headers: Headers) -> Source:
     if not key:
         raise _bad_source("Invalid copy source object key", raw)
     return Source(bucket, check_key(key), version)
+
+
+def check_bodiless(call: Call) -> None:
+    """Raises InvalidRequest for a copy that brings content of its own: which of the two is meant must not be a guess."""
+    if call.request.body.length:
+        raise S3Error(
+            "InvalidRequest", "The request included a body. Requests of this type must not include a non-empty body."
+        )
 
 
 def _bad_source(why: str, raw: bytes) -> S3Error:
@@ -217,6 +225,7 @@ async def copy_object(call: Call) -> Response:
     """Copies within the gateway; metadata and tags are the source's unless a directive replaces them."""
     headers = call.request.headers
     source = copy_source(headers)
+    check_bodiless(call)
     replace_metadata = _directive(call, "x-amz-metadata-directive")
     replace_tags = _directive(call, "x-amz-tagging-directive")
     algorithm = algorithm_of(headers)
@@ -250,7 +259,7 @@ async def copy_object(call: Call) -> Response:
             f"{SINGLE_PUT_BYTES_MAX}",
         )
     options = CopyOptions(
-        source_conditions=source_conditions(headers),
+        source_conditions=source_conditions(headers, call.now_ms),
         conditions=write_conditions(headers),
         replace=replace,
         tags=tags,
@@ -276,20 +285,26 @@ async def copy_object(call: Call) -> Response:
     writer.leaf("ETag", f'"{info.etag}"')
     checksum_leaves(writer, kept_checksum(info))
     lines = lease_lines(info, call.now_ms, expiry_of(call, info))
-    lines += version_line(info.version, bucket) + source_line(call, source, seen) + written_lines(call, info)
+    lines += written_line(info.version) + source_line(call, source, seen) + written_lines(call, info)
     return Response(200, xml.CONTENT_TYPE + lines.encode(), writer.finish())
 
 
 async def _opened_source(call: Call, source: Source) -> Reading:
     """The head of the source. Raises as `look_at_source`; PreconditionFailed."""
-    conditions = source_conditions(call.request.headers)
+    conditions = source_conditions(call.request.headers, call.now_ms)
     try:
         return await look_at_source(call, source, ReadOptions(head=True, conditions=conditions, version=source.version))
-    except NotModified:
-        name = "None-Match" if conditions is not None and conditions.if_none_match is not None else "Modified-Since"
-        raise S3Error("PreconditionFailed", Condition=f"x-amz-copy-source-If-{name}") from None
-    except PreconditionFailed as failed:
-        raise S3Error("PreconditionFailed", Condition=f"x-amz-copy-source-{failed.facts['condition']}") from None
+    except (NotModified, PreconditionFailed) as failed:
+        raise source_refused(conditions, failed) from None
+
+
+def source_refused(conditions: Conditions | None, failed: NotModified | PreconditionFailed) -> S3Error:
+    """What a copy answers whose source does not meet the conditions: also where a read would have been 304."""
+    name = failed.facts.get("condition")
+    if name is None:
+        tagged = conditions is not None and conditions.if_none_match is not None
+        name = "If-None-Match" if tagged else "If-Modified-Since"
+    return S3Error("PreconditionFailed", Condition=f"x-amz-copy-source-{name}")
 
 
 def _shares_bytes(seen: ObjectInfo, wanted: Asked | None, algorithm: str) -> bool:

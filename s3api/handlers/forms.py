@@ -21,11 +21,11 @@ from s3api.errors import S3Error
 from s3api.form import FormPayload
 from s3api.handlers.fields import checksum_lines, kept_checksum, lease_lines
 from s3api.handlers.lifecycle import expiry_of
-from s3api.handlers.objects import bucket_of, stored
+from s3api.handlers.objects import stored
 from s3api.handlers.options import SINGLE_PUT_BYTES_MAX, put_options
 from s3api.handlers.sealed import written_lines
 from s3api.message import Response
-from s3api.versions import version_line
+from s3api.versions import written_line
 from tiering.contract import ObjectInfo
 
 _STATUSES: Final = {"200": 200, "201": 201}
@@ -47,7 +47,7 @@ async def post_object(call: Call) -> Response:
     redirect = _redirect(call, form.fields.get("success_action_redirect") or form.fields.get("redirect", ""), info)
     expiry = expiry_of(call, info)
     lines = f'etag: "{info.etag}"\r\n{checksum_lines(kept_checksum(info))}{lease_lines(info, call.now_ms, expiry)}'
-    lines += version_line(info.version, bucket_of(call)) + written_lines(call, info)
+    lines += written_line(info.version) + written_lines(call, info)
     lines += f"location: {redirect or location}\r\n"
     if redirect:
         return Response(303, lines.encode())

@@ -7,22 +7,26 @@ Spec: AWS ListObjects, ListObjectsV2, ListMultipartUploads.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 from s3api import xml
 from s3api.call import Call
-from s3api.handlers.buckets import owner
+from s3api.errors import S3Error
+from s3api.handlers.buckets import owner, region_line
 from s3api.handlers.fields import STANDARD, shown_checksum, storage_class
 from s3api.handlers.objects import bucket_of
 from s3api.message import Response
 from s3api.moment import iso_date
 from s3api.paging import PAGE_KEYS_MAX, decode_token, encode_token
-from s3api.params import choice, query_integer
+from s3api.params import query_integer
 from tiering.contract import Listing, ListOptions, ObjectInfo, PendingListing, PendingOptions, content_bytes
 
 _NOTHING: Final = Listing((), (), False)
 _NOTHING_PENDING: Final = PendingListing((), (), False)
+_UPLOAD_ID: Final = re.compile(r"[0-9a-f]+\Z", re.ASCII)
+"""An upload that has ended since may still be a marker, so that listings go on; what never was one may not."""
 
 
 class Page:
@@ -32,8 +36,14 @@ class Page:
         self.prefix = query.get("prefix", "")
         self.delimiter = query.get("delimiter", "")
         self.limit = query_integer(query, limit_name, PAGE_KEYS_MAX, 0, PAGE_KEYS_MAX)
-        encoding = query.get("encoding-type", "")
-        self.encoding = choice("encoding-type", encoding, ("url",)) if encoding else None
+        self.encoding = query.get("encoding-type")
+        if self.encoding not in (None, "url"):
+            raise S3Error(
+                "InvalidArgument",
+                "Invalid Encoding Method specified in Request",
+                ArgumentName="encoding-type",
+                ArgumentValue=self.encoding[:256],
+            )
 
     def text(self, value: str) -> str:
         """A key, prefix or marker as the client wants it."""
@@ -102,7 +112,7 @@ def list_objects(call: Call) -> Response:
     writer.leaf("EncodingType", page.encoding)
     writer.leaf("IsTruncated", listing.truncated)
     _contents(writer, call, page, listing, owners=True)
-    return Response(200, xml.CONTENT_TYPE, writer.finish())
+    return Response(200, xml.CONTENT_TYPE + region_line(call).encode(), writer.finish())
 
 
 def list_objects_v2(call: Call) -> Response:
@@ -124,7 +134,7 @@ def list_objects_v2(call: Call) -> Response:
     writer.leaf("EncodingType", page.encoding)
     writer.leaf("IsTruncated", listing.truncated)
     _contents(writer, call, page, listing, owners=query.get("fetch-owner", "").lower() == "true")
-    return Response(200, xml.CONTENT_TYPE, writer.finish())
+    return Response(200, xml.CONTENT_TYPE + region_line(call).encode(), writer.finish())
 
 
 def list_multipart_uploads(call: Call) -> Response:
@@ -133,6 +143,13 @@ def list_multipart_uploads(call: Call) -> Response:
     page = Page(query, "max-uploads")
     key_after = query.get("key-marker", "")
     upload_after = query.get("upload-id-marker", "") if key_after else ""  # without a key it says nothing
+    if upload_after and not _UPLOAD_ID.match(upload_after):
+        raise S3Error(
+            "InvalidArgument",
+            "Invalid uploadId marker",
+            ArgumentName="upload-id-marker",
+            ArgumentValue=upload_after[:256],
+        )
     if page.limit:
         options = PendingOptions(page.prefix, page.delimiter, key_after, upload_after, page.limit)
         listing = call.store.pending(call.bucket, options)
@@ -143,9 +160,11 @@ def list_multipart_uploads(call: Call) -> Response:
     writer.leaf("Bucket", call.bucket)
     writer.leaf("KeyMarker", page.text(key_after))
     writer.leaf("UploadIdMarker", upload_after)
-    if listing.truncated:
-        writer.leaf("NextKeyMarker", page.text(listing.next_key))
-        writer.leaf("NextUploadIdMarker", listing.next_upload_id)
+    next_key, next_upload_id = listing.next_key, listing.next_upload_id
+    if not listing.truncated and listing.uploads:  # S3 names the last upload, whether or not there are more
+        next_key, next_upload_id = listing.uploads[-1].key, listing.uploads[-1].upload_id
+    writer.leaf("NextKeyMarker", page.text(next_key))
+    writer.leaf("NextUploadIdMarker", next_upload_id)
     writer.leaf("Prefix", page.text(page.prefix))
     writer.leaf("Delimiter", page.optional(page.delimiter))
     writer.leaf("EncodingType", page.encoding)

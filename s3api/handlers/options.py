@@ -197,10 +197,10 @@ def _bad_tagging(text: str) -> S3Error:
     )
 
 
-def check_lockable(bucket: BucketInfo) -> None:
+def check_lockable(bucket: BucketInfo, why: str = "Bucket is missing Object Lock Configuration") -> None:
     """Raises InvalidRequest for a bucket without object lock."""
     if not bucket.object_lock:
-        raise S3Error("InvalidRequest", "Bucket is missing Object Lock Configuration.")
+        raise S3Error("InvalidRequest", why)
 
 
 def lock_of(call: Call, headers: Headers) -> Lock | None:
@@ -209,7 +209,7 @@ def lock_of(call: Call, headers: Headers) -> Lock | None:
     bucket = call.store.bucket(call.bucket)
     lock = headers_lock(headers, call.now_ms)
     if lock is not None:
-        check_lockable(bucket)
+        check_lockable(bucket, "Bucket is missing ObjectLockConfiguration")  # S3 writes it so of writes
         if lock.mode:
             call.require("s3:PutObjectRetention")
         if lock.legal_hold is not None:

@@ -513,7 +513,7 @@ def _asked_window(info: ObjectInfo, options: ReadOptions) -> tuple[int, int, Win
         if part in (number, WHOLE):
             return start, stop, window([(part, sealed)], 0, stop - start)
         start = stop
-    raise InvalidPartNumber()
+    raise InvalidPartNumber(parts=len(streams))
 
 
 async def open_object(call: Call, options: ReadOptions) -> Reading:

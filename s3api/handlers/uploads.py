@@ -38,10 +38,12 @@ from s3api.handlers.buckets import owner
 from s3api.handlers.copy import (
     Source,
     algorithm_of,
+    check_bodiless,
     checksum_leaves,
     copy_source,
     look_at_source,
     source_line,
+    source_refused,
 )
 from s3api.handlers.fields import STANDARD, checksum_line, crc64_text, kept_checksum, lease_lines
 from s3api.handlers.lifecycle import abort_lines, expiry_of
@@ -63,7 +65,7 @@ from s3api.moment import iso_date
 from s3api.params import base64_exact, part_number, query_integer
 from s3api.preconditions import source_conditions, write_conditions
 from s3api.ranges import parse_copy_range
-from s3api.versions import version_line
+from s3api.versions import written_line
 from tiering.contract import (
     PARTS_MAX,
     Checksum,
@@ -78,6 +80,7 @@ from tiering.contract import (
     Reading,
     ReadOptions,
     UploadInfo,
+    content_bytes,
 )
 
 PAGE_PARTS_MAX: Final = 1000
@@ -192,36 +195,32 @@ async def _open_source(call: Call, source: Source) -> Reading:
     headers = call.request.headers
     raw = headers.get(b"x-amz-copy-source-range")
     wanted = parse_copy_range(raw.decode("latin-1")) if raw is not None else None
+    conditions = source_conditions(headers, call.now_ms)
     try:
-        options = ReadOptions(head=True, range=wanted, conditions=source_conditions(headers), version=source.version)
+        options = ReadOptions(head=True, range=wanted, conditions=conditions, version=source.version)
         reading = await look_at_source(call, source, options)
-    except NotModified:
-        raise S3Error("PreconditionFailed", Condition="x-amz-copy-source-If-None-Match") from None
-    except PreconditionFailed as failed:
-        raise S3Error("PreconditionFailed", Condition=f"x-amz-copy-source-{failed.facts['condition']}") from None
+    except (NotModified, PreconditionFailed) as failed:
+        raise source_refused(conditions, failed) from None
     except InvalidRange as beyond:
-        raise _beyond(beyond.facts["size"]) from None
+        raise S3Error("InvalidRequest", "The specified copy range is invalid for the source object size") from beyond
     size = reading.stop - reading.start
     if wanted is not None and reading.stop != wanted.stop:
-        raise _beyond(reading.info.size)
+        # Not the 416 of a read, and not clipped as there.
+        raise S3Error(
+            "InvalidArgument",
+            f"Range specified is not valid for source object of size: {content_bytes(reading.info)}",
+            ArgumentName="x-amz-copy-source-range",
+            ArgumentValue=call.header(b"x-amz-copy-source-range")[:256],
+        )
     if size > SINGLE_PUT_BYTES_MAX:
         raise S3Error("EntityTooLarge", ProposedSize=size, MaxSizeAllowed=SINGLE_PUT_BYTES_MAX)
     return reading
 
 
-def _beyond(size: int) -> S3Error:
-    """Of a part's range: not the 416 of a read, and not clipped as there."""
-    return S3Error(
-        "InvalidArgument",
-        f"Range specified is not valid for source object of size: {size}",
-        ArgumentName="x-amz-copy-source-range",
-        ArgumentValue=size,
-    )
-
-
 async def upload_part_copy(call: Call) -> Response:
     """Makes a part of an object's bytes, or a range of them."""
     source = copy_source(call.request.headers)
+    check_bodiless(call)
     upload_id, number, upload = _part_request(call)
     bucket = bucket_of(call)
     seal = upload_seal(call, upload)
@@ -478,7 +477,7 @@ async def complete_multipart_upload(call: Call) -> Response:
     writer.leaf("Key", call.key)
     writer.leaf("ETag", f'"{info.etag}"')
     checksum_leaves(writer, kept_checksum(info))
-    lines = lease_lines(info, call.now_ms, expiry_of(call, info)) + version_line(info.version, bucket_of(call))
+    lines = lease_lines(info, call.now_ms, expiry_of(call, info)) + written_line(info.version)
     lines += sealed_lines or written_lines(call, info)
     return Response(200, xml.CONTENT_TYPE + lines.encode(), writer.finish())
 

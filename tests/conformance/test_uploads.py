@@ -113,7 +113,7 @@ async def test_small_part_before_the_last_is_refused(store: Store) -> None:
     claims = [PartClaim(n, (await put_part(store, "k", upload_id, n, b"small")).etag) for n in (1, 2)]
     with pytest.raises(c.PartTooSmall) as caught:
         await store.complete_upload("b", "k", upload_id, claims, CompleteOptions("e"))
-    assert caught.value.facts == {"number": 1, "size": 5}
+    assert caught.value.facts == {"number": 1, "size": 5, "etag": claims[0].etag}
 
 
 async def test_stated_size_must_be_the_sum(store: Store) -> None:

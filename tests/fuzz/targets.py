@@ -468,9 +468,9 @@ def headers(data: bytes) -> None:
         lambda: encryption.asked(sent, encryption.NO_DEFAULT, RING),
         lambda: encryption.customer_key(sent, reading=True),
         lambda: checksums.requested_checksum(sent),
-        lambda: preconditions.source_conditions(sent),
+        lambda: preconditions.source_conditions(sent, NEW_YEAR_MS),
         lambda: preconditions.write_conditions(sent),
-        lambda: preconditions.read_conditions(sent),
+        lambda: preconditions.read_conditions(sent, NEW_YEAR_MS),
         lambda: copy.algorithm_of(sent),
     ):
         s3(call)

@@ -204,7 +204,11 @@ def test_list_multipart_uploads(s3: Harness) -> None:
     markers = f"key-marker={root.text('NextKeyMarker')}&upload-id-marker={root.text('NextUploadIdMarker')}"
     assert uploads(markers)[0] == begun[1:]
     assert uploads("key-marker=k")[0] == begun[2:]
+    found, root = uploads("key-marker=k")
+    assert (root.text("NextKeyMarker"), root.text("NextUploadIdMarker")) == begun[-1]  # named although nothing follows
     assert uploads("upload-id-marker=zzz")[0] == begun
+    for marker in ("not_an_id", "b4cb4c9c-3fd8-4ff6-8a5c-d5b5f0d4a4d6"):
+        assert s3("GET", f"/bucket?uploads&key-marker=k&upload-id-marker={marker}").code == "InvalidArgument"
     found, root = uploads("delimiter=/")
     assert (found, [node.text("Prefix") for node in root.all("CommonPrefixes")]) == (begun[:2], ["p/"])
     assert uploads("prefix=p/&encoding-type=url")[0][1][0] == "p/2%20x"

@@ -90,7 +90,7 @@ REFUSED = [
     ("DELETE", "object", "", COPY, "InvalidArgument"),
     ("POST", "object", "", {}, "MethodNotAllowed"),
     ("POST", "object", "acl", {}, "MethodNotAllowed"),
-    ("GET", "object", "uploads", {}, "MethodNotAllowed"),
+    ("GET", "object", "uploads", {}, "InvalidRequest"),
     ("DELETE", "object", "attributes", {}, "MethodNotAllowed"),
     ("HEAD", "object", "tagging", {}, "MethodNotAllowed"),
     ("HEAD", "bucket", "location", {}, "MethodNotAllowed"),

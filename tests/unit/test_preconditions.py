@@ -10,11 +10,13 @@ from tiering.contract import Conditions
 
 DATE = b"Sun, 06 Nov 1994 08:49:37 GMT"
 DATE_S = 784111777
+NOW_MS = DATE_S * 1000
 
 
 def test_no_header_is_no_condition() -> None:
-    for read in (read_conditions, source_conditions, write_conditions, delete_conditions):
-        assert read({b"host": b"x"}) is None
+    headers = {b"host": b"x"}
+    assert read_conditions(headers, NOW_MS) is source_conditions(headers, NOW_MS) is None
+    assert write_conditions(headers) is delete_conditions(headers) is None
 
 
 def test_read_conditions() -> None:
@@ -24,17 +26,23 @@ def test_read_conditions() -> None:
         b"if-modified-since": DATE,
         b"if-unmodified-since": b"yesterday",
     }
-    assert read_conditions(headers) == Conditions(
+    assert read_conditions(headers, NOW_MS) == Conditions(
         if_match=("a", "b"), if_none_match=("*",), if_modified_since_s=DATE_S, if_unmodified_since_s=None
     )
-    assert read_conditions({b"if-none-match": b'W/"a"'}) == Conditions(if_none_match=("a",))
-    assert read_conditions({b"if-match": b"unquoted"}) == Conditions(if_match=("unquoted",))
+    assert read_conditions({b"if-none-match": b'W/"a"'}, NOW_MS) == Conditions(if_none_match=("a",))
+    assert read_conditions({b"if-match": b"unquoted"}, NOW_MS) == Conditions(if_match=("unquoted",))
+
+
+def test_a_date_that_is_still_to_come_is_no_condition() -> None:
+    for prefix, read in ((b"", read_conditions), (b"x-amz-copy-source-", source_conditions)):
+        headers = {prefix + b"if-modified-since": DATE, prefix + b"if-unmodified-since": DATE}
+        assert read(headers, NOW_MS - 1) == Conditions(if_unmodified_since_s=DATE_S)
 
 
 def test_source_conditions() -> None:
     headers = {b"x-amz-copy-source-if-match": b'"a"', b"x-amz-copy-source-if-unmodified-since": DATE}
-    assert source_conditions(headers) == Conditions(if_match=("a",), if_unmodified_since_s=DATE_S)
-    assert source_conditions({b"if-match": b'"a"'}) is None
+    assert source_conditions(headers, NOW_MS) == Conditions(if_match=("a",), if_unmodified_since_s=DATE_S)
+    assert source_conditions({b"if-match": b'"a"'}, NOW_MS) is None
 
 
 def test_write_conditions() -> None:
