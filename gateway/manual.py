@@ -31,7 +31,7 @@ DIFFERENCES: Final[Mapping[str, str]] = {
     "ListObjects": "With `encoding-type=url` a space is `%20`, not `+`. A cold-only object is listed as `GLACIER_IR` unless "
     "it was stored with a class of its own.",
     "ListObjectsV2": "As ListObjects.",
-    "DeleteObjects": f"Up to {DELETE_KEYS_MAX} keys, each with its own outcome; as AWS wants, with Content-MD5 or a checksum.",
+    "DeleteObjects": f"Up to {DELETE_KEYS_MAX} keys, each with its own outcome; as AWS wants, with Content-MD5 or a checksum. `x-amz-bypass-governance-retention` may stand in any bucket.",
     "GetBucketPolicyStatus": "A bucket is public by its access list too, and has a status without a policy.",
     "PutBucketVersioning": "MFA delete is 501.",
     "GetObject": "The reply has `x-recall-tier`. A 5xx reply has no body.",

@@ -624,7 +624,10 @@ def test_a_part_beyond_a_sealed_source_states_the_contents_size(s3: Harness) -> 
     put(s3, "AES256")
     upload = begin(s3, {}, "copy")
     for first, code in ((len(CONTENT) - 1, "InvalidArgument"), (len(CONTENT), "InvalidRequest")):
-        headers = {"x-amz-copy-source": "/b/k", "x-amz-copy-source-range": f"bytes={first}-{sealed_bytes(len(CONTENT)) - 1}"}
+        headers = {
+            "x-amz-copy-source": "/b/k",
+            "x-amz-copy-source-range": f"bytes={first}-{sealed_bytes(len(CONTENT)) - 1}",
+        }
         reply = s3("PUT", f"/b/copy?partNumber=1&uploadId={upload}", headers)
         assert reply.code == code
         assert (f"of size: {len(CONTENT)}".encode() in reply.body) == (code == "InvalidArgument")
