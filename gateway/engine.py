@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import shutil
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Final
 
+from gateway import tls
 from gateway.admin.routes import Health
 from gateway.config import Settings
 from gateway.metrics import Metrics
@@ -145,8 +147,12 @@ def backing_record(metrics: Metrics) -> Record:
     return add
 
 
-def pool_gauges(pools: Mapping[str, Pool]) -> Iterable[tuple[str, str, float]]:
-    """The metrics of kind `pool`, read when somebody asks."""
+def shared_gauges(pools: Mapping[str, Pool], data_dir: Path) -> Iterable[tuple[str, str, float]]:
+    """The metrics of kind `shared`, read when somebody asks."""
+    yield "recall_disk_free_bytes", "", shutil.disk_usage(data_dir).free
+    certificate_ends_s = tls.ends_s(data_dir)
+    if certificate_ends_s is not None:
+        yield "recall_tls_certificate_end_timestamp_seconds", "", certificate_ends_s
     for name, pool in pools.items():
         with pool.index.view() as view:
             counters = view.counters()
@@ -154,19 +160,44 @@ def pool_gauges(pools: Mapping[str, Pool]) -> Iterable[tuple[str, str, float]]:
             scrubbed_ms = {side: stored(view, side).completed_ms for side in events.SIDES}
             damages = len(standing_damages(view))
             used_bytes = view.used_bytes()
+            oldest_ms = view.oldest_dirty_ms() if pool.config.demote != "never" else None
+            now_ms = pool.clock.now_ms()
         yield "recall_pool_capacity_bytes", name, pool.capacity_bytes
         yield "recall_pool_free_bytes", name, free_regions * pool.flash.region_bytes
         yield "recall_pool_hot_bytes", name, counters.hot_bytes
         yield "recall_pool_pinned_bytes", name, counters.pinned_bytes
         yield "recall_pool_dirty_bytes", name, counters.dirty_bytes
+        yield (
+            "recall_pool_dirty_age_seconds",
+            name,
+            max(0, now_ms - (now_ms if oldest_ms is None else oldest_ms)) / 1000,
+        )
+        yield "recall_pool_writable", name, float(_health_of(pool).writable)
         yield "recall_pool_objects", name, counters.objects
         yield "recall_pool_index_bytes", name, (pool.index.path / "data.mdb").stat().st_size
         yield "recall_pool_index_used_bytes", name, used_bytes
         yield "recall_pool_damaged", name, damages
         for side, at_ms in scrubbed_ms.items():
-            yield f"recall_pool_{side}_scrubbed_seconds", name, at_ms / 1000
+            yield f"recall_pool_{side}_scrubbed_timestamp_seconds", name, at_ms / 1000
 
 
+def held_times(pools: Mapping[str, Pool], metrics: Metrics) -> Callable[[], None]:
+    """Brings the counters of how long writes waited up to date, when it is called."""
+    seen = {(name, by): 0 for name, pool in pools.items() for by in pool.held_s()}
+    at = {(name, by): metrics.cell("recall_writes_held_seconds_total", name, by) for name, by in seen}
+
+    def count() -> None:
+        for name, pool in pools.items():
+            for by, seconds in pool.held_s().items():
+                now = round(seconds * 1e6)
+                metrics.cells[at[name, by]] += now - seen[name, by]
+                seen[name, by] = now
+
+    return count
+
+
+ROOM_BYTES_MIN: Final = 64 << 10
+"""Free bytes of a disk below which an index can hardly grow: the next writes will be refused."""
 MEND_S: Final = 0.5
 """How often a process looks whether it should give way to a new one."""
 
@@ -182,16 +213,20 @@ async def until_over(pools: Mapping[str, Pool]) -> None:
 
 
 def health(pools: Mapping[str, Pool]) -> Health:
-    """Writes are refused, and the probe for them fails, once a pool has too much that waits for the backing store, and
-    while its device has lost a write."""
-    for pool in pools.values():
-        if pool.failed:
-            return Health(readable=not pool.index.failed, writable=False)
-        with pool.index.view() as view:
-            dirty_bytes = view.counters().dirty_bytes
-        if pool.config.demote != "never" and dirty_bytes >= pool.dirty_bytes_max:
-            return Health(writable=False)
-    return Health()
+    """Writes are refused, and the probe for them fails, once a pool has too much that waits for the backing store, while its
+    device has lost a write, and while the disk has no room for its index."""
+    found = [_health_of(pool) for pool in pools.values()]
+    return Health(readable=all(each.readable for each in found), writable=all(each.writable for each in found))
+
+
+def _health_of(pool: Pool) -> Health:
+    if pool.failed:
+        return Health(readable=not pool.index.failed, writable=False)
+    if shutil.disk_usage(pool.index.path).free < ROOM_BYTES_MIN:
+        return Health(writable=False)
+    with pool.index.view() as view:
+        dirty_bytes = view.counters().dirty_bytes
+    return Health(writable=pool.config.demote == "never" or dirty_bytes < pool.dirty_bytes_max)
 
 
 class KeeperBell:

@@ -87,6 +87,7 @@ async def _keep(settings: Settings, environ: Mapping[str, str], ready: Ready, fi
             if settings.pools[name].region_bytes not in (0, pool.flash.region_bytes):
                 _log.warning("pool %s keeps its regions of %d bytes, as it was made", name, pool.flash.region_bytes)
     metrics = Metrics(settings.run_dir, "keeper", OPERATION_NAMES, tuple(settings.pools))
+    metrics.cells[metrics.cell("recall_restarts_total", "keeper")] += not first
     cold = engine.open_cold(settings, environ, engine.backing_record(metrics))
     buckets = Buckets(pools, Path(settings.data_dir))
     owed = [name for name, pool in pools.items() if pool.is_owed()] if first else []

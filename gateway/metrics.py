@@ -26,6 +26,7 @@ from prometheus_client import exposition
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
+from s3api.errors import ERRORS
 from tiering.device import allocate
 from tiering.events import FATES, SIDES
 
@@ -36,14 +37,14 @@ STATUS_CLASSES: Final = ("1xx", "2xx", "3xx", "4xx", "5xx")
 UNKNOWN: Final = "Unknown"
 """The operation of a request that resolved to none."""
 
-Kind = Literal["counter", "gauge", "histogram", "pool"]
+Kind = Literal["counter", "gauge", "histogram", "shared"]
 
 
 class MetricRow(msgspec.Struct, frozen=True):
     """One metric. `labels` name value lists given to `Metrics`.
 
     counter: only grows. gauge: a number each process sets, shown as the sum. histogram: of seconds, with LATENCY_BOUNDS_S.
-    pool: a gauge of shared state, asked for when scraped. `scale`: cells hold whole numbers, the metric is cell x scale.
+    shared: a gauge of state that all processes see, asked for when scraped. `scale`: cells hold whole numbers, the metric is cell x scale.
     """
 
     name: str
@@ -61,6 +62,9 @@ TABLE: Final[tuple[MetricRow, ...]] = (
     MetricRow("recall_received_bytes_total", "counter", "Body bytes received.", ("operation",)),
     MetricRow("recall_sent_bytes_total", "counter", "Body bytes sent.", ("operation",)),
     MetricRow("recall_requests_aborted_total", "counter", "Requests whose connection was lost before the last byte.", ("operation",)),
+    MetricRow("recall_errors_total", "counter", "Of the answered requests those that were refused, or failed, by S3's code for it.", ("code",)),
+    MetricRow("recall_overload_refusals_total", "counter", "Requests and connections above a limit that were answered 503 unread; they are in no other metric."),
+    MetricRow("recall_slow_peers_total", "counter", "Connections that were cut off, since a body moved slower than `http.body_rate_bytes_min`."),
     MetricRow("recall_reads_total", "counter", "Reads by where the bytes were: hot, cold, or miss.", ("pool", "result")),
     MetricRow("recall_demotions_total", "counter", "Objects copied to the backing store.", ("pool",)),
     MetricRow("recall_demoted_bytes_total", "counter", "Bytes of those objects.", ("pool",)),
@@ -71,6 +75,7 @@ TABLE: Final[tuple[MetricRow, ...]] = (
     MetricRow("recall_recalls_total", "counter", "Objects brought back from the backing store.", ("pool",)),
     MetricRow("recall_recalled_bytes_total", "counter", "Bytes of those objects.", ("pool",)),
     MetricRow("recall_expired_total", "counter", "Objects removed because their TTL ended.", ("pool",)),
+    MetricRow("recall_writes_held_seconds_total", "counter", "Time in which writes of a worker waited: for the drive to take what is written, for a free region, or since too much waits for demotion.", ("pool", "by"), 1e-6),
     MetricRow("recall_scrubbed_bytes_total", "counter", "Bytes compared with their checksums by the scrubs.", ("pool", "side")),
     MetricRow("recall_scrub_damage_total", "counter", "What scrubs and reads found damaged, and what became of it; what cannot be repaired counts once a scrub and at each read.", ("pool", "side", "damage")),
     MetricRow("recall_lifecycle_actions_total", "counter", "What lifecycle rules did to objects, versions and uploads.", ("action",)),
@@ -79,24 +84,33 @@ TABLE: Final[tuple[MetricRow, ...]] = (
     MetricRow("recall_backing_calls_total", "counter", "Calls to the backing store, each try counted.", ("call", "outcome")),
     MetricRow("recall_backing_seconds_total", "counter", "Time those calls took.", ("call",), 1e-6),
     MetricRow("recall_tls_handshakes_failed_total", "counter", "TLS handshakes that came to nothing: refused, broken off or too slow."),
+    MetricRow("recall_restarts_total", "counter", "Processes that were started again, since they had ended by themselves.", ("process",)),
     MetricRow("recall_connections", "gauge", "Open client connections."),
     MetricRow("recall_requests_in_flight", "gauge", "Requests begun and not answered."),
-    MetricRow("recall_pool_capacity_bytes", "pool", "Flash the pool has.", ("pool",)),
-    MetricRow("recall_pool_free_bytes", "pool", "Flash in free regions.", ("pool",)),
-    MetricRow("recall_pool_hot_bytes", "pool", "Bytes of objects with a hot copy.", ("pool",)),
-    MetricRow("recall_pool_pinned_bytes", "pool", "Bytes held by pins.", ("pool",)),
-    MetricRow("recall_pool_dirty_bytes", "pool", "Bytes that wait for demotion.", ("pool",)),
-    MetricRow("recall_pool_objects", "pool", "Objects, hot and cold.", ("pool",)),
-    MetricRow("recall_pool_index_bytes", "pool", "File of its index, which never shrinks.", ("pool",)),
-    MetricRow("recall_pool_index_used_bytes", "pool", "What rows take of that; the rest waits to be written again.", ("pool",)),
-    MetricRow("recall_pool_damaged", "pool", "Objects and parts that a scrub found damaged and could not mend, and that are still there.", ("pool",)),
-    MetricRow("recall_pool_flash_scrubbed_seconds", "pool", "When the last pass over its flash was complete, in Unix time; 0 never.", ("pool",)),
-    MetricRow("recall_pool_cold_scrubbed_seconds", "pool", "The same of its copies in the backing store.", ("pool",)),
+    MetricRow("recall_requests_waiting", "gauge", "Requests and connections above a limit that wait for their turn."),
+    MetricRow("recall_disk_free_bytes", "shared", "Room on the disk of the data directory, which the indices grow into."),
+    MetricRow("recall_tls_certificate_end_timestamp_seconds", "shared", "When the certificate in force ends, in Unix time."),
+    MetricRow("recall_pool_capacity_bytes", "shared", "Flash the pool has.", ("pool",)),
+    MetricRow("recall_pool_free_bytes", "shared", "Flash in free regions.", ("pool",)),
+    MetricRow("recall_pool_hot_bytes", "shared", "Bytes of objects with a hot copy.", ("pool",)),
+    MetricRow("recall_pool_pinned_bytes", "shared", "Bytes held by pins.", ("pool",)),
+    MetricRow("recall_pool_dirty_bytes", "shared", "Bytes that wait for demotion.", ("pool",)),
+    MetricRow("recall_pool_dirty_age_seconds", "shared", "Age of the oldest object that waits for demotion; 0 when none does.", ("pool",)),
+    MetricRow("recall_pool_writable", "shared", "1 while the pool takes writes; 0 while its device fails, the disk is full or too much waits for demotion.", ("pool",)),
+    MetricRow("recall_pool_objects", "shared", "Objects, hot and cold.", ("pool",)),
+    MetricRow("recall_pool_index_bytes", "shared", "File of its index, which never shrinks.", ("pool",)),
+    MetricRow("recall_pool_index_used_bytes", "shared", "What rows take of that; the rest waits to be written again.", ("pool",)),
+    MetricRow("recall_pool_damaged", "shared", "Objects and parts that a scrub found damaged and could not mend, and that are still there.", ("pool",)),
+    MetricRow("recall_pool_flash_scrubbed_timestamp_seconds", "shared", "When the last pass over its flash was complete, in Unix time; 0 never.", ("pool",)),
+    MetricRow("recall_pool_cold_scrubbed_timestamp_seconds", "shared", "When the last pass over its copies in the backing store was complete, in Unix time; 0 never.", ("pool",)),
 )
 # fmt: on
 
 _FIXED_LABELS: Final[Mapping[str, Sequence[str]]] = {
     "status": STATUS_CLASSES,
+    "code": tuple(ERRORS),
+    "by": ("drive", "regions", "demotion"),
+    "process": ("keeper", "worker"),
     "result": ("hot", "cold", "miss"),
     "fate": ("delivered", "failed", "dropped", "refused"),
     "side": SIDES,
@@ -113,14 +127,17 @@ _FIXED_LABELS: Final[Mapping[str, Sequence[str]]] = {
     "call": ("put", "get", "delete", "list", "stat"),
     "outcome": ("ok", "not_found", "unavailable", "corrupt", "abandoned", "error"),
 }
+_MANY: Final = frozenset({"operation", "code"})
+"""Labels with so many values that series at zero are left out; those of other labels are there from the start, or the first event
+of a kind would be no increase."""
 _ROWS: Final = {row.name: row for row in TABLE}
 _FASTEST_S: Final = LATENCY_BOUNDS_S[0]
 _HISTOGRAM_CELLS: Final = len(LATENCY_BOUNDS_S) + 2  # buckets, the unbounded one, and the sum as a double
 _SUM: Final = _HISTOGRAM_CELLS - 1
 _MAGIC_BYTES: Final = 32
 
-PoolGauges = Callable[[], Iterable[tuple[str, str, float]]]
-"""Asked at a scrape: (metric name, pool, value) of the rows of kind `pool`."""
+SharedGauges = Callable[[], Iterable[tuple[str, str, float]]]
+"""Asked at a scrape: (metric name, pool or "", value) of the rows of kind `shared`."""
 
 
 class Layout:
@@ -131,7 +148,7 @@ class Layout:
         self._first: dict[tuple[str, ...], int] = {}
         self.cells = 0
         for row in TABLE:
-            if row.kind == "pool":
+            if row.kind == "shared":
                 continue
             for labels in itertools.product(*(values[label] for label in row.labels)):
                 self._first[(row.name, *labels)] = self.cells
@@ -164,6 +181,7 @@ class Metrics:
         for row, _, cell in self.layout.series():
             if row.kind == "gauge":
                 self.cells[cell] = 0  # what the process before us had open is closed
+        self._errors = {code: self.cell("recall_errors_total", code) for code in ERRORS}
         self._requests = {name: self._request_cells(name) for name in (*operations, UNKNOWN)}
 
     def cell(self, name: str, *labels: str) -> int:
@@ -182,9 +200,16 @@ class Metrics:
         )
 
     def request(
-        self, operation: str, status: int, seconds: float, received_bytes: int, sent_bytes: int, complete: bool
+        self,
+        operation: str,
+        status: int,
+        seconds: float,
+        received_bytes: int,
+        sent_bytes: int,
+        complete: bool,
+        error: str = "",
     ) -> None:
-        """Counts one finished request; an operation that is not in the layout counts as Unknown."""
+        """Counts one finished request; an operation that is not in the layout counts as Unknown. `error`: S3's code, if any."""
         requests, latency, received, sent, aborted = self._requests.get(operation) or self._requests[UNKNOWN]
         cells = self.cells
         cells[requests + status // 100] += 1
@@ -196,6 +221,8 @@ class Metrics:
             cells[sent] += sent_bytes
         if not complete:
             cells[aborted] += 1
+        if error:
+            cells[self._errors[error]] += 1
 
     def totals(self) -> Sequence[float]:
         """Every cell, added up over all slots."""
@@ -209,10 +236,10 @@ class Metrics:
                     totals[cell] += doubles[cell] if cell in sums else whole[cell]
         return totals
 
-    def text(self, pool_gauges: PoolGauges = lambda: ()) -> bytes:
+    def text(self, shared_gauges: SharedGauges = lambda: ()) -> bytes:
         """All metrics of the gateway in Prometheus's text format. Costs about a millisecond a slot."""
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(_Scrape(self.layout, self.totals(), tuple(pool_gauges())))
+        registry.register(_Scrape(self.layout, self.totals(), tuple(shared_gauges())))
         return exposition.generate_latest(registry)
 
     def close(self) -> None:
@@ -242,27 +269,29 @@ def _open(path: Path, layout: Layout) -> mmap.mmap:
 class _Scrape(Collector):
     """The totals of one moment, as prometheus_client wants them."""
 
-    def __init__(self, layout: Layout, totals: Sequence[float], pool_gauges: Sequence[tuple[str, str, float]]) -> None:
+    def __init__(
+        self, layout: Layout, totals: Sequence[float], shared_gauges: Sequence[tuple[str, str, float]]
+    ) -> None:
         self._layout = layout
         self._totals = totals
-        self._pool_gauges = pool_gauges
+        self._shared_gauges = shared_gauges
 
     def collect(self) -> Iterator[Metric]:
-        """One family a row. Series at zero are left out where the row has labels: most operations are never called."""
+        """One family a row."""
         for row, group in itertools.groupby(self._layout.series(), key=lambda series: series[0]):
             family = _FAMILIES[row.kind](row.name.removesuffix("_total"), row.help, labels=row.labels)
             for _, labels, cell in group:
                 if row.kind == "histogram":
                     self._add_histogram(family, labels, cell)
-                elif self._totals[cell] or not row.labels:
+                elif self._totals[cell] or _MANY.isdisjoint(row.labels):
                     family.add_metric(labels, self._totals[cell] * row.scale)
             yield family
         for row in TABLE:
-            if row.kind == "pool":
+            if row.kind == "shared":
                 gauge = GaugeMetricFamily(row.name, row.help, labels=row.labels)
-                for name, pool, value in self._pool_gauges:
+                for name, pool, value in self._shared_gauges:
                     if name == row.name:
-                        gauge.add_metric((pool,), value)
+                        gauge.add_metric((pool,) if row.labels else (), value)
                 yield gauge
 
     def _add_histogram(self, family: HistogramMetricFamily, labels: Sequence[str], cell: int) -> None:
@@ -280,7 +309,7 @@ def markdown() -> str:
     """The table of docs/OPERATIONS.md."""
     lines = ["| metric | kind | labels | meaning |", "|---|---|---|---|"]
     for row in TABLE:
-        kind = "gauge" if row.kind == "pool" else row.kind
+        kind = "gauge" if row.kind == "shared" else row.kind
         labels = ", ".join(f"`{label}`" for label in row.labels) or "none"
         lines.append(f"| `{row.name}` | {kind} | {labels} | {row.help} |")
     return "\n".join(lines)

@@ -76,6 +76,14 @@ def load(settings: Settings, now_s: float | None = None) -> Pair | None:
     return pair
 
 
+def ends_s(data_dir: Path) -> float | None:
+    """When the certificate that a data directory names ends, in Unix time; None without one."""
+    try:
+        return x509.load_der_x509_certificate(pinned(data_dir)).not_valid_after_utc.timestamp()
+    except (OSError, ValueError):
+        return None
+
+
 def context(pair: Pair, version_min: str) -> ssl.SSLContext:
     """A context that shows this certificate. Raises TlsError when OpenSSL does not take it, or cannot be given it."""
     made = tls.new_context(version_min)

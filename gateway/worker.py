@@ -75,6 +75,7 @@ async def _serve(briefing: Briefing, slot: int, ready: Ready) -> None:
     bell = engine.KeeperBell(settings.data_dir)
     pools = engine.open_pools(settings, slot + 1, clock, bell.ring)
     metrics = Metrics(settings.run_dir, f"worker-{slot}", OPERATION_NAMES, tuple(settings.pools))
+    metrics.cells[metrics.cell("recall_restarts_total", "worker")] += not briefing.first
     cold = engine.open_cold(settings, briefing.environ, engine.backing_record(metrics))
     store = TieredStore(pools, Path(settings.data_dir), cold, Orders(bell.ring), clock, slot + 1, engine.meter(metrics))
     config = ApiConfig(
@@ -115,7 +116,7 @@ async def _serve(briefing: Briefing, slot: int, ready: Ready) -> None:
             metrics,
             credentials,
             metrics_auth=settings.metrics_auth,
-            pool_gauges=lambda: engine.pool_gauges(pools),
+            shared_gauges=lambda: engine.shared_gauges(pools, Path(settings.data_dir)),
             health=lambda: engine.health(pools),
         )
         listeners.append(
@@ -162,8 +163,13 @@ async def _serve(briefing: Briefing, slot: int, ready: Ready) -> None:
 async def _turn(store: TieredStore, connections: Connections, metrics: Metrics, known: Identities) -> None:
     """What a worker does by the clock: epochs, the reads of sliding TTLs, its gauges, and a look at who is who."""
     turns = itertools.count(1)
+    cells = metrics.cells
     open_connections = metrics.cell("recall_connections")
     in_flight = metrics.cell("recall_requests_in_flight")
+    waiting = metrics.cell("recall_requests_waiting")
+    refusals, slow = metrics.cell("recall_overload_refusals_total"), metrics.cell("recall_slow_peers_total")
+    refused_before, slow_before = cells[refusals], cells[slow]
+    held_times = engine.held_times(store.pools, metrics)
     while True:
         await asyncio.sleep(EPOCH_S)
         try:
@@ -172,14 +178,18 @@ async def _turn(store: TieredStore, connections: Connections, metrics: Metrics, 
                 pool.flush_touches()
             if next(turns) % SLOW_TURNS == 0:
                 known.refresh()
+                held_times()
                 for pool in store.pools.values():
                     pool.rest()
         except DeviceFailed:
             pass  # said, and soon the end of this process
         except Exception:
             _log.exception("an epoch did not turn", extra={"once": "epochs"})
-        metrics.cells[open_connections] = len(connections)
-        metrics.cells[in_flight] = connections.in_flight
+        cells[open_connections] = len(connections)
+        cells[in_flight] = connections.in_flight
+        cells[waiting] = connections.waiting
+        cells[refusals] = refused_before + connections.refused_requests
+        cells[slow] = slow_before + connections.cut_slow
 
 
 async def _deliver(access_log: AccessLog, every_s: float) -> None:

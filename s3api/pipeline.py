@@ -56,9 +56,9 @@ from tiering.contract import (
 
 _log = logging.getLogger("recall.s3api")
 
-Observer = Callable[[str, int, float, int, int, bool], None]
-"""Told of each finished request: operation name ("" unresolved), status, seconds, content bytes in, body bytes out, and
-whether the answer went out whole."""
+Observer = Callable[[str, int, float, int, int, bool, str], None]
+"""Told of each finished request: operation name ("" unresolved), status, seconds, content bytes in, body bytes out, whether
+the answer went out whole, and the code of its error or ""."""
 
 AccessLogger = Callable[[Request, Response, "Trace", int, float], None]
 """Told of each finished request: what was kept of it, body bytes out, seconds."""
@@ -248,7 +248,7 @@ class Pipeline:
                 return
             read_bytes = 0 if trace.payload is None else trace.payload.read_bytes
             seconds = self._monotonic() - request.started_s
-            self._observer(trace.operation, response.status, seconds, read_bytes, sent_bytes, complete)
+            self._observer(trace.operation, response.status, seconds, read_bytes, sent_bytes, complete, trace.error)
             bucket = trace.bucket  # of one that was refused before it was found, the log looks itself
             if self._access_log is not None and (bucket is None or "logging" in bucket.documents):
                 self._access_log(request, response, trace, sent_bytes, seconds)

@@ -323,6 +323,12 @@ class View:
         record = self.object(okey)
         return None if record is None or record.generation != generation else (okey, record)
 
+    def oldest_dirty_ms(self) -> int | None:
+        """When the oldest object was written that waits for demotion; None when none does."""
+        first = self.first("dirty")
+        found = None if first is None else self.owed(layout.unpack_u64(first[0]), first[1])
+        return None if found is None else found[1].modified_ms
+
     def owed(self, generation: int, owed: bytes) -> tuple[bytes, ObjectRecord] | None:
         """What a row in `dirty` stands for: the record of that generation, and its object key."""
         place = layout.place_owed(owed)

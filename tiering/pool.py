@@ -23,6 +23,7 @@ from tiering.epochs import Epochs
 from tiering.flash import Flash
 from tiering.folder import make_folder, sync_folder
 from tiering.heat import Heat
+from tiering.held import Held
 from tiering.index import Batch, Index, IndexCorrupt, View
 from tiering.layout import Counters, ObjectRecord, RegionState
 from tiering.readers import LongReaders
@@ -104,6 +105,8 @@ class Pool:
         self.dirty_bytes_max = int(self.capacity_bytes * config.dirty_fraction_max)
         self.stream_bytes = self.capacity_bytes // 4
         """A PUT longer than this is stored piece by piece, so that it never needs this much room at once."""
+        self.held = Held()
+        """Since too much waits for demotion."""
         self._touches: dict[int, tuple[bytes, int]] = {}
         self._settling = asyncio.Lock()
         self._settled = 0
@@ -213,14 +216,26 @@ class Pool:
         """Repeats `judge` while it raises Busy, for `space_wait_s`: the keeper may be about to make the room."""
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self.config.space_wait_s
-        while True:
-            try:
-                return judge()
-            except Busy:
-                if loop.time() >= deadline_s:
-                    raise
-            self.space.ring()
-            await asyncio.sleep(ROOM_POLL_S)
+        self.held.begin()
+        try:
+            while True:
+                try:
+                    return judge()
+                except Busy:
+                    if loop.time() >= deadline_s:
+                        raise
+                self.space.ring()
+                await asyncio.sleep(ROOM_POLL_S)
+        finally:
+            self.held.end()
+
+    def held_s(self) -> dict[str, float]:
+        """How long this process's writes waited, by what for: the drive to take what is written, a free region, demotion."""
+        return {
+            "drive": self.flash.writeback.held_s(),
+            "regions": self.space.held.seconds(),
+            "demotion": self.held.seconds(),
+        }
 
     def judge_pin(self, batch: Batch, info: ObjectInfo, replaced: ObjectInfo | None) -> None:
         """Whether the object may be held. Raises PinLimit."""

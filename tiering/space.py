@@ -20,6 +20,7 @@ from tiering import layout
 from tiering.committer import Committer
 from tiering.contract import Busy, DeviceFailed, DiskFull
 from tiering.flash import Flash
+from tiering.held import Held
 from tiering.index import Batch
 
 KEEPER_SLOT: Final = 0
@@ -70,6 +71,8 @@ class Space:
         self._full: dict[int, _OpenRegion] = {}
         self._claim: asyncio.Task[None] | None = None
         self._unsealed: list[int] = []  # for which the device had no room
+        self.held = Held()
+        """For want of a free region."""
 
     def reserve(self, length: int) -> Piece | None:
         """Room for up to `length` bytes (at least one) in the open region; None when a new region is needed first."""
@@ -111,21 +114,30 @@ class Space:
             task.exception()  # seen by the waiters; none may be left when all were cancelled
 
     async def _next_region(self) -> None:
-        deadline = asyncio.get_running_loop().time() + self._wait_s
-        while True:
-            claimed = await self._committer.submit(self._claim_mutation)
-            if claimed is not None:
-                break
-            self._wake_keeper()
-            if asyncio.get_running_loop().time() >= deadline:
-                raise Busy("no region became free in time", retry_s=max(1, round(self._wait_s)))
-            await asyncio.sleep(_POLL_S)
+        claimed = await self._committer.submit(self._claim_mutation)
+        if claimed is None:
+            self.held.begin()
+            try:
+                claimed = await self._freed_region()
+            finally:
+                self.held.end()
         unsealed, self._unsealed = self._unsealed, []
         for each in unsealed:
             self._seal(each)
         self._retire()
         self._open = _OpenRegion(*claimed)
         self._wake_keeper()  # one free region less: it may be time to free more
+
+    async def _freed_region(self) -> tuple[int, int]:
+        deadline = asyncio.get_running_loop().time() + self._wait_s
+        while True:
+            self._wake_keeper()
+            if asyncio.get_running_loop().time() >= deadline:
+                raise Busy("no region became free in time", retry_s=max(1, round(self._wait_s)))
+            await asyncio.sleep(_POLL_S)
+            claimed = await self._committer.submit(self._claim_mutation)
+            if claimed is not None:
+                return claimed
 
     def _claim_mutation(self, batch: Batch) -> tuple[int, int] | None:
         """The region's number, and how many regions have been sealed."""

@@ -22,6 +22,7 @@ from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from tiering.contract import Busy
+from tiering.held import Held
 
 CHUNK_BYTES: Final = 8 << 20
 """Started at once, and then the level is looked at again."""
@@ -97,11 +98,17 @@ class Writeback:
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self.held = False
         """Whether whoever can wait should, before more is written."""
+        self._times = Held()
 
     @property
     def pressed(self) -> bool:
         """Whether more is written than the device has taken, so that others may wait for what it does."""
         return not self._idle
+
+    def held_s(self) -> float:
+        """How long writers were told to wait, until now."""
+        with self._lock:
+            return self._times.seconds()
 
     def wrote(self, at: int, length: int) -> None:
         """Counts bytes just written."""
@@ -173,6 +180,10 @@ class Writeback:
 
     def _hold(self, held: bool) -> None:
         with self._lock:
+            if held and not self.held:
+                self._times.begin()
+            elif self.held and not held:
+                self._times.end()
             self.held = held
             waiting, self._waiting = self._waiting, []
         if held:

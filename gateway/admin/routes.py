@@ -18,7 +18,7 @@ import msgspec
 
 from gateway.admin import token
 from gateway.credentials import Credentials
-from gateway.metrics import CONTENT_TYPE, Metrics, PoolGauges
+from gateway.metrics import CONTENT_TYPE, Metrics, SharedGauges
 from s3api.message import Application, Request, Response
 
 HEALTH_PATHS: Final = frozenset(
@@ -46,7 +46,7 @@ class AdminRoutes:
         credentials: Credentials,
         *,
         metrics_auth: Literal["auto", "public", "jwt"],
-        pool_gauges: PoolGauges = lambda: (),
+        shared_gauges: SharedGauges = lambda: (),
         health: Callable[[], Health] = Health,
         now_s: Callable[[], float] = time.time,
     ) -> None:
@@ -54,7 +54,7 @@ class AdminRoutes:
         self._metrics = metrics
         self._credentials = credentials
         self._metrics_auth = metrics_auth
-        self._pool_gauges = pool_gauges
+        self._shared_gauges = shared_gauges
         self._health = health
         self._now_s = now_s
 
@@ -98,7 +98,7 @@ class AdminRoutes:
         if not self._may_scrape(request):
             body = b"The metrics ask for a bearer token: see `recall metrics-token`.\n"
             return Response(401, b'WWW-Authenticate: Bearer realm="recall"\r\n' + _PLAIN, body)
-        return Response(200, b"Content-Type: " + CONTENT_TYPE + b"\r\n", self._metrics.text(self._pool_gauges))
+        return Response(200, b"Content-Type: " + CONTENT_TYPE + b"\r\n", self._metrics.text(self._shared_gauges))
 
     def _may_scrape(self, request: Request) -> bool:
         if self._metrics_auth == "public" or (self._metrics_auth == "auto" and _is_loopback(request.peer)):

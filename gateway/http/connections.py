@@ -389,6 +389,11 @@ class Connections:
             not self._full_peers and waiting <= self.limits.requests_in_flight_max and self._left * _STAY <= self._came
         )
 
+    @property
+    def waiting(self) -> int:
+        """How many are in line."""
+        return len(self._for_turn) + len(self._for_place) + len(self._late)
+
     def _waits(self) -> bool:
         return bool(self._for_turn or self._for_place or self._late)
 

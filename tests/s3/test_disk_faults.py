@@ -41,6 +41,15 @@ META_BYTES: Final = 8192
 """LMDB's two first pages, one of which each commit writes last."""
 
 
+def probe(gateway: Gateway, path: str) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=10)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
 @dataclass(frozen=True)
 class Failing:
     """A gateway on a disk that fails as told."""
@@ -60,12 +69,7 @@ class Failing:
         return told(lambda: self.s3.head_object(Bucket=bucket, Key=key))[1]
 
     def probe(self, path: str) -> int:
-        connection = http.client.HTTPConnection("127.0.0.1", self.gateway.port, timeout=10)
-        try:
-            connection.request("GET", path)
-            return connection.getresponse().status
-        finally:
-            connection.close()
+        return probe(self.gateway, path)
 
     def move(self, bucket: str, key: str, tier: str) -> None:
         with RawClient(self.gateway.port, signer(self.gateway)) as client:
@@ -372,6 +376,7 @@ def test_full_disk_kills_nobody(small_disk: Path, tmp_path: Path) -> None:
         while refused[1] == 200:
             refused = told(lambda: s3.put_object(Bucket="docs", Key="k" * 900 + os.urandom(8).hex(), Body=b"x"))
         assert refused == ("DiskFull", 507)
+        assert [probe(gateway, f"/minio/health/{name}") for name in ("ready", "cluster")] == [200, 503]
         assert s3.get_object(Bucket="docs", Key="cold")["Body"].read() == b"cold"
         for bucket in POOLS:
             assert s3.get_object(Bucket=bucket, Key="hot")["Body"].read() == b"hot"
@@ -380,6 +385,7 @@ def test_full_disk_kills_nobody(small_disk: Path, tmp_path: Path) -> None:
             assert client.get_object(Bucket="docs", Key="hot")["Body"].read() == b"hot"
             client.close()
         filler.unlink()
+        assert probe(gateway, "/minio/health/cluster") == 200
         wait_for(lambda: told(lambda: s3.put_object(Bucket="docs", Key="after", Body=b"a"))[1] == 200, "it goes on")
         assert gateway.pids() == pids
         checked = gateway.command("check", "--backing", backing.as_uri())

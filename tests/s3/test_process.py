@@ -359,6 +359,12 @@ def test_objects_survive_kill_9_of_each_process_and_of_all(tmp_path: Path) -> No
                 written += 1
             gateway.wait_restarted(name, gateway.kill(name))
         _expect(client, written)
+        restarts = {
+            row["labels"]["process"]: row["value"]
+            for row in json.loads(gateway.command("stats", "--json").stdout)
+            if row["name"] == "recall_restarts_total"
+        }
+        assert restarts == {"keeper": 1, "worker": 2}
         gateway.kill_all()
     with Gateway(data_dir=data_dir, workers=2, settings=SMALL) as again:
         _expect(again.boto3_client(), written)

@@ -101,7 +101,7 @@ def test_files_of_another_layout_or_length_are_not_read(tmp_path: Path) -> None:
     assert set(again.cells) == {0}
 
 
-def test_pool_gauges_are_asked_for_at_the_scrape(tmp_path: Path) -> None:
+def test_shared_gauges_are_asked_for_at_the_scrape(tmp_path: Path) -> None:
     found = samples(opened(tmp_path).text(lambda: [("recall_pool_free_bytes", "kv", 12.0)]))
     assert found["recall_pool_free_bytes", "kv"] == 12
     assert ("recall_pool_free_bytes", "standard") not in found
@@ -120,11 +120,29 @@ def test_cell_refuses_what_the_table_does_not_have(tmp_path: Path) -> None:
         opened(tmp_path).cell("recall_demotions_total", "no-such-pool")
 
 
+def test_errors_are_counted_by_their_code(tmp_path: Path) -> None:
+    metrics = opened(tmp_path)
+    metrics.request("GetObject", 404, 0.001, 0, 0, True, "NoSuchKey")
+    metrics.request("GetObject", 200, 0.001, 0, 9, True)
+    found = samples(metrics.text())
+    assert [labels for name, *labels in found if name == "recall_errors_total"] == [["NoSuchKey"]]
+
+
+def test_the_first_event_is_an_increase(tmp_path: Path) -> None:
+    """A series that appears with its first event shows none: those of few labels are there from the start."""
+    metrics = opened(tmp_path)
+    assert samples(metrics.text())["recall_backing_calls_total", "put", "unavailable"] == 0
+    for row in TABLE:
+        if row.kind == "counter" and not {"operation", "code"} & set(row.labels):
+            assert [name for name, *_ in samples(metrics.text()) if name == row.name], row.name
+
+
 def test_rows_follow_prometheus_names() -> None:
     assert len({row.name for row in TABLE}) == len(TABLE)
     for row in TABLE:
         assert row.name.startswith("recall_")
         assert row.name.endswith("_total") == (row.kind == "counter"), row.name
+        assert ("Unix time" in row.help) == row.name.endswith("_timestamp_seconds"), row.name
         assert row.help.endswith(".")
     assert all(f"{number}xx" in STATUS_CLASSES for number in range(1, 6))
 

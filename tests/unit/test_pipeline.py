@@ -455,9 +455,9 @@ def test_finished_tells_the_observer() -> None:
     request = Request("GET", b"/b/%", b"", {}, Body(), started_s=12.0)
     edge.pipeline.finished(request, edge.send(request), 9, False)
     assert edge.observed == [
-        ("PutObject", 200, 0.5, 5, 0, True),
-        ("GetObject", 200, 0.5, 0, 4, True),
-        ("", 400, 0.5, 0, 9, False),
+        ("PutObject", 200, 0.5, 5, 0, True, ""),
+        ("GetObject", 200, 0.5, 0, 4, True, ""),
+        ("", 400, 0.5, 0, 9, False, "InvalidURI"),
     ]
 
 

@@ -14,6 +14,7 @@ from tests.support.clock import ManualClock
 from tests.support.engine import Engine
 from tiering.backing.memory import MemoryBacking
 from tiering.contract import BucketInfo, Busy, PutOptions, PutResult, Writer
+from tiering.held import Held
 from tiering.writeback import CHUNK_BYTES, Level, Writeback, machine_level, start_range
 
 BACKGROUND = 8 * CHUNK_BYTES
@@ -121,11 +122,29 @@ def test_writers_wait_while_there_is_too_much(kernel: Kernel, writeback: Writeba
         waiting[0].cancel()
         kernel.now = SOME
         kernel.go.put(True)
+        assert writeback.held_s() > 0
         await asyncio.gather(*waiting[1:])
         assert not writeback.held
+        assert writeback.held_s() == writeback.held_s()
         await writeback.wait(0.0)
 
     asyncio.run(main())
+
+
+def test_time_that_many_wait_at_once_counts_once() -> None:
+    clock = ManualClock()
+    held = Held(lambda: clock.now_ms() / 1000)
+    clock.advance(1)
+    held.begin()
+    clock.advance(1)
+    held.begin()
+    clock.advance(1)
+    held.end()
+    clock.advance(1)
+    assert held.seconds() == 3
+    held.end()
+    clock.advance(1)
+    assert held.seconds() == 3
 
 
 def test_writers_go_on_when_no_more_is_behind(kernel: Kernel, writeback: Writeback) -> None:
