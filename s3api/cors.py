@@ -41,8 +41,12 @@ class Rule(msgspec.Struct, frozen=True):
 def check(root: xml.Node) -> str:
     """The document of PutBucketCors as it is stored and read back. Raises MalformedXML, InvalidRequest."""
     nodes = root.only("CORSRule").children
-    if not 1 <= len(nodes) <= RULES_MAX:
+    if not nodes:
         raise S3Error("MalformedXML")
+    if len(nodes) > RULES_MAX:
+        raise S3Error(
+            "InvalidRequest", f"The number of CORS rules should not exceed allowed limit of {RULES_MAX} rules."
+        )
     writer = xml.XmlWriter("CORSConfiguration")
     for node in nodes:
         _check_rule(node)

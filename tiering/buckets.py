@@ -66,6 +66,8 @@ class Buckets:
 
     def find(self, name: str) -> tuple[Pool, BucketRecord] | None:
         """As `route`, always from the index; None when there is no such bucket."""
+        if not name:  # LMDB takes no empty key; requests of no bucket come here too
+            return None
         for pool in self._pools.values():
             with pool.index.view() as view:
                 record = view.bucket(name)

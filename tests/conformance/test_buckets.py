@@ -29,6 +29,14 @@ async def test_buckets_are_made_found_listed_and_removed(store: Store) -> None:
         await store.delete_bucket("z")
 
 
+@pytest.mark.parametrize("name", ["", "x" * 511, "x" * 512, "ü" * 600])
+async def test_what_is_no_name_names_no_bucket(store: Store, name: str) -> None:
+    with pytest.raises(c.NoSuchBucket):
+        store.bucket(name)
+    with pytest.raises(c.NoSuchBucket):
+        store.list(name, ListOptions())
+
+
 async def test_a_name_is_taken_once(store: Store) -> None:
     with pytest.raises(c.BucketExists):
         await store.create_bucket(bucket("b"))

@@ -159,6 +159,10 @@ def test_preflight_and_shared_replies(s3: Any, gateway: Gateway, bucket: str) ->
         assert headers["access-control-max-age"] == "60"
         assert headers["access-control-allow-credentials"] == "true"
     assert ask(gateway, "OPTIONS", path)[0] == 400
+    status, _, body = ask(gateway, "OPTIONS", "/", Origin=origin, Access_Control_Request_Method="GET")
+    assert (status, b"Bucket not found" in body) == (403, True)
+    status, headers, body = ask(gateway, "GET", "/", Origin=origin)  # a page may ask for the buckets, and is answered
+    assert (status, b"AccessDenied" in body, "access-control-allow-origin" in headers) == (403, True, False)
     status, headers, _ = ask(gateway, "OPTIONS", path, Origin="http://other", Access_Control_Request_Method="GET")
     assert (status, "access-control-allow-origin" in headers) == (403, False)
     s3.put_object(Bucket=bucket, Key="a/key", Body=b"shared")

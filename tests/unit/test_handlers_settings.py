@@ -189,7 +189,7 @@ BAD = [
     ("cors", cors(MINIMAL + "<AllowedHeader>a b</AllowedHeader>"), "InvalidRequest"),
     ("cors", cors(MINIMAL + "<ExposeHeader>x-*</ExposeHeader>"), "InvalidRequest"),
     ("cors", cors(MINIMAL + "<ExposeHeader>a\r\nb</ExposeHeader>"), "InvalidRequest"),
-    ("cors", f"<CORSConfiguration>{f'<CORSRule>{MINIMAL}</CORSRule>' * 101}</CORSConfiguration>", "MalformedXML"),
+    ("cors", f"<CORSConfiguration>{f'<CORSRule>{MINIMAL}</CORSRule>' * 101}</CORSConfiguration>", "InvalidRequest"),
     ("encryption", "<ServerSideEncryptionConfiguration/>", "MalformedXML"),
     ("encryption", "<ServerSideEncryptionConfiguration><Rule/></ServerSideEncryptionConfiguration>", "MalformedXML"),
     ("encryption", encryption(""), "MalformedXML"),
