@@ -6,7 +6,7 @@ its own outcome; only what concerns the whole request (its document, its signatu
 Owns nothing between calls. Does not know storage or sockets: a hot `get` is handed to the transport as places in files,
 heads of frames included, so that its bytes are never copied here.
 Kind: shell (the loop). Invariants: an opened object is sent or closed; a writer is committed or aborted; at most AHEAD
-objects that must be waited for are open at once.
+objects that must be waited for are open at once, and about HELD_BYTES of a reply are in memory.
 Spec: docs/EXTENSIONS.md, "Many keys at once".
 """
 
@@ -16,7 +16,7 @@ import asyncio
 import logging
 import os
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import aclosing
 from typing import Any, Final, TypeVar
 
@@ -38,6 +38,7 @@ from tiering.contract import (
     FOREVER_MS,
     OBJECT_BYTES_MAX,
     Buffer,
+    Busy,
     Conditions,
     Encryption,
     FileSpans,
@@ -63,6 +64,10 @@ TABLE_BYTES_MAX: Final = 8 << 20
 """The JSON before the bytes of a `put`: KEYS_MAX keys of the longest length, and what is said of them."""
 AHEAD: Final = 8
 """Objects of one `get` that are recalled, or read from the device, before their turn has come."""
+HELD_BYTES: Final = 4 << 20
+"""Of objects so short that they are read at once: a reply that has more of them is made while it is sent."""
+TOGETHER_BYTES: Final = 256 << 10
+"""Frames of short objects that are handed to the transport in one piece."""
 AT_ONCE: Final = 128
 """Changes of one request under way together: they share group commits without filling the committer's queue."""
 
@@ -197,7 +202,7 @@ async def batch_get(call: Call) -> Response:
         wanted.append(_Wanted(key, status, info if status == 200 else None))
         if status != 200 and asked.stop_at_miss:
             break
-    return _Gathered(call, wanted).response()
+    return _Gathered(call, wanted, asked.stop_at_miss).response()
 
 
 def _is_shut(call: Call, info: ObjectInfo) -> bool:
@@ -243,17 +248,26 @@ class _Gathered:
     nor another length announced: the connection ends, and the client has what came before.
     """
 
-    def __init__(self, call: Call, wanted: list[_Wanted]) -> None:
+    def __init__(self, call: Call, wanted: list[_Wanted], stop_at_miss: bool) -> None:
         self._call = call
         self._wanted = wanted
+        self._stop_at_miss = stop_at_miss
 
     def response(self) -> Response:
-        """A reply out of memory and files when all of it is hot, else one that waits for what is not."""
-        ready = True
+        """A reply out of memory and files when all of it is hot and not too much, else one that waits for what is not."""
+        ready, held = True, 0
         try:
-            for each in self._wanted:
-                if each.info is not None and not self._open_now(each):
+            for at, each in enumerate(self._wanted):
+                if each.info is None:
+                    continue
+                ready = self._open_now(each)
+                if each.reading is not None and isinstance(each.reading.body, bytes):
+                    held += len(each.reading.body)
+                if not ready or held > HELD_BYTES:
                     ready = False
+                    break
+                if each.status != 200 and self._stop_at_miss:  # gone since the look-up
+                    del self._wanted[at + 1 :]
                     break
         except BaseException:
             self._close()
@@ -329,35 +343,65 @@ class _Gathered:
         return FileSpans(tuple(spans), length, release)
 
     async def _frames(self) -> AsyncGenerator[Buffer, None]:
-        """Frame by frame, AHEAD objects opened before their turn."""
+        """Frame by frame, AHEAD objects opened before their turn; what is short goes together."""
         waiting = deque(self._wanted)
         ahead: deque[_Wanted] = deque()
+        held = bytearray()
         try:
             while waiting or ahead:
                 while waiting and len(ahead) < AHEAD:
                     each = waiting.popleft()
-                    # In a task: what is wrong with an object is told in its turn, behind whole frames.
                     if each.info is not None:
-                        each.opening = asyncio.ensure_future(self._content(each.key))
+                        self._begin(each)
                     ahead.append(each)
                 each = ahead.popleft()
-                yield _head(each)
-                if each.info is None or each.opening is None:
-                    continue
-                each.reading, each.opening = await each.opening, None
-                reading = each.reading
-                if reading.info.generation != each.info.generation:
-                    raise S3Error("OperationAborted", f"{each.key} was written while the reply was under way.")
-                async with aclosing(pieces(reading)) as parts:
-                    async for part in parts:
-                        yield part
-                reading.close()
-                each.reading = None
+                held += _head(each)
+                if each.info is not None:
+                    if each.opening is not None:
+                        yield held  # while this one is waited for
+                        held = bytearray()
+                        each.reading, each.opening = await each.opening, None
+                    reading = each.reading
+                    assert reading is not None
+                    if reading.info.generation != each.info.generation:
+                        if held:
+                            yield held
+                        raise S3Error("OperationAborted", f"{each.key} was written while the reply was under way.")
+                    if isinstance(reading.body, bytes):
+                        held += reading.body
+                    else:
+                        if held:
+                            yield held
+                            held = bytearray()
+                        async with aclosing(pieces(reading)) as parts:
+                            async for part in parts:
+                                yield part
+                    reading.close()
+                    each.reading = None
+                if len(held) >= TOGETHER_BYTES:
+                    yield held
+                    held = bytearray()
+            if held:
+                yield held
         finally:
             self._close()
 
-    async def _content(self, key: str) -> Reading:
-        reading = await arrived(self._call.store.open(self._call.bucket, key, _GET))
+    def _begin(self, each: _Wanted) -> None:
+        """Opens an object before its turn. What is wrong with it is told in its turn, behind whole frames."""
+        loop = asyncio.get_running_loop()
+        try:
+            opened = self._call.store.open(self._call.bucket, each.key, _GET)
+        except (S3Error, StoreError) as error:
+            each.opening = loop.create_future()
+            each.opening.set_exception(error)
+            return
+        if isinstance(opened, Reading) and opened.info.encryption is None:
+            each.reading = opened
+        else:
+            each.opening = loop.create_task(self._content(each.key, opened))
+
+    async def _content(self, key: str, opened: Reading | Awaitable[Reading]) -> Reading:
+        reading = await arrived(opened)
         if reading.info.encryption is None:
             return reading
         return await open_sealed(self._call, (self._call.bucket, key), reading, _GET)
@@ -411,9 +455,13 @@ async def batch_put(call: Call) -> Response:
     bucket_of(call)
     may = _judge(call, "s3:PutObject")
     puts = [_Put(call.at(entry.key), entry, may(entry.key, None)) for entry in entries]
+    full: Busy | None = None
     try:
         for put in puts:
+            if full is not None:  # the rest would wait as long, each, for room that this very request may hold
+                put.refuse(full)
             await put.receive(source)
+            full = full or put.full
         await source.end()
         outcomes = [
             outcome
@@ -493,6 +541,15 @@ class _Put:
         seal = new_seal(call, bucket)
         self._writer = await arrived(put_content(call.store, (call.bucket, call.key), entry.size, options, seal))
         self._intake = Intake(self._writer, NOTHING_REQUESTED, md5=has_md5(bucket, seal))
+
+    def refuse(self, why: Busy) -> None:
+        """Lets it not begin."""
+        self._refused = self._refused or why
+
+    @property
+    def full(self) -> Busy | None:
+        """Set once there was no room for it in time."""
+        return self._refused if isinstance(self._refused, Busy) else None
 
     async def commit(self) -> Outcome:
         if self._refused is not None:

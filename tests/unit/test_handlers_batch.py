@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import struct
 from typing import Any
@@ -9,8 +10,12 @@ from typing import Any
 import pytest
 
 from s3api import frames
+from s3api.handlers import HANDLERS
+from s3api.handlers.batch import HELD_BYTES, TOGETHER_BYTES
+from s3api.message import StreamBody
 from tests.unit.handler_harness import Harness, Reply
-from tiering.contract import OBJECT_BYTES_MAX
+from tiering.contract import OBJECT_BYTES_MAX, Busy, NoSuchKey, PutOptions, Reading, ReadOptions, Writer
+from tiering.memory import MemoryStore
 
 MISSING = {"code": "NoSuchKey", "message": "The specified key does not exist.", "status": 404}
 
@@ -190,3 +195,68 @@ def test_put_refuses_a_size_that_no_object_has(s3: Harness, size: str) -> None:
 def test_touch_refuses_a_ttl_of_blanks_at_once(s3: Harness) -> None:
     reply = ask(s3, "touch", keys=["a"], ttl="1" + " " * 1_000_000 + "x")
     assert (reply.status, reply.code) == (400, "InvalidArgument")
+
+
+class Elsewhere(MemoryStore):
+    """Used by others too: room for `room` more objects, and keys that vanish between look-up and opening. Bodies are bytes."""
+
+    room = 1 << 30
+    asked = 0
+    vanishing: frozenset[str] = frozenset()
+
+    def put(self, bucket: str, key: str, size: int, options: PutOptions) -> Writer:
+        self.asked += 1
+        self.room -= 1
+        if self.room < 0:
+            raise Busy("no region became free in time", retry_s=5)
+        return super().put(bucket, key, size, options)
+
+    def open(self, bucket: str, key: str, options: ReadOptions) -> Reading:
+        if key in self.vanishing:
+            raise NoSuchKey(bucket=bucket, key=key)
+        reading = super().open(bucket, key, options)
+        if reading.body is not None:  # at hand, as the short ones of a hot store
+            reading.body = self._find(bucket, key, None).data[reading.start : reading.stop]
+        return reading
+
+
+def test_a_put_waits_for_room_once(s3: Harness) -> None:
+    """Each that follows would wait as long for what this request itself may hold, and the client's patience is one request's."""
+    store = s3.store = Elsewhere(s3.clock)
+    s3("PUT", "/bucket")
+    store.room, store.asked = 3, 0
+    reply = s3("POST", "/bucket?recall=put", {}, put_body(*[({"key": f"k{n}"}, b"x") for n in range(10)]))
+    outcomes = answers(reply)["objects"]
+    assert [outcome.get("code") for outcome in outcomes] == [None] * 3 + ["SlowDown"] * 7
+    assert store.asked == 4
+    assert answers(ask(s3, "lookup", keys=[f"k{n}" for n in range(10)]))["run"] == 3
+
+
+def test_get_stops_at_what_has_gone_since_the_look_up(s3: Harness) -> None:
+    store = s3.store = Elsewhere(s3.clock)
+    s3("PUT", "/bucket")
+    for key in "abc":
+        s3("PUT", f"/bucket/{key}", {}, key.encode())
+    store.vanishing = frozenset("b")
+    assert cut(ask(s3, "get", keys=["a", "b", "c"]).body) == [(200, b"a"), (404, b""), (200, b"c")]
+    assert cut(ask(s3, "get", keys=["a", "b", "c"], stop_at_miss=True).body) == [(200, b"a"), (404, b"")]
+
+
+def test_many_short_objects_are_not_held_in_memory_together(s3: Harness) -> None:
+    """A reply of all the keys there may be would be 128 MiB."""
+    s3.store = Elsewhere(s3.clock)
+    s3("PUT", "/bucket")
+    s3("PUT", "/bucket/a", {}, b"first")
+    data = {f"k{n}": bytes([n]) * 32_000 for n in range(200)}
+    assert sum(map(len, data.values())) > HELD_BYTES
+    s3("POST", "/bucket?recall=put", {}, put_body(*[({"key": key}, value) for key, value in data.items()]))
+    body = json.dumps({"keys": ["none", *data, "a", "none"]}).encode()
+
+    async def pieces() -> list[bytes]:
+        response = await HANDLERS["BatchGet"](s3.call("POST", "/bucket?recall=get", {}, body))
+        assert isinstance(response.body, StreamBody)
+        return [bytes(piece) async for piece in response.body.chunks]
+
+    found = asyncio.run(pieces())
+    assert max(map(len, found)) < 2 * TOGETHER_BYTES
+    assert cut(b"".join(found)) == [(404, b""), *((200, value) for value in data.values()), (200, b"first"), (404, b"")]
