@@ -22,6 +22,7 @@ from tiering import layout
 from tiering.backing import keys
 from tiering.backing.wrappers import Fault
 from tiering.contract import FOREVER_MS, ByteRange, Corrupt, NoSuchKey, PutOptions, ReadOptions, Residency, Ttl
+from tiering.duties.demote import DAMAGED_WAIT_MS
 from tiering.duties.evict import EvictDuty
 from tiering.index import Batch
 from tiering.layout import RegionState
@@ -241,6 +242,29 @@ def test_damaged_object_without_another_copy_does_not_stop_the_keeper() -> None:
         assert w.engine.demoter.damaged(pool, record.generation)
         w.runner.run(w.engine.store.delete(SMALL, "fill"))
         w.delete(SMALL, "a")
+
+
+def test_damage_that_was_mended_is_no_damage_for_ever() -> None:
+    # It was remembered until the keeper was started again, and the object stayed without a copy.
+    with world() as w:
+        w.put(SMALL, "a", pattern(50_000, 1))
+        w.put(SMALL, "b", pattern(50_000, 2))
+        pool, demoter = w.engine.pools["small"], w.engine.demoter
+        okey = layout.object_key(1, "a")
+        record = pool.index.get_object(okey)
+        assert record is not None
+        place = record.extents[0].region * pool.flash.region_bytes + record.extents[0].offset
+        with open(w.path / "pools" / "small" / "flash", "r+b", buffering=0) as stream:
+            stream.seek(place)
+            good = stream.read(6)
+            stream.seek(place)
+            stream.write(b"damage")
+            assert not w.runner.run(demoter.demote(pool, okey, record.generation))
+            assert demoter.damaged(pool, record.generation)
+            stream.seek(place)
+            stream.write(good)
+        w.clock.advance(DAMAGED_WAIT_MS / 1000)
+        assert w.runner.run(demoter.demote(pool, okey, record.generation))
 
 
 def test_part_copy_that_was_not_noted_goes_with_its_upload() -> None:

@@ -92,8 +92,8 @@ class Gateway:
         self.arguments = ["--data-dir", str(self.data_dir), "--listen", listen, "--workers", str(workers)]
         if backing:
             self.arguments += ["--backing", backing]
-        for name, value in (settings or {}).items():
-            self.arguments += ["--set", f"{name}={value}"]
+        self._settings = [part for name, value in (settings or {}).items() for part in ("--set", f"{name}={value}")]
+        self.arguments += self._settings
 
     def __enter__(self) -> Self:
         try:
@@ -239,9 +239,19 @@ class Gateway:
         return {name for name, pid in self.pids().items() if _runs(pid)}
 
     def command(self, *arguments: str, env: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-        """Runs `recall <command> …` on the same data directory, with the same credentials."""
+        """Runs `recall <command> …` on the same data directory, with the same credentials, and the same pools where those matter."""
+        settings = self._settings if arguments[0] in ("check", "scrub", "rebuild") else []
         return subprocess.run(
-            [sys.executable, "-m", "gateway", *arguments, "--data-dir", str(self.data_dir)],
+            [
+                sys.executable,
+                "-m",
+                "gateway",
+                arguments[0],
+                *settings,
+                *arguments[1:],
+                "--data-dir",
+                str(self.data_dir),
+            ],
             cwd=ROOT,
             env={**self._environment, **(env or {})},
             capture_output=True,

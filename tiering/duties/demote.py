@@ -40,7 +40,9 @@ LOOK_S: Final = 0.005
 PRESSURE_SHARE: Final = 0.5
 """A pool that demotes under pressure starts at this share of its dirty limit."""
 DAMAGED_MAX: Final = 1 << 16
-"""Damaged generations remembered; beyond it they are read, and fail, again each time."""
+"""Damaged generations remembered; beyond it the one remembered longest is read, and fails, again."""
+DAMAGED_WAIT_MS: Final = 10 * 60_000
+"""How long bytes that were found damaged are left alone: the device may have failed for a while, or somebody have mended them."""
 
 _log = logging.getLogger("recall.demote")
 
@@ -66,12 +68,20 @@ class Demoter:
         self._cold = cold
         self._busy: dict[str, asyncio.Event] = {}
         self._slots = asyncio.Semaphore(UPLOADS_MAX)
-        self._damaged: set[tuple[str, int]] = set()
+        self._damaged: dict[tuple[str, int], int] = {}  # when they were found so, oldest first
         self._count = meter
 
     def damaged(self, pool: Pool, generation: int) -> bool:
-        """Whether a copy was tried and its bytes were found damaged. Forgotten at a restart."""
-        return (pool.config.name, generation) in self._damaged
+        """Whether a copy was tried lately and its bytes were found damaged. Forgotten at a restart."""
+        found_ms = self._damaged.get((pool.config.name, generation))
+        return found_ms is not None and pool.clock.now_ms() - found_ms < DAMAGED_WAIT_MS
+
+    def _remember(self, pool: Pool, generation: int) -> None:
+        name = (pool.config.name, generation)
+        self._damaged.pop(name, None)
+        if len(self._damaged) >= DAMAGED_MAX:
+            del self._damaged[next(iter(self._damaged))]
+        self._damaged[name] = pool.clock.now_ms()
 
     @asynccontextmanager
     async def _alone(self, name: str) -> AsyncIterator[None]:
@@ -231,20 +241,26 @@ class Demoter:
         """Uploads a record's bytes; None when they are damaged, or gone before all were read. `find`: the record now."""
         if self.damaged(pool, record.generation):
             return None
+        content = _content(pool, find, record.generation)
         try:
             # The tombstone first: a copy that is stored but never noted (a lost answer, a crash) must go again, or a
             # rebuild would bring its object back after it was deleted. Noting the copy takes the tombstone back.
             await pool.committer.submit(lambda batch: batch.put("tombstones", name.encode()))
             # And on the device: there may be an older copy under the name, which after a power loss nobody may rely on.
             await pool.settle()
-            content = _content(pool, find, record.generation)
             own = isinstance(record, ObjectRecord)
+            try:
+                return await self._cold.store(name, meta, record.size, record.crc64, content, own=own)
+            except Corrupt:
+                if not await _passes(pool, find, record.generation):
+                    raise
+            # It was damaged in memory, or could not be read for a moment.
             return await self._cold.store(name, meta, record.size, record.crc64, content, own=own)
         except Corrupt:
-            _log.error("pool %s: bytes of generation %d fail their checksum", pool.config.name, record.generation)
+            said = f"bytes of generation {record.generation} fail their checksum"
+            _log.error("pool %s: %s", pool.config.name, said, extra={"once": f"damaged {pool.config.name} {said}"})
             pool.heat.doubt(record.generation)  # they are in memory now, where readers would take them as they are
-            if len(self._damaged) < DAMAGED_MAX:
-                self._damaged.add((pool.config.name, record.generation))
+            self._remember(pool, record.generation)
             return None
         except _Superseded:
             return None
@@ -297,6 +313,20 @@ def _content(pool: Pool, find: _Find, generation: int) -> Content:
             at += last - first
 
     return read
+
+
+async def _passes(pool: Pool, find: _Find, generation: int) -> bool:
+    """Whether all of a record's bytes are good when they are read again, from the device if that can be had."""
+    epoch = pool.epochs.current
+    epoch.acquire()
+    try:
+        record = find()
+        if record is None or record.generation != generation:
+            raise _Superseded
+        extents = record.extents
+        return await asyncio.to_thread(lambda: all(pool.flash.passes_aside(extent) for extent in extents))
+    finally:
+        epoch.release()
 
 
 async def _no_content(start: int, stop: int) -> AsyncIterator[Buffer]:
