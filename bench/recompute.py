@@ -19,7 +19,7 @@ import mmap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -156,13 +156,9 @@ class Device:
     def staging(self, rows: int, size: int) -> Any:
         return self.torch.empty(rows, size, dtype=self.torch.uint8, pin_memory=self.cuda)
 
-    def copy(self, target: Any, source: Any, stream: int) -> None:
-        """Begun, and done when `wait` returns, if the driver knows where `source` is; else done."""
-        if not self.cuda:
-            target.copy_(source)
-            return
-        with self.torch.cuda.stream(self._streams[stream]):
-            target.copy_(source, non_blocking=True)
+    def stream(self, number: int) -> AbstractContextManager[Any]:
+        """Copies of this thread go to that stream: begun, and done when `wait` returns, if the driver knows where the source is."""
+        return self.torch.cuda.stream(self._streams[number]) if self.cuda else nullcontext()  # type: ignore[no-any-return]
 
     def wait(self, stream: int | None = None) -> None:
         """For the copies of a stream, or for all the device was told."""
@@ -211,7 +207,7 @@ class Stored:
 
         def part(stream: int, numbers: range) -> None:
             some = slice(numbers.start, numbers.stop)
-            self._device.copy(self._staging[some], self.truth[some], stream)
+            self._staging[some].copy_(self.truth[some], non_blocking=True)
             self._device.wait(stream)
             for outcome in self._clients[stream].put(zip(self._keys[some], self._views[some], strict=True)):
                 if not outcome.ok:
@@ -227,20 +223,20 @@ class Stored:
                 some = slice(at, min(at + self._at_once, numbers.stop))
                 if None in self._clients[stream].get_into(self._keys[some], self._views[some]):
                     raise SystemExit("a block is missing")
-                self._device.copy(self.target[some], self._staging[some], stream)
+                self.target[some].copy_(self._staging[some], non_blocking=True)
 
         self._spread(part, streams)
 
     def mapped(self, known: Any = None) -> None:
         """From the gateway's flash, mapped, by the driver's own copies; from `known`, the same mapped once more, by the device."""
-        with self._reader.lease() as lease:
+        torch = self._device.torch
+        base = torch.frombuffer(self._reader.flash, dtype=torch.uint8).data_ptr()
+        with self._reader.lease() as lease, self._device.stream(0):
             for number in range(len(self._keys)):
                 for piece, target in self._pieces(lease, number, self.target):
-                    source = piece
-                    if known is not None:
-                        begin = piece.data_ptr() - self._base()
-                        source = known[begin : begin + len(piece)]
-                    self._device.copy(target, source, 0)
+                    begin = piece.data_ptr() - base
+                    source = piece if known is None else known[begin : begin + len(piece)]
+                    target.copy_(source, non_blocking=True)
             self._device.wait(0)
 
     def staged(self, streams: int) -> None:
@@ -251,12 +247,9 @@ class Stored:
                 for number in numbers:
                     for piece, staging in self._pieces(lease, number, self._staging):
                         staging.copy_(piece)
-                    self._device.copy(self.target[number], self._staging[number], stream)
+                    self.target[number].copy_(self._staging[number], non_blocking=True)
 
         self._spread(part, streams)
-
-    def _base(self) -> int:
-        return int(self._device.torch.frombuffer(self._reader.flash, dtype=self._device.torch.uint8).data_ptr())
 
     def _pieces(self, lease: Lease, number: int, into: Any) -> Iterator[tuple[Any, Any]]:
         """The pieces of a block, each with its part of the block's row of `into`."""
@@ -269,8 +262,12 @@ class Stored:
             at += len(view)
 
     def _spread(self, part: Callable[[int, range], None], streams: int) -> None:
+        def within(stream: int, numbers: range) -> None:
+            with self._device.stream(stream):
+                part(stream, numbers)
+
         edges = [len(self._keys) * number // streams for number in range(streams + 1)]
-        for _ in self._threads.map(part, range(streams), itertools.starmap(range, itertools.pairwise(edges))):
+        for _ in self._threads.map(within, range(streams), itertools.starmap(range, itertools.pairwise(edges))):
             pass
 
 
