@@ -187,7 +187,9 @@ class Supervisor:
         self._publish_certificate()
         for listener in self._settings.bucket_listeners:
             self._data_dir.publish(f"run/{listener.bucket}.endpoint", url(listener.address, secure) + "\n")
-        self._data_dir.publish("endpoint", url(self._settings.listen, secure) + "\n")
+        endpoint = url(self._settings.listen, secure)
+        self._data_dir.publish("endpoint", endpoint + "\n")
+        _tell_manager(f"READY=1\nSTATUS=serving at {endpoint}")
         self._announce(self._settings)
 
     def _publish_certificate(self) -> None:
@@ -330,6 +332,10 @@ class Supervisor:
 
     def _stop(self) -> None:
         """Drains: no new endpoint, then the workers, then the keeper, each within drain_s."""
+        if self._watch.stop_signal:
+            by = signal.Signals(self._watch.stop_signal).name
+            _log.info("stopping", extra={"signal": by, "drain_s": self._settings.drain_s})
+        _tell_manager("STOPPING=1")
         self._data_dir.remove("endpoint")
         orderly = self._keeper.ready and not self._ended
         for group in (self._workers, [self._keeper]):
@@ -370,6 +376,18 @@ class Supervisor:
                 return False
             self._watch.wait(left_s, self._on_report, self._on_late_exit)
         return True
+
+
+def _tell_manager(state: str) -> None:
+    """Tells the service manager that asked to be told, as systemd does with Type=notify (sd_notify(3))."""
+    place = os.environ.get("NOTIFY_SOCKET", "")
+    if not place.startswith(("/", "@")):
+        return
+    with (
+        contextlib.suppress(OSError),
+        socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as manager,
+    ):
+        manager.sendto(state.encode(), "\0" + place[1:] if place.startswith("@") else place)
 
 
 def _parted(environ: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:

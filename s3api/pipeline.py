@@ -35,7 +35,7 @@ from s3api.payload import open_payload
 from s3api.session import Sessions
 from s3api.settings import REQUESTER_PAYS
 from s3api.sigv4 import EMPTY_SHA256, SIGNATURE, UNSIGNED, SigV4, Verified
-from s3api.target import Target, Targets, check_key
+from s3api.target import RESERVED_BUCKETS, Target, Targets, check_key
 from s3api.versions import parse_version
 from tiering.contract import (
     BucketInfo,
@@ -76,6 +76,11 @@ _TRANSPORT_ERRORS: Final = {
 }
 """What S3 calls that which makes bytes no request, by the status HTTP has for it."""
 _MESSAGES: Final = {row.code: xml.escape_readable(row.message) for row in ERRORS.values()}
+_UNKNOWN: Final = frozenset({404, 405, 411})
+_NO_ADMIN: Final = (
+    "Of MinIO's calls beside S3, health and metrics are served here; for everything else see `recall --help`."
+)
+"""Said where a path is one of `mc admin`'s, instead of that there is no bucket `minio`."""
 _READS: Final = ("GET", "HEAD")
 _LOW: Final = [f"{number:02X}" for number in range(256)]
 _LENGTHLESS: Final = frozenset({204, 304})
@@ -642,9 +647,17 @@ class Pipeline:
             failure = S3Error(_BODY_ERRORS.get(error.kind, "IncompleteBody"))
         else:
             failure = S3Error("InternalError")
-            _log.error("request %s (%s) failed", trace.request_id, trace.operation, exc_info=error)
+            once = f"failed {trace.operation} {type(error).__name__}"
+            _log.error(
+                "request %s (%s) failed", trace.request_id, trace.operation, exc_info=error, extra={"once": once}
+            )
         if isinstance(error, StoreError) and failure.spec is ERRORS["InternalError"]:
-            _log.error("request %s (%s): %s", trace.request_id, trace.operation, error)
+            about = "" if trace.target is None else f"{trace.target.bucket}/{trace.target.key}"
+            extra = {"about": about, "once": f"failed {about}"}
+            _log.error("request %s (%s): %s", trace.request_id, trace.operation, error, extra=extra)
+        target = trace.target
+        if failure.spec.status in _UNKNOWN and target is not None and target.key and target.bucket in RESERVED_BUCKETS:
+            failure = S3Error("NotImplemented", _NO_ADMIN)
         return self._render(request, trace, failure)
 
     def _is_hidden(self, trace: Trace) -> bool:

@@ -255,6 +255,15 @@ def test_unset_configuration_says_so(row: Any) -> None:
     assert (response.status, error(response).text("Code")) == (404, "NoSuchBucket")
 
 
+@pytest.mark.parametrize("method", ["GET", "PUT", "POST", "DELETE"])
+def test_admin_calls_of_minio_are_refused_as_such(method: str) -> None:
+    """And not by saying that there is no bucket of that name, which sends an operator elsewhere."""
+    response = Edge()(method, b"/minio/admin/v3/service", b"action=restart")
+    assert (response.status, error(response).text("Code")) == (501, "NotImplemented")
+    assert "recall --help" in error(response).text("Message")
+    assert error(Edge()("GET", b"/minio", b"")).text("Code") == "NoSuchBucket"
+
+
 def test_handler_may_replace_an_answer_of_the_table() -> None:
     edge = Edge({"GetBucketWebsite": lambda call: Response(200, b"", b"site")})
     assert edge("GET", b"/b", b"website").body == b"site"

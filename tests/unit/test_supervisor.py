@@ -114,6 +114,19 @@ def test_files_are_allowed_as_connections_need_them() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
+@pytest.mark.parametrize("abstract", [False, True])
+def test_service_manager_that_asks_is_told(tmp_path: Path, abstract: bool) -> None:
+    name = str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.settimeout(60)
+        manager.bind("\0" + name if abstract else name)
+        with fake(env={"NOTIFY_SOCKET": "@" + name if abstract else name}) as gateway:
+            assert manager.recv(4096).decode() == f"READY=1\nSTATUS=serving at {gateway.endpoint}"
+            gateway.stop()
+            assert manager.recv(4096) == b"STOPPING=1"
+            assert "msg=stopping signal=SIGTERM" in gateway.log
+
+
 @pytest.mark.parametrize("end", ["a full disk", "nobody"])
 def test_output_that_nothing_takes_ends_no_gateway(data_dir: Path, end: str) -> None:
     if end == "nobody":
