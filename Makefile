@@ -13,7 +13,7 @@ TEST := $(VENV)/.installed-test
 COMPILE ?= yes
 COMPILED := $(VENV)/compiled
 # Without the safe path the folder that a process stands in comes before all others: the sources, where that is here.
-AS_COMPILED := PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/$(COMPILED):$(CURDIR)
+AS_COMPILED := PYTHONSAFEPATH=1 PYTHONPATH='$(CURDIR)/$(COMPILED):$(CURDIR)'
 PACKAGES := gateway s3api tiering
 COMPILED_TESTS := tests/wire tests/conformance tests/s3
 SOURCES := $(PACKAGES) clients tests bench

@@ -270,6 +270,7 @@ def _serve(options: argparse.Namespace) -> int:
     _keep_to_ourselves()
     settings = _settings(options)
     log.start("supervisor", settings.log_level)
+    _log.info("recall %s %s", *_version_and_form())
     _take_descriptors(settings.http.connections_max)
     data_dir = DataDir(settings)
     try:
@@ -443,10 +444,18 @@ class _Version(argparse.Action):
 
 
 def _version(_: argparse.Namespace) -> int:
+    print("recall", *_version_and_form())
+    return EXIT_DONE
+
+
+def _version_and_form() -> tuple[str, str]:
     found = importlib.util.find_spec("s3api.message")  # of those that may be compiled, any
     form = "interpreted" if found is None or str(found.origin).endswith(".py") else "hot path compiled"
-    print("recall", importlib.metadata.version("recall-gateway"), f"({form})")
-    return EXIT_DONE
+    try:
+        version = importlib.metadata.version("recall-gateway")
+    except importlib.metadata.PackageNotFoundError:  # a tree that was never installed
+        version = "of no version"
+    return version, f"({form})"
 
 
 # --- stats ------------------------------------------------------------------------------------------------------------

@@ -63,7 +63,7 @@ async def _check(settings: Settings, output: IO[str], backing: bool) -> int:
                 report = await _check_pool(config, cold)
             except Exception as error:  # a damaged file fails in many ways, and each of them is what an audit is for
                 faults += 1
-                output.write(f"pool {config.name}: cannot be read: 1 faults\n  {_line(error)}\n")
+                output.write(f"pool {config.name}: cannot be read: 1 fault\n  {_line(error)}\n")
                 continue
             faults += report.fault_count
             _print(report, output)

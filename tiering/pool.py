@@ -316,7 +316,10 @@ def read_shape(index: Index, path: Path) -> PoolShape:
 def _decode_shape(stored: bytes, path: Path) -> PoolShape:
     shape = msgspec.json.decode(stored, type=PoolShape)
     if shape.version != layout.FORMAT_VERSION:
-        raise IndexCorrupt(f"{path}: format {shape.version}, this program reads {layout.FORMAT_VERSION}")
+        raise IndexCorrupt(
+            f"{path}: format {shape.version}, this program reads {layout.FORMAT_VERSION}: start on a new data directory and run "
+            f"`recall rebuild` (docs/OPERATIONS.md, Upgrade)"
+        )
     return shape
 
 

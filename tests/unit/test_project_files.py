@@ -228,18 +228,23 @@ def make(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """The Makefile and its like alone, with an environment whose pip and tools only note that they were called."""
+    """The Makefile and its like alone, with an environment whose pip and tools only note that they were called.
+
+    In a folder whose name has a space: make knows no such thing, but shells do.
+    """
+    folder = tmp_path / "my clone"
+    folder.mkdir()
     for name in ("Makefile", "pyproject.toml", "setup.py"):
-        shutil.copy(ROOT / name, tmp_path / name)
+        shutil.copy(ROOT / name, folder / name)
     for name in ("gateway", "s3api", "tiering"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "__init__.py").touch()
-    tools = tmp_path / ".venv" / "bin"
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").touch()
+    tools = folder / ".venv" / "bin"
     tools.mkdir(parents=True)
     for name in ("python", "recall", "pytest", "ruff", "mypy"):
         (tools / name).write_text(f'#!/bin/sh\necho "{name} $*" >> calls\n')
         (tools / name).chmod(0o755)
-    return tmp_path
+    return folder
 
 
 def calls(clone: Path) -> list[str]:
@@ -315,7 +320,7 @@ def test_make_refuses_an_old_python_by_name(clone: Path) -> None:
         f'#!/bin/sh\nexec {sys.executable} -c "import sys; sys.version_info = (3, 9); exec(sys.argv[1])" "$2"\n'
     )
     old.chmod(0o755)
-    done = make("serve", f"PYTHON={old}", cwd=clone)
+    done = make("serve", f"PYTHON='{old}'", cwd=clone)
     assert done.returncode != 0
     assert "Recall needs Python 3.11" in done.stderr
     assert not (clone / ".venv").exists()
