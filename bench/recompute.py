@@ -227,6 +227,12 @@ class Stored:
 
         self._spread(part, streams)
 
+    def over_http_at_once(self, client: RecallClient) -> None:
+        """By one call, which takes as many connections as the client has, and on from there."""
+        if None in client.get_into(self._keys, self._views):
+            raise SystemExit("a block is missing")
+        self.target.copy_(self._staging, non_blocking=True)
+
     def mapped(self, known: Any = None) -> None:
         """From the gateway's flash, mapped, by the driver's own copies; from `known`, the same mapped once more, by the device."""
         torch = self._device.torch
@@ -342,6 +348,7 @@ def contexts(args: argparse.Namespace, torch: Any, gateway: Gateway) -> Iterator
             stack.enter_context(RecallClient(gateway.endpoint, BUCKET, credentials, connections=1))
             for _ in range(streams)
         ]
+        client = stack.enter_context(RecallClient(gateway.endpoint, BUCKET, credentials, connections=streams))
         reader = LocalReader(gateway.data_dir, BUCKET)
         known = device.registered(gateway.data_dir / "pools" / "kv" / "flash") if device.cuda else None
         for tokens in args.tokens:
@@ -356,6 +363,7 @@ def contexts(args: argparse.Namespace, torch: Any, gateway: Gateway) -> Iterator
                 ways: dict[str, Callable[[], None]] = {}
                 for count in args.streams:
                     ways[f"HTTP x{count}"] = functools.partial(stored.over_http, count)
+                ways[f"HTTP, one call of {streams}"] = functools.partial(stored.over_http_at_once, client)
                 for count in args.streams:
                     ways[f"mapped, copied x{count}"] = functools.partial(stored.staged, count)
                 ways["mapped, by the driver"] = stored.mapped

@@ -9,6 +9,7 @@ Kind: shell; any thread. Spec: docs/EXTENSIONS.md, "Many keys at once"; AWS S3 A
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import ssl
@@ -16,7 +17,7 @@ import struct
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from http.client import HTTPResponse
 from typing import Any, Final, Literal, TypeVar
@@ -30,7 +31,8 @@ KEYS_MAX: Final = 4096
 """Keys the gateway takes in one request; more are asked for in several."""
 PUT_BYTES_MAX: Final = 256 << 20
 """Bytes of blocks in one request of `put`: what a failure makes you send again."""
-
+SPREAD_BYTES: Final = 16 << 20
+"""Room of buffers that one connection fills; where there is more, others work beside it."""
 PLAIN_S: Final = 60.0
 """How long a server is taken for plain S3 before it is asked again: a proxy may have answered for a gateway."""
 
@@ -137,9 +139,9 @@ class RecallClient:
     ) -> list[int | None]:
         """Reads each block into the writable buffer beside it; answers the sizes, None where there was nothing.
 
-        `stop_at_miss`: the first key that is not there ends it, and those behind it are None too. `hot_only`: a cold
-        block is a miss instead of a wait. Raises BufferTooSmall, and RecallError when the reply breaks off; blocks before
-        that have been read then, but nothing says which.
+        `stop_at_miss`: the first key that is not there ends it, and those behind it are None too, whatever came into their
+        buffers. `hot_only`: a cold block is a miss instead of a wait. Many bytes come over several connections. Raises
+        BufferTooSmall, and RecallError when a reply breaks off; blocks have been read then, but nothing says which.
         """
         if len(keys) != len(buffers):
             raise ValueError("a buffer for each key")
@@ -153,24 +155,43 @@ class RecallClient:
             _fill(response, views[at][:length], whole=True)
             return length
 
-        return self._read(keys, take, stop_at_miss, hot_only)
+        return self._read(keys, _spans([len(view) for view in views]), take, stop_at_miss, hot_only)
 
     def get(self, keys: Sequence[str], *, stop_at_miss: bool = True, hot_only: bool = False) -> list[bytes | None]:
         """As `get_into`, into memory of its own."""
-        return self._read(keys, _whole, stop_at_miss, hot_only)
+        return self._read(keys, _spans([0] * len(keys)), _whole, stop_at_miss, hot_only)
 
-    def _read(self, keys: Sequence[str], take: Take[T], stop_at_miss: bool, hot_only: bool) -> list[T | None]:
-        """What `take` makes of each block, None for what is not there."""
+    def _read(
+        self, keys: Sequence[str], spans: Sequence[range], take: Take[T], stop_at_miss: bool, hot_only: bool
+    ) -> list[T | None]:
+        """What `take` makes of each block, None for what is not there; a request a span."""
         _check(keys)
-        blocks: list[T | None] = []
-        for at in range(0, len(keys), KEYS_MAX):
-            some = keys[at : at + KEYS_MAX]
-            got = self._get_frames(some, at, take, stop_at_miss, hot_only)
+        missed: list[int] = []
+
+        def read(number: int) -> list[T | None]:
+            if any(before < number for before in missed):
+                return []
+            some = keys[spans[number].start : spans[number].stop]
+            got = self._get_frames(some, spans[number].start, take, stop_at_miss, hot_only)
             if got is None:
-                got = self._get_plain(some, at, take, stop_at_miss)
-            blocks += got
-            if stop_at_miss and (not got or got[-1] is None or len(got) < len(some)):
-                break
+                got = self._get_plain(some, spans[number].start, take, stop_at_miss)
+            if stop_at_miss and (len(got) < len(some) or None in got[-1:]):
+                missed.append(number)
+            return got
+
+        blocks: list[T | None] = []
+        rest = iter(range(len(spans)))
+        if len(spans) == 1 or not self._known:  # plain S3 has those threads for a request a key
+            blocks += itertools.chain.from_iterable(map(read, itertools.islice(rest, 1)))
+        if self._known:
+            futures = [self._threads.submit(read, number) for number in rest]
+            wait(futures)  # an error must not leave anybody who still writes into the buffers
+            for number, future in enumerate(futures, len(spans) - len(futures)):
+                if any(before < number for before in missed):
+                    break  # errors behind a miss are nobody's
+                blocks += future.result()
+        else:
+            blocks += itertools.chain.from_iterable(map(read, rest))
         return blocks + [None] * (len(keys) - len(blocks))
 
     def _get_frames(
@@ -375,6 +396,18 @@ def _encoded(document: object) -> bytes:
 def _portions(keys: Sequence[str]) -> Iterator[list[str]]:
     for at in range(0, len(keys), KEYS_MAX):
         yield list(keys[at : at + KEYS_MAX])
+
+
+def _spans(sizes: Sequence[int]) -> list[range]:
+    """Places of keys that are read in one request: up to KEYS_MAX, and as many as fill SPREAD_BYTES."""
+    spans: list[range] = []
+    begin = size = 0
+    for at, length in enumerate(sizes):
+        if at > begin and (size + length > SPREAD_BYTES or at - begin == KEYS_MAX):
+            spans.append(range(begin, at))
+            begin, size = at, 0
+        size += length
+    return [*spans, range(begin, len(sizes))] if sizes else []
 
 
 def _bodies(blocks: Iterable[tuple[str, Buffer]]) -> Iterator[list[tuple[str, memoryview]]]:

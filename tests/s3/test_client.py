@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 from recall_client import AsyncRecallClient, BufferTooSmall, Entry, NotSupported, RecallClient, RecallError
+from recall_client import client as client_module
 from recall_client import local as local_module
 from recall_client.local import Lease, LocalError, LocalReader
 from recall_client.signing import Credentials
@@ -239,6 +240,36 @@ def test_blocks_come_from_and_go_to_any_memory_in_one_piece(client: RecallClient
             refused()
     assert client.put([("none", b""), ("nothing", memoryview(b"").cast("B"))])[1].ok
     mapped.close()
+
+
+@pytest.mark.parametrize("which", ["client", "plain"])
+def test_many_bytes_come_over_several_connections(
+    which: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "SPREAD_BYTES", 3 * len(SHORT))
+    client: RecallClient = request.getfixturevalue(which)
+    keys = [f"spread/{n:02}" for n in range(40)]
+    assert all(outcome.ok for outcome in client.put((key, key.encode() + SHORT) for key in keys))
+    buffers = [bytearray(len(SHORT) + 9) for _ in keys]
+
+    def read(asked: list[str], **options: Any) -> list[bytes | None]:
+        for buffer in buffers:
+            buffer[:] = bytes(len(buffer))
+        sizes = client.get_into(asked, buffers[: len(asked)], **options)
+        return [None if n is None else bytes(buffer[:n]) for n, buffer in zip(sizes, buffers, strict=False)]
+
+    whole = [key.encode() + SHORT for key in keys]
+    assert read(keys) == whole
+    for gap in (0, 1, 20, 39):
+        some = [*keys[:gap], "none", *keys[gap + 1 :]]
+        assert read(some) == whole[:gap] + [None] * (40 - gap)
+        assert read(some, stop_at_miss=False) == [*whole[:gap], None, *whole[gap + 1 :]]
+    buffers[30] = bytearray(10)
+    with pytest.raises(BufferTooSmall, match="spread/30"):
+        read(keys)
+    assert read(["none", *keys[1:]]) == [None] * 40  # what is behind a miss is not there, nor too long
+    buffers[30] = bytearray(len(SHORT) + 9)
+    assert read(keys) == whole
 
 
 @pytest.mark.parametrize("which", ["client", "plain"])
