@@ -509,6 +509,15 @@ def _summary(samples: list[Sample]) -> Iterator[str]:
             f"{operation:<27} {int(requests):>9} {failed[0]:>6} {failed[1]:>6} {mean_ms:>10.3f} "
             f"{moved[0]:>10} {moved[1]:>10}"
         )
+    errors = sorted(
+        ((value, labels["code"]) for name, labels, value in samples if name == "recall_errors_total"), reverse=True
+    )
+    if errors:
+        yield ""
+        yield "errors    " + ", ".join(f"{int(value)} {code}" for value, code in errors)
+    refusals, restarts = (int(total(f"recall_{what}_total")) for what in ("overload_refusals", "restarts"))
+    if refusals or restarts:
+        yield f"          {refusals} refused unread, above a limit; {restarts} processes started again"
     yield ""
     for what, objects_name, bytes_name in _MOVES:
         yield f"{what:<9} {int(total(objects_name)):>10} objects {_size(total(bytes_name)):>10}"

@@ -40,7 +40,8 @@ def add_commands(commands: Any, common: argparse.ArgumentParser, path_of: Callab
         for verb, (function, verb_help, arguments) in verbs.items():
             outer, _, inner = verb.rpartition(" ")
             if outer not in below:
-                nested = below[""].add_parser(outer, help=f"see `recall {family} {outer} --help`")
+                said = f"{', '.join(name.rpartition(' ')[2] for name in verbs if name.startswith(outer + ' '))}: pairs of keys"
+                nested = below[""].add_parser(outer, help=said, description=said)
                 below[outer] = nested.add_subparsers(required=True, metavar="VERB")
             made = below[outer].add_parser(
                 inner, help=verb_help, description=verb_help[0].upper() + verb_help[1:] + ".", parents=[common]

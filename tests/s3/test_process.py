@@ -119,7 +119,11 @@ def test_commands_name_what_was_refused_and_go_on(gateway: Gateway) -> None:
 
 def test_stats_count_what_was_done(gateway: Gateway) -> None:
     gateway.boto3_client().put_object(Bucket="shared", Key="counted", Body=b"x" * 4096)
-    assert "PutObject" in gateway.command("stats").stdout
+    with pytest.raises(botocore.exceptions.ClientError):
+        gateway.boto3_client().get_object(Bucket="shared", Key="not there")
+    summary = gateway.command("stats").stdout
+    assert "PutObject" in summary
+    assert " NoSuchKey" in summary
     listed = json.loads(gateway.command("stats", "--json").stdout)
     puts = [
         row["value"]
