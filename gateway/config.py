@@ -190,7 +190,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     workers: Annotated[int, Row("Process", v.whole_between(1, 256), "N",
         "worker processes; one uses about one core",
         "one worker serves gigabytes a second; add them as cores are to spare")] = 1
-    pin_workers: Annotated[Literal["no", "yes"], Row("Process", v.one_of("no", "yes"), "yes|no",
+    pin_workers: Annotated[Literal["no", "yes"], Row("Process", v.parse_yes, "yes|no",
         "whether each worker, with its threads, keeps to one of the CPUs that the gateway may use, the next one the next",
         "the kernel places them well on a machine that does other things too")] = "no"
     start_s: Annotated[float, Row("Process", v.parse_positive_duration, "DURATION",
@@ -459,7 +459,7 @@ def _parse(given: Sequence[Given], faults: list[str]) -> dict[str, Any]:
 
 
 def _names(pool: str | None) -> Sequence[str]:
-    return tuple(SETTINGS) if pool is None else tuple(f"pools.{pool}.{field}" for field in POOL_SETTINGS)
+    return (*SETTINGS, "http", "pools") if pool is None else tuple(f"pools.{pool}.{field}" for field in POOL_SETTINGS)
 
 
 def _suggestion(name: str, names: Mapping[str, Any] | Sequence[str]) -> str:

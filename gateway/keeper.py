@@ -108,7 +108,7 @@ async def _keep(settings: Settings, environ: Mapping[str, str], ready: Ready, fi
             engine.action_count(metrics),
         )
     )
-    spools, webhooks = _receivers(settings, environ)
+    spools, webhooks = receivers(settings, environ)
     duties += _notify_duties(settings, pools, store, metrics, spools, webhooks, wake)
     tasks = [loop.create_task(_repeat(duty, wake)) for duty in duties]
     tasks.append(loop.create_task(_turn_epochs(pools)))
@@ -178,20 +178,23 @@ def make_duties(
     return duties
 
 
-def _receivers(settings: Settings, environ: Mapping[str, str]) -> tuple[dict[str, Spool], dict[str, Webhook]]:
+def receivers(settings: Settings, environ: Mapping[str, str]) -> tuple[dict[str, Spool], dict[str, Webhook]]:
     """The queue and the sender of each webhook. What waits for one that is no longer in the settings is kept, and said."""
     folder = Path(settings.data_dir, "notify")
     known = settings.notify_webhooks
     for path in folder.glob("*"):
         if path.name not in known:
             _log.warning("%s keeps events for a webhook that notify_webhooks does not have", path)
+    tokens = {name: NOTIFY_TOKEN_PREFIX + name.upper().replace("-", "_") for name in known}
+    for variable in environ:
+        if variable.startswith(NOTIFY_TOKEN_PREFIX) and variable not in tokens.values():
+            _log.warning("%s is set, and notify_webhooks has no such webhook", variable)
     spools = {name: Spool(folder / name, settings.notify_queue_bytes) for name in known}
     webhooks: dict[str, Webhook] = {}
     for name, url in known.items():
         from gateway.webhook import Webhook  # its HTTP client costs each start time and memory
 
-        token = environ.get(NOTIFY_TOKEN_PREFIX + name.upper().replace("-", "_"), "")
-        webhooks[name] = Webhook(name, url, token, settings.notify_timeout_s)
+        webhooks[name] = Webhook(name, url, environ.get(tokens[name], ""), settings.notify_timeout_s)
     return spools, webhooks
 
 

@@ -152,6 +152,12 @@ def one_of(*names: str) -> Callable[[object], str]:
     return parse
 
 
+def parse_yes(value: object) -> str:
+    """`yes` or `no`, or a truth value as TOML has it. Raises ValueError."""
+    said = str(value).lower() if isinstance(value, bool | str) else value
+    return one_of("no", "yes")({"true": "yes", "false": "no"}.get(str(said), said))
+
+
 def parse_tls_version(value: object) -> str:
     """`1.2` or `1.3`, as text or as TOML's number. Raises ValueError."""
     return one_of("1.2", "1.3")(str(value) if isinstance(value, float) else value)
@@ -246,7 +252,10 @@ def parse_backing_url(value: object) -> str:
 
 
 def parse_key_rules(value: object) -> tuple[KeyRule, ...]:
-    raw = json.loads(value) if isinstance(value, str) else value
+    try:
+        raw = json.loads(value) if isinstance(value, str) else value
+    except ValueError as error:
+        raise ValueError(f"is not JSON: {error}") from None
     try:
         rules = msgspec.convert(raw, type=tuple[_StrictKeyRule, ...])
     except msgspec.ValidationError as error:

@@ -188,6 +188,12 @@ def test_load_knows_the_home_directory_where_no_shell_does(tmp_path: Path, monke
     assert settings.identities_path == tmp_path / "people.json"
 
 
+def test_load_takes_yes_as_toml_says_it(tmp_path: Path) -> None:
+    assert load({}, file=toml(tmp_path, "pin_workers = true")).pin_workers == "yes"
+    assert load({"RECALL_PIN_WORKERS": "false"}).pin_workers == "no"
+    assert "did you mean pools?" in faults_of(file=toml(tmp_path, "[pool.kv]\netag = 'md5'"))[0]
+
+
 def test_load_names_a_fault_in_an_overridden_value(tmp_path: Path) -> None:
     assert "must be a whole number" in faults_of(file=toml(tmp_path, "workers = 'x'"), overrides=[("workers", "2")])[0]
 
@@ -202,6 +208,7 @@ def test_load_names_a_fault_in_an_overridden_value(tmp_path: Path) -> None:
         ([("pools.x.buckets", "kv-*")], "kv-* is already claimed by pools.kv"),
         ([("pools.kv.dirty_fraction_max", "0")], "must be more than 0"),
         ([("key_rules", '[{"bucket": "b", "pool": "none"}]')], "there is no pool none"),
+        ([("key_rules", "{")], "is not JSON"),
         ([("key_rules", '[{"bucket": "b"}]')], "at least one of pin, ttl, pool"),
         ([("key_rules", '[{"bucket": "b", "pin": "perhaps"}]')], "key rule 1"),
         ([("key_rules", '[{"bukcet": "b", "pin": "true"}]')], "bukcet"),

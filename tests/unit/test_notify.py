@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway.config import load
+from gateway.keeper import receivers
 from gateway.notify import REFUSALS_MAX, Answer, DeliveryDuty, RouteDuty
 from gateway.spool import Spool
 from s3api import notification
@@ -237,3 +239,14 @@ def test_full_queue_drops_and_counts_the_newest(tmp_path: Path) -> None:
         assert world.sent == [f"ObjectCreated:Put k{number}" for number in range(delivered)]
 
     asyncio.run(run())
+
+
+def test_a_token_of_no_webhook_is_said_without_its_value(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    settings = load({"RECALL_DATA_DIR": str(tmp_path), "RECALL_NOTIFY_WEBHOOKS": "audit-1=http://127.0.0.1:9/"})
+    environ = {"RECALL_NOTIFY_TOKEN_AUDIT_1": "good-token", "RECALL_NOTIFY_TOKEN_ADUIT_1": "lost-token"}
+    spools, webhooks = receivers(settings, environ)
+    assert spools.keys() == webhooks.keys() == {"audit-1"}
+    assert "RECALL_NOTIFY_TOKEN_ADUIT_1 is set, and notify_webhooks has no such webhook" in caplog.text
+    assert "TOKEN_AUDIT_1" not in caplog.text and "lost-token" not in caplog.text
+    for spool in spools.values():
+        spool.close()
