@@ -33,7 +33,7 @@ DIFFERENCES: Final[Mapping[str, str]] = {
     "ListObjectsV2": "As ListObjects.",
     "DeleteObjects": f"Up to {DELETE_KEYS_MAX} keys, each with its own outcome; as AWS wants, with Content-MD5 or a checksum. `x-amz-bypass-governance-retention` may stand in any bucket.",
     "GetBucketPolicyStatus": "A bucket is public by its access list too, and has a status without a policy.",
-    "PutBucketVersioning": "MFA delete is 501.",
+    "PutBucketVersioning": "MFA delete and MinIO's exclusions are 501.",
     "GetObject": "The reply has `x-recall-tier`. A 5xx reply has no body.",
     "HeadObject": "As GetObject.",
     "PutObject": f"Up to {SINGLE_PUT_BYTES_MAX >> 30} GiB. The ETag is not an MD5 in a pool with `etag` = `opaque`. A storage class is "

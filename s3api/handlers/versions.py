@@ -27,11 +27,20 @@ MARKER: Final = "version-id-marker"
 
 
 async def put_bucket_versioning(call: Call) -> Response:
-    """Enables or suspends versioning. Deleting with a second factor is not served, so only its absence can be said."""
+    """Enables or suspends versioning.
+
+    Deleting with a second factor and keys without versions (MinIO's) are not served, so only their absence can be said.
+    """
     bucket_of(call)
     root = xml.parse(await document(call), "VersioningConfiguration")
-    if root.text("MfaDelete", "Disabled").strip() != "Disabled":
-        raise S3Error("NotImplemented", "VersioningConfiguration/MfaDelete is not served.")
+    root.only("Status", "MfaDelete", "ExcludeFolders", "ExcludedPrefixes")
+    for name, asked in (
+        ("MfaDelete", root.text("MfaDelete", "Disabled").strip() != "Disabled"),
+        ("ExcludeFolders", root.boolean("ExcludeFolders")),
+        ("ExcludedPrefixes", any(node.children for node in root.all("ExcludedPrefixes"))),
+    ):
+        if asked:
+            raise S3Error("NotImplemented", f"VersioningConfiguration/{name} is not served.")
     status = root.text("Status").strip()
     if root.find("Status") is None:
         raise S3Error("IllegalVersioningConfigurationException")

@@ -716,7 +716,7 @@ def test_multipart_checksums(s3: Any, bucket: str, algorithm: str, kind: str) ->
     assert (head[field], head["ChecksumType"]) == (value, kind)
     assert s3.get_object(Bucket=bucket, Key="k", ChecksumMode="ENABLED")["Body"].read() == WHOLE
     attributes = s3.get_object_attributes(Bucket=bucket, Key="k", ObjectAttributes=["Checksum", "ObjectParts"])
-    assert attributes["Checksum"] == {field: value, "ChecksumType": kind}
+    assert attributes["Checksum"] == {field: value.partition("-")[0], "ChecksumType": kind}  # here without the count
     assert [part[field] for part in attributes["ObjectParts"]["Parts"]] == [part[field] for part in parts]
 
 

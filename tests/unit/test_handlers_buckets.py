@@ -29,6 +29,7 @@ def test_create_head_delete(s3: Harness) -> None:
     reply = s3("HEAD", "/bucket")
     assert (reply.status, reply.headers["x-amz-bucket-region"]) == (200, "us-east-1")
     assert reply.headers["x-recall-pool"] == "standard"
+    assert reply.headers["content-type"] == "application/xml"
     s3("PUT", "/bucket/k", {}, b"x")
     assert s3("DELETE", "/bucket").code == "BucketNotEmpty"
     s3("DELETE", "/bucket/k")
@@ -154,8 +155,11 @@ def test_list_buckets_pages(s3: Harness) -> None:
     assert names(s3, "?prefix=a&max-buckets=2") == (["aaa", "abc"], "")
     assert names(s3, "?bucket-region=us-east-1")[0] == ["aaa", "abc", "bbb", "ccc"]
     assert names(s3, "?bucket-region=eu-west-1") == ([], "")
-    for query in ("?max-buckets=0", "?max-buckets=10001", "?max-buckets=x", "?continuation-token=bad"):
-        assert s3("GET", "/" + query).code == "InvalidArgument"
+    assert s3("GET", "/?continuation-token=bad").code == "InvalidArgument"
+    for asked in ("0", "10001", "-1", "x"):
+        reply = s3("GET", f"/?max-buckets={asked}")
+        assert (reply.code, reply.fields["ArgumentName"]) == ("InvalidArgument", "max-buckets")
+        assert reply.body == b"Argument max-buckets must be an integer between 1 and 10000."
 
 
 def test_list_buckets_document(s3: Harness) -> None:

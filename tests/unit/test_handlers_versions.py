@@ -76,6 +76,17 @@ def test_versioning_is_told(s3: Harness) -> None:
             "<VersioningConfiguration><Status>Enabled</Status><MfaDelete>Enabled</MfaDelete></VersioningConfiguration>",
             "NotImplemented",
         ),
+        (
+            "<VersioningConfiguration><Status>Enabled</Status><ExcludeFolders>true</ExcludeFolders>"
+            "</VersioningConfiguration>",
+            "NotImplemented",
+        ),
+        (
+            "<VersioningConfiguration><Status>Enabled</Status>"
+            "<ExcludedPrefixes><Prefix>tmp/</Prefix></ExcludedPrefixes></VersioningConfiguration>",
+            "NotImplemented",
+        ),
+        ("<VersioningConfiguration><Status>Enabled</Status><Other/></VersioningConfiguration>", "MalformedXML"),
     ],
 )
 def test_bad_versioning_documents(s3: Harness, body: str, code: str) -> None:
@@ -83,8 +94,11 @@ def test_bad_versioning_documents(s3: Harness, body: str, code: str) -> None:
     assert s3("GET", "/plain?versioning").xml("VersioningConfiguration").children == []
 
 
-def test_mfa_delete_may_be_said_to_be_off(s3: Harness) -> None:
-    body = b"<VersioningConfiguration><Status>Enabled</Status><MfaDelete>Disabled</MfaDelete></VersioningConfiguration>"
+def test_what_is_not_served_may_be_said_to_be_off(s3: Harness) -> None:
+    body = (
+        b"<VersioningConfiguration><Status>Enabled</Status><MfaDelete>Disabled</MfaDelete>"
+        b"<ExcludeFolders>false</ExcludeFolders><ExcludedPrefixes/></VersioningConfiguration>"
+    )
     assert s3("PUT", "/plain?versioning", {}, body).status == 200
 
 
