@@ -74,9 +74,9 @@ def parser() -> argparse.ArgumentParser:
     _change(commands, common, "unpin", "let objects be evicted again", lambda _: {b"x-recall-pin": b"false"})
     ttl = _change(commands, common, "ttl", "let objects expire", lambda options: {b"x-recall-ttl": _ttl(options)})
     how = ttl.add_mutually_exclusive_group(required=True)
-    how.add_argument("--for", dest="life", type=_duration, metavar="DURATION", help="time to live, from now")
+    how.add_argument("--for", dest="life", type=_life_duration, metavar="DURATION", help="time to live, from now")
     how.add_argument("--remove", action="store_true", help="never expire")
-    ttl.add_argument("--sliding", action="store_true", help="the time starts again at each read")
+    ttl.add_argument("--sliding", action="store_true", help="the time starts again at each read (with --for)")
     _change(commands, common, "demote", "copy objects to the backing store now", lambda _: {b"x-recall-tier": b"both"})
     _change(commands, common, "evict", "copy them there and drop the hot copies", lambda _: {b"x-recall-tier": b"cold"})
     usercommands.add_commands(commands, common, lambda options: _settings(options, backing=False).identities_path)
@@ -203,10 +203,18 @@ def _duration(text: str) -> float:
 
 
 def _lease_duration(text: str) -> float:
-    """A lease of no time would unpin: that is another command."""
+    return _some_duration(text, "a lease is at least a millisecond; recall unpin ends one")
+
+
+def _life_duration(text: str) -> float:
+    return _some_duration(text, "a life is at least a millisecond; --remove ends the time to live")
+
+
+def _some_duration(text: str, why: str) -> float:
+    """No time at all would be sent as the end of the intent: that is asked for in another way."""
     seconds = _duration(text)
     if f"{seconds:.3f}" == "0.000":
-        raise argparse.ArgumentTypeError(f"{text!r}: a lease is at least a millisecond; recall unpin ends one")
+        raise argparse.ArgumentTypeError(f"{text!r}: {why}")
     return seconds
 
 
@@ -395,8 +403,8 @@ def _client(settings: Settings) -> Client:
 
 def _change_objects(options: argparse.Namespace) -> int:
     """One call an object; an object that is refused does not stop the others."""
-    client = _client(_settings(options, backing=False))
     headers = options.headers(options)
+    client = _client(_settings(options, backing=False))
     status = EXIT_DONE
     try:
         for bucket, key in options.objects:
@@ -415,6 +423,8 @@ def _lease(options: argparse.Namespace) -> bytes:
 
 
 def _ttl(options: argparse.Namespace) -> bytes:
+    if options.remove and options.sliding:
+        raise SettingsError(["--sliding goes with --for"])
     if options.remove:
         return b"0"
     return f"{options.life:.3f}{'; sliding' if options.sliding else ''}".encode()

@@ -52,11 +52,14 @@ def add_commands(commands: Any, common: argparse.ArgumentParser, path_of: Callab
 
 
 def _changed(change: Change) -> Callable[[argparse.Namespace, Path], int]:
-    """A command that is one change of the file."""
+    """A command that is one change of the file. What the change leaves in `options.said` is printed once it is made."""
 
     def run(options: argparse.Namespace, path: Path) -> int:
+        options.said = []
         with identities.locked(path):
             identities.write(path, change(identities.read(path), options))
+        for line in options.said:
+            print(line)
         return 0
 
     return run
@@ -92,8 +95,7 @@ def _new_key(options: argparse.Namespace) -> Key:
     faults = list(identities.key_faults(key))
     if faults:
         raise IdentitiesError("; ".join(faults))
-    print(f"access key   {key.access_key}")
-    print(f"secret key   {secret if new else 'as given'}")
+    options.said += [f"access key   {key.access_key}", f"secret key   {secret if new else 'as given'}"]
     return key
 
 
@@ -230,6 +232,12 @@ def _add_policy(book: Book, options: argparse.Namespace) -> Book:
 
 
 def _remove_policy(book: Book, options: argparse.Namespace) -> Book:
+    if options.name in CANNED:
+        raise IdentitiesError(f"policy {options.name} is always there")
+    holders = [f"user {name}" for name, user in book.users.items() if options.name in user.policies]
+    holders += [f"group {name}" for name, group in book.groups.items() if options.name in group.policies]
+    if holders:
+        raise IdentitiesError(f"policy {options.name} is held by {', '.join(holders)}: detach it first")
     _found(book.policies, "policy", options.name)
     return replace(book, policies={name: each for name, each in book.policies.items() if name != options.name})
 
@@ -247,11 +255,11 @@ def _detach(book: Book, options: argparse.Namespace) -> Book:
 
 
 def _attached(book: Book, options: argparse.Namespace, change: Callable[[tuple[str, ...]], tuple[str, ...]]) -> Book:
+    if bool(options.user) == bool(options.group):
+        raise IdentitiesError("say to whom, with one of --user and --group")
     if options.user:
         user = _found(book.users, "user", options.user)
         return _change_user(book, options.user, policies=change(user.policies))
-    if not options.group:
-        raise IdentitiesError("say to whom, with --user or --group")
     group = _found(book.groups, "group", options.group)
     return replace(book, groups={**book.groups, options.group: replace(group, policies=change(group.policies))})
 

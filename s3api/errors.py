@@ -196,7 +196,7 @@ _MESSAGES: Final[dict[type[contract.StoreError], str]] = {
     contract.NotRenamable: "Objects of a bucket with versions cannot be renamed.",
     contract.UnknownPool: "x-recall-pool names a pool this gateway does not have.",
     contract.SizeMismatch: "The size of the completed object does not match x-amz-mp-object-size.",
-    contract.ColdUnavailable: "The object's bytes are in the backing store, which does not answer now. Please try again.",
+    contract.ColdUnavailable: "This takes the backing store, which does not answer now. Please try again.",
     contract.Corrupt: "No copy of this object's bytes passes its checksum.",
 }
 

@@ -265,7 +265,17 @@ def test_bad_settings_are_all_listed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [[], ["fly"], ["serve", "--worker", "2"], ["pin"], ["pin", "nokey"], ["ttl", "b/k"], ["pin", "--for", "0", "b/k"]],
+    [
+        [],
+        ["fly"],
+        ["serve", "--worker", "2"],
+        ["pin"],
+        ["pin", "nokey"],
+        ["ttl", "b/k"],
+        ["pin", "--for", "0", "b/k"],
+        ["ttl", "--for", "0", "b/k"],
+        ["ttl", "--remove", "--sliding", "b/k"],
+    ],
 )
 def test_bad_arguments_end_with_status_2(arguments: list[str]) -> None:
     done = refused(arguments, {})
