@@ -71,7 +71,7 @@ def test_health_and_metrics_answer_without_a_signature(gateway: Gateway) -> None
         assert get(gateway.endpoint + path, "HEAD") == 200
     assert get(gateway.endpoint + "/recall/metrics") == 200
     assert get(gateway.endpoint + "/minio/v2/metrics/cluster") == 200
-    assert get(gateway.endpoint + "/minio/health") in (403, 404)
+    assert get(gateway.endpoint + "/minio/health") == 501
 
 
 def test_metrics_say_how_large_each_index_is(gateway: Gateway) -> None:
@@ -293,8 +293,9 @@ def test_accounts_that_cannot_be_used_are_refused_before_anything_starts(tmp_pat
     (tmp_path / "identities.json").write_text("{")
     (tmp_path / "identities.json").chmod(0o600)
     done = refused(["serve", "--data-dir", str(tmp_path), "--listen", "127.0.0.1:0"], {})
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "identities.json cannot be understood" in done.stderr
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"recall: {tmp_path}/identities.json cannot be understood")
+    assert "msg=starting" not in done.stderr
 
 
 def test_generated_credentials_are_shown_once_kept_and_guarded(tmp_path: Path) -> None:
