@@ -16,7 +16,7 @@ import asyncio
 import logging
 import os
 from collections import deque
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from contextlib import aclosing
 from typing import Any, Final, TypeVar
 
@@ -465,13 +465,24 @@ async def batch_put(call: Call) -> Response:
         await source.end()
         outcomes = [
             outcome
-            for at in range(0, len(puts), AT_ONCE)
-            for outcome in await asyncio.gather(*(_outcome(call, put.commit()) for put in puts[at : at + AT_ONCE]))
+            for some in _together(puts)
+            for outcome in await asyncio.gather(*(_outcome(call, put.commit()) for put in some))
         ]
     finally:
         for put in puts:
             put.abort()
     return _outcomes(outcomes)
+
+
+def _together(puts: Sequence[_Put]) -> Iterator[list[_Put]]:
+    """At most AT_ONCE, and none of a key that is among them already: of one that is named again the last one stays."""
+    some: dict[str, _Put] = {}
+    for put in puts:
+        if put.key in some or len(some) == AT_ONCE:
+            yield list(some.values())
+            some = {}
+        some[put.key] = put
+    yield list(some.values())
 
 
 class _Source:
@@ -516,6 +527,10 @@ class _Put:
         self._writer: Writer | None = None
         self._intake: Intake | None = None
         self._refused: Exception | None = None if allowed else S3Error("AccessDenied")
+
+    @property
+    def key(self) -> str:
+        return self._entry.key
 
     async def receive(self, source: _Source) -> None:
         if self._refused is None:

@@ -14,7 +14,17 @@ from s3api.handlers import HANDLERS
 from s3api.handlers.batch import HELD_BYTES, TOGETHER_BYTES
 from s3api.message import StreamBody
 from tests.unit.handler_harness import Harness, Reply
-from tiering.contract import OBJECT_BYTES_MAX, Busy, NoSuchKey, PutOptions, Reading, ReadOptions, Writer
+from tiering.contract import (
+    OBJECT_BYTES_MAX,
+    Busy,
+    NoSuchKey,
+    ObjectInfo,
+    PutOptions,
+    PutResult,
+    Reading,
+    ReadOptions,
+    Writer,
+)
 from tiering.memory import MemoryStore
 
 MISSING = {"code": "NoSuchKey", "message": "The specified key does not exist.", "status": 404}
@@ -230,6 +240,41 @@ def test_a_put_waits_for_room_once(s3: Harness) -> None:
     assert [outcome.get("code") for outcome in outcomes] == [None] * 3 + ["SlowDown"] * 7
     assert store.asked == 4
     assert answers(ask(s3, "lookup", keys=[f"k{n}" for n in range(10)]))["run"] == 3
+
+
+class Laggard(MemoryStore):
+    """Of two writes the earlier one takes longer."""
+
+    turns = 8
+
+    def put(self, bucket: str, key: str, size: int, options: PutOptions) -> Writer:
+        writer = super().put(bucket, key, size, options)
+        commit, turns = writer.commit, self.turns
+        self.turns //= 2
+
+        async def late(result: PutResult) -> ObjectInfo:
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            return await commit(result)
+
+        writer.commit = late  # type: ignore[method-assign]
+        return writer
+
+
+def test_of_a_key_that_is_put_twice_the_last_one_stays(s3: Harness) -> None:
+    store = s3.store = Laggard(s3.clock)
+    s3("PUT", "/bucket")
+    store.turns = 8
+    twice = put_body(({"key": "k"}, b"1"), ({"key": "other"}, b"2"), ({"key": "k"}, b"3"), ({"key": "k"}, b"4"))
+    assert [set(outcome) for outcome in answers(s3("POST", "/bucket?recall=put", {}, twice))["objects"]] == [
+        {"etag"}
+    ] * 4
+    assert s3("GET", "/bucket/k").body == b"4"
+    store.turns = 8
+    absent = put_body(({"key": "n", "if_absent": True}, b"1"), ({"key": "n", "if_absent": True}, b"2"))
+    outcomes = answers(s3("POST", "/bucket?recall=put", {}, absent))["objects"]
+    assert [outcome.get("code") for outcome in outcomes] == [None, "PreconditionFailed"]
+    assert s3("GET", "/bucket/n").body == b"1"
 
 
 def test_get_stops_at_what_has_gone_since_the_look_up(s3: Harness) -> None:
