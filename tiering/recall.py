@@ -32,6 +32,8 @@ from tiering.writer import FlashBody
 
 LANDINGS_MAX: Final = 64
 """Recalls under way a process and pool; beyond it, reads pass through without landing."""
+PARTS_MAX: Final = 16
+"""A part of at least such a share of its object is read from the landing: 8 MiB, as clients ask for them, of 128 MiB."""
 _POLL_S: Final = 0.002
 _CLAIM_S: Final = 1.0
 _CLAIM_POLL_S: Final = 0.0002
@@ -146,9 +148,10 @@ class Recalls:
         landing = self._landings.get((okey, record.generation))
         if landing is None and self._has_room(record.size):
             landing = self.land(okey, record)
-        # A part of a long object is asked for by itself: its frames are checked before they are given out, while what has
-        # landed is checked at the object's end, which a reader of a part would not wait for.
-        if landing is None or (stop - start < record.size > FRAME_BYTES):
+        # A small part of a long object is asked for by itself: its frames are checked before they are given out, while what has
+        # landed is checked at the object's end, which its reader would not wait for. One that is no small part comes with others:
+        # clients load a long object so, and asked for by themselves they would be fetched beside the landing once more.
+        if landing is None or (record.size > FRAME_BYTES and (stop - start) * PARTS_MAX < record.size):
             body: AsyncGenerator[Buffer, None] = self._through(okey, record, start, stop)
         else:
             body = self._follow(landing, okey, record, start, stop)
@@ -385,7 +388,8 @@ class Recalls:
             yield piece
             at += len(piece)
         if at < stop:
-            if isinstance(landing.failed, (ColdUnavailable, Corrupt)):
+            apart = not whole and record.size > FRAME_BYTES  # what is damaged may lie in other frames
+            if isinstance(landing.failed, ColdUnavailable) or (isinstance(landing.failed, Corrupt) and not apart):
                 raise landing.failed
             last: Buffer = b""
             found = crc64(unsummed, found)

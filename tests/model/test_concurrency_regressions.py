@@ -33,6 +33,7 @@ from tiering.backing.memory import MemoryBacking
 from tiering.backing.wrappers import Fault, Faulty
 from tiering.board import Board
 from tiering.buckets import Buckets
+from tiering.coldstream import FRAME_BYTES
 from tiering.contract import (
     BucketChange,
     BucketInfo,
@@ -1052,6 +1053,41 @@ def test_readers_of_a_recall_wait_for_no_room(tmp_path: Path) -> None:
                 assert await steps.content(await asking) == data
             await follower.close()
             assert record_of(e, "k") != record, "it was landed"
+
+    run(body())
+
+
+def test_parts_that_are_asked_for_together_are_fetched_once(tmp_path: Path) -> None:
+    """Clients of long objects load them so. A small part still comes by itself, and a damaged frame takes its own part only."""
+
+    async def body() -> None:
+        calls: list[str] = []
+
+        async def count(verb: str, name: str) -> None:
+            calls.append(verb)
+
+        faulty = Faulty(MemoryBacking())
+        async with engine(tmp_path, Hooked(faulty, count), region_bytes=4 << 20, capacity_bytes=64 << 20) as e:
+            half = FRAME_BYTES
+            data = pattern(2 * half + 1000, 1)
+            await steps.put(e.store, "k", data)
+            record = await make_cold(e, "k")
+
+            async def part(start: int, stop: int) -> bytes:
+                options = ReadOptions(range=ByteRange(start, stop))
+                return await steps.content(await steps.settled(e.store.open("b", "k", options)))
+
+            wanted = ((0, half), (half, 2 * half), (half + 7, len(data)))
+            assert await asyncio.gather(*(part(*each) for each in wanted)) == [data[slice(*each)] for each in wanted]
+            assert calls.count("get") == 1
+            await until(lambda: not e.store.recalls["p"]._landings)
+            assert await e.demoter.drop(e.pools["p"], okey_of(e, "k"), record.generation)
+            faulty.script.append(Fault("flip", "get", at=half + 100_000))
+            assert await part(0, half) == data[:half]
+            calls.clear()
+            assert await part(5, 6) == data[5:6]
+            await until(lambda: not e.store.recalls["p"]._landings)
+            assert calls.count("get") > 1
 
     run(body())
 
