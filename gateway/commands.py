@@ -7,8 +7,6 @@ Spec: docs/OPERATIONS.md, "Commands".
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import importlib.util
 import json
 import logging
 import os
@@ -22,7 +20,7 @@ from typing import Any, Final
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from gateway import config, credentials, identities, keys, log, tls, usercommands
+from gateway import config, credentials, identities, keys, log, tls, usercommands, version
 from gateway.admin import token
 from gateway.client import Client, ClientError, check_health
 from gateway.config import POOL_SETTINGS, SETTINGS, Settings, SettingsError
@@ -278,7 +276,7 @@ def _serve(options: argparse.Namespace) -> int:
     _keep_to_ourselves()
     settings = _settings(options)
     log.start("supervisor", settings.log_level)
-    _log.info("recall %s %s", *_version_and_form())
+    _log.info("recall %s (%s)", version.package_version(), version.form())
     _take_descriptors(settings.http.connections_max)
     data_dir = DataDir(settings)
     try:
@@ -454,18 +452,8 @@ class _Version(argparse.Action):
 
 
 def _version(_: argparse.Namespace) -> int:
-    print("recall", *_version_and_form())
+    print(f"recall {version.package_version()} ({version.form()})")
     return EXIT_DONE
-
-
-def _version_and_form() -> tuple[str, str]:
-    found = importlib.util.find_spec("s3api.message")  # of those that may be compiled, any
-    form = "interpreted" if found is None or str(found.origin).endswith(".py") else "hot path compiled"
-    try:
-        version = importlib.metadata.version("recall-gateway")
-    except importlib.metadata.PackageNotFoundError:  # a tree that was never installed
-        version = "of no version"
-    return version, f"({form})"
 
 
 # --- stats ------------------------------------------------------------------------------------------------------------

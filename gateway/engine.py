@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Final
 
 from gateway import tls
+from gateway.admin.calls import Facts, PoolFacts
 from gateway.admin.routes import Health
 from gateway.config import Settings
 from gateway.metrics import Metrics
+from gateway.version import package_version
 from tiering import events
 from tiering.backing import BackingOptions, open_backing
 from tiering.backing.wrappers import Outcome, Record, RetryPolicy, TimeLimits, Verb
@@ -179,6 +181,36 @@ def shared_gauges(pools: Mapping[str, Pool], data_dir: Path) -> Iterable[tuple[s
         yield "recall_pool_damaged", name, damages
         for side, at_ms in scrubbed_ms.items():
             yield f"recall_pool_{side}_scrubbed_timestamp_seconds", name, at_ms / 1000
+
+
+def admin_facts(settings: Settings, pools: Mapping[str, Pool], up_s: float, endpoint: str) -> Facts:
+    """What MinIO's tools are told of the gateway. `endpoint`: as the client calls it."""
+    told, buckets = [], 0
+    for name, pool in pools.items():
+        with pool.index.view() as view:
+            counters, free_regions = view.counters(), view.count("free")
+            buckets += view.count("buckets")
+        told.append(
+            PoolFacts(
+                name=name,
+                path=str(pool.config.path),
+                capacity_bytes=pool.capacity_bytes,
+                free_bytes=free_regions * pool.flash.region_bytes,
+                objects=counters.objects,
+                object_bytes=counters.object_bytes,
+                works=not pool.failed,
+            )
+        )
+    return Facts(
+        endpoint=endpoint,
+        secure=bool(settings.tls_cert),
+        region=settings.region,
+        version=package_version(),
+        up_s=int(up_s),
+        buckets=buckets,
+        pools=told,
+        webhooks=tuple(settings.notify_webhooks),
+    )
 
 
 def held_times(pools: Mapping[str, Pool], metrics: Metrics) -> Callable[[], None]:

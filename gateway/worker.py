@@ -14,6 +14,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +23,7 @@ import uvloop
 
 from gateway import engine, tls
 from gateway.accesslog import AccessLog
+from gateway.admin.calls import AdminCalls
 from gateway.admin.routes import AdminRoutes
 from gateway.config import Settings
 from gateway.http.connections import Connections, Listener
@@ -37,6 +39,7 @@ from s3api.handlers import HANDLERS
 from s3api.operations import BY_NAME
 from s3api.pipeline import PREFLIGHT, Pipeline
 from s3api.session import Sessions
+from s3api.target import Targets
 from tiering.contract import DeviceFailed
 from tiering.orders import Orders
 from tiering.store import TieredStore
@@ -99,6 +102,13 @@ async def _serve(briefing: Briefing, slot: int, ready: Ready) -> None:
     places = [(settings.listen, "")] + [(bound.address, bound.bucket) for bound in settings.bucket_listeners]
     known = Identities(settings.identities_path, credentials, settings.run_dir / f"identities-{slot}")
     sessions = Sessions(credentials.secret_key, known.get)
+    targets, started_s = Targets(config), time.monotonic()
+    calls = AdminCalls(
+        known.get,
+        targets.host_bucket,
+        lambda host: engine.admin_facts(settings, pools, time.monotonic() - started_s, host),
+        time.time,
+    )
     for address, bucket in places:
         pipeline = Pipeline(
             store,
@@ -118,6 +128,7 @@ async def _serve(briefing: Briefing, slot: int, ready: Ready) -> None:
             metrics_auth=settings.metrics_auth,
             shared_gauges=lambda: engine.shared_gauges(pools, Path(settings.data_dir)),
             health=lambda: engine.health(pools),
+            admin_calls=None if bucket else calls,
         )
         listeners.append(
             await listen(

@@ -78,7 +78,7 @@ _TRANSPORT_ERRORS: Final = {
 _MESSAGES: Final = {row.code: xml.escape_readable(row.message) for row in ERRORS.values()}
 _UNKNOWN: Final = frozenset({404, 405, 411})
 _NO_ADMIN: Final = (
-    "Of MinIO's calls beside S3, health and metrics are served here; for everything else see `recall --help`."
+    "Of MinIO's calls beside S3 only health, metrics and info are served here; for everything else see `recall --help`."
 )
 """Said where a path is one of `mc admin`'s, instead of that there is no bucket `minio`."""
 _READS: Final = ("GET", "HEAD")

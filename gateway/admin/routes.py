@@ -1,4 +1,4 @@
-"""The paths beside S3: MinIO's health probes and the metrics; everything else goes on to the application behind.
+"""The paths beside S3: MinIO's health probes, its questions about a server, the metrics; everything else goes on behind.
 
 Promise: a request that is not exactly one of these paths passes untouched, so buckets named `minio` or `recall` work but for
 these keys. The check costs one comparison of bytes on every other request.
@@ -16,7 +16,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from gateway.admin import token
+from gateway.admin import calls, token
+from gateway.admin.calls import AdminCalls
 from gateway.credentials import Credentials
 from gateway.metrics import CONTENT_TYPE, Metrics, SharedGauges
 from s3api.message import Application, Request, Response
@@ -25,7 +26,7 @@ HEALTH_PATHS: Final = frozenset(
     {b"/minio/health/live", b"/minio/health/ready", b"/minio/health/cluster", b"/minio/health/cluster/read"}
 )
 METRICS_PATHS: Final = frozenset({b"/minio/v2/metrics/cluster", b"/recall/metrics"})
-_ALL: Final = HEALTH_PATHS | METRICS_PATHS
+_ALL: Final = HEALTH_PATHS | METRICS_PATHS | calls.PATHS.keys()
 _PLAIN: Final = b"Content-Type: text/plain; charset=utf-8\r\n"
 
 
@@ -49,6 +50,7 @@ class AdminRoutes:
         shared_gauges: SharedGauges = lambda: (),
         health: Callable[[], Health] = Health,
         now_s: Callable[[], float] = time.time,
+        admin_calls: AdminCalls | None = None,
     ) -> None:
         self._application = application
         self._metrics = metrics
@@ -57,10 +59,16 @@ class AdminRoutes:
         self._shared_gauges = shared_gauges
         self._health = health
         self._now_s = now_s
+        self._admin_calls = admin_calls
 
     def handle(self, request: Request) -> Response | Coroutine[Any, Any, Response]:
         """Never raises, given an application that does not."""
-        if request.path not in _ALL or not self._is_admin(request):
+        if request.path not in _ALL:
+            return self._application.handle(request)
+        if request.path in calls.PATHS:
+            answer = None if self._admin_calls is None else self._admin_calls.answer(request)
+            return answer or self._application.handle(request)
+        if not self._is_admin(request):
             return self._application.handle(request)
         response = self._probe(request.path) if request.path in HEALTH_PATHS else self._scrape(request)
         if request.method == "HEAD":
@@ -74,7 +82,8 @@ class AdminRoutes:
 
     def finished(self, request: Request, response: Response, sent_bytes: int, complete: bool) -> None:
         """Passed on, but for our own paths: scrapes and probes would drown the requests that are counted."""
-        if request.path not in _ALL or not self._is_admin(request):
+        # Of an admin call the application has seen nothing, and says nothing.
+        if request.path not in _ALL or request.path in calls.PATHS or not self._is_admin(request):
             self._application.finished(request, response, sent_bytes, complete)
 
     @staticmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import random
 import urllib.request
 from collections.abc import Iterator
@@ -12,10 +13,11 @@ from typing import Any, Final
 
 import pytest
 import urllib3
-from minio import Minio
+from minio import Minio, MinioAdmin
 from minio.commonconfig import REPLACE, ComposeSource, CopySource, Tags
+from minio.credentials import StaticProvider
 from minio.deleteobjects import DeleteObject
-from minio.error import S3Error
+from minio.error import MinioAdminException, S3Error
 
 from tests.support.gateway import Gateway
 
@@ -46,6 +48,18 @@ def read(client: Minio, bucket: str, key: str, **how: Any) -> bytes:
     finally:
         reply.close()
         reply.release_conn()
+
+
+def test_admin_info(gateway: Gateway) -> None:
+    """As `mc admin info` asks: signed for no region, and the body hashed."""
+    given = StaticProvider(gateway.access_key, gateway.secret_key)
+    admin = MinioAdmin(endpoint=f"127.0.0.1:{gateway.port}", credentials=given, secure=False)
+    info = json.loads(admin.info())
+    assert info["servers"][0]["state"] == "online"
+    assert {drive["state"] for drive in info["servers"][0]["drives"]} == {"ok"}
+    assert json.loads(admin.get_data_usage_info())["bucketsCount"] == info["buckets"]["count"]
+    with pytest.raises(MinioAdminException, match=r"(?s)501.*health, metrics and info"):
+        admin.user_list()
 
 
 def test_buckets(minio: Minio) -> None:
