@@ -27,6 +27,7 @@ _UNSIGNED_HEAD = re.compile(rb"([0-9A-Fa-f]{1,16})[ \t]*\Z")
 _SIGNED_HEAD = re.compile(rb"([0-9A-Fa-f]{1,16});chunk-signature=([0-9a-f]{64})[ \t]*\Z")
 _TRAILER = re.compile(rb"([A-Za-z0-9-]{1,64})[ \t]*:[ \t]*([\x21-\x7e]{0,256})[ \t]*\Z")
 _SIGNATURE: Final = b"x-amz-trailer-signature"
+_LENGTH: Final = "You did not provide the number of bytes specified by the Content-Length HTTP header"
 
 _HEAD, _DATA, _DATA_END, _TRAILERS, _END = range(5)
 
@@ -83,7 +84,7 @@ class ChunkedDecoder:
                 self._take(piece)
                 content.append(piece)
             elif self._state == _END:
-                raise S3Error("IncompleteBody", "There are bytes after the last chunk of the aws-chunked body.")
+                raise S3Error("IncompleteBody", Detail="There are bytes after the last chunk of the aws-chunked body.")
             else:
                 at = self._line_from(data, at)
         return content
@@ -108,7 +109,7 @@ class ChunkedDecoder:
         cut = window.find(b"\n")
         if cut < 0:
             if len(window) == room:
-                raise S3Error("IncompleteBody", "A line of the aws-chunked body is too long.")
+                raise S3Error("IncompleteBody", Detail="A line of the aws-chunked body is too long.")
             self._line += window
             return at + len(window)
         line = bytes(self._line) + window[:cut]
@@ -121,12 +122,14 @@ class ChunkedDecoder:
             line = line[:-1]
         elif self._state != _TRAILERS:
             # AWS's own worked example ends trailer lines with a bare LF before the CRLF; nothing else may.
-            raise S3Error("IncompleteBody", "A line of the aws-chunked body does not end with CRLF.")
+            raise S3Error("IncompleteBody", Detail="A line of the aws-chunked body does not end with CRLF.")
         if self._state == _HEAD:
             self._on_head(line)
         elif self._state == _DATA_END:
             if line:
-                raise S3Error("IncompleteBody", "A chunk of the aws-chunked body is longer than its stated size.")
+                raise S3Error(
+                    "IncompleteBody", Detail="A chunk of the aws-chunked body is longer than its stated size."
+                )
             self._end_chunk()
             self._state = _HEAD
         else:
@@ -135,20 +138,20 @@ class ChunkedDecoder:
     def _on_head(self, line: bytes) -> None:
         match = (_UNSIGNED_HEAD if self._signer is None else _SIGNED_HEAD).match(line)
         if match is None:
-            raise S3Error("IncompleteBody", "A chunk head of the aws-chunked body is malformed.")
+            raise S3Error("IncompleteBody", Detail="A chunk head of the aws-chunked body is malformed.")
         size = int(match.group(1), 16)
         if self._signer is not None:
             self._signature = match.group(2).decode()
             self._digest = hashlib.sha256()
         if size > self.length - self.decoded:
-            raise S3Error("IncompleteBody", "The aws-chunked body holds more bytes than x-amz-decoded-content-length.")
+            raise S3Error("IncompleteBody", _LENGTH, Detail="It holds more bytes than x-amz-decoded-content-length.")
         if size:
             self._left = size
             self._state = _DATA
             return
         self._end_chunk()
         if self.decoded != self.length:
-            raise S3Error("IncompleteBody")
+            raise S3Error("IncompleteBody", _LENGTH)
         self._state = _TRAILERS
 
     def _end_chunk(self) -> None:
@@ -173,9 +176,11 @@ class ChunkedDecoder:
         name, value = match.group(1).lower(), match.group(2)
         signing = name == _SIGNATURE
         if name in self.trailers or not (name in self._expected or (signing and self._signer is not None)):
-            raise S3Error("MalformedTrailerError", f"The trailer {name.decode()} was not announced, or is repeated.")
+            raise S3Error(
+                "MalformedTrailerError", Detail=f"The trailer {name.decode()} was not announced, or is repeated."
+            )
         if _SIGNATURE in self.trailers:
-            raise S3Error("MalformedTrailerError", "The signature must be the last trailer.")
+            raise S3Error("MalformedTrailerError", Detail="The signature must be the last trailer.")
         self.trailers[name] = value
         if not signing:
             self._trailer_lines.append(b"%b:%b\n" % (name, value))
@@ -184,7 +189,7 @@ class ChunkedDecoder:
         if self._expected is not None:
             signature = self.trailers.pop(_SIGNATURE, b"")
             if self.trailers.keys() != self._expected:
-                raise S3Error("MalformedTrailerError", "A trailer announced by x-amz-trailer did not come.")
+                raise S3Error("MalformedTrailerError", Detail="A trailer announced by x-amz-trailer did not come.")
             if self._signer is not None:
                 text = b"".join(self._trailer_lines)
                 computed = self._signer.trailer(hashlib.sha256(text).hexdigest())

@@ -39,7 +39,7 @@ _ASCTIME = re.compile(r"[A-Za-z]{3} ([A-Za-z]{3}) ([ \d]\d) (\d\d):(\d\d):(\d\d)
 _ISO = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.\d{1,9})?Z\Z", re.ASCII)
 _HEADER_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+", re.ASCII)
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_ETAG_ITEM = re.compile(r'\s*(?:W/)?(?:"([^"]*)"|([^",\s]+))\s*(?:,|\Z)')
+_ETAG = re.compile(r'\s*(?:W/)?"([^"]*)"\s*(?:,|\Z)')
 _BYTE_OF: Final = {
     f"{high}{low}".encode(): bytes((int(high + low, 16),))
     for high in "0123456789abcdefABCDEF"
@@ -240,19 +240,23 @@ def base64_exact(name: str, value: str, length: int, code: str = "InvalidRequest
 def etags(name: str, value: str) -> tuple[str, ...]:
     """A list of entity tags without quotes; `("*",)` for any. Weak marks are dropped: S3 has only strong tags.
 
-    Tags without quotes are taken too: s3 clients send them.
+    Lenient, as AWS is: a tag may lack its quotes or one of them, and what is no tag matches none. Raises InvalidArgument
+    for an empty list.
     """
-    text = value.strip()
-    if text == "*":
-        return ("*",)
     found = []
     at = 0
-    while at < len(text):
-        match = _ETAG_ITEM.match(text, at)
-        if match is None:
-            raise invalid(name, value, "it must be * or a list of entity tags")
-        found.append(match.group(1) if match.group(1) is not None else match.group(2))
-        at = match.end()
+    while at < len(value):
+        match = _ETAG.match(value, at)
+        if match is not None:
+            found.append(match.group(1))
+            at = match.end()
+            continue
+        comma = value.find(",", at)
+        until = len(value) if comma < 0 else comma
+        bare = value[at:until].strip().removeprefix("W/").removeprefix('"').removesuffix('"')
+        if bare:
+            found.append(bare)
+        at = until + 1
     if not found:
         raise invalid(name, value, "it must be * or a list of entity tags")
     return tuple(found)

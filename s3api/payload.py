@@ -211,9 +211,9 @@ def decoded_length(headers: Headers) -> int:
     """x-amz-decoded-content-length, which a streaming body must state."""
     value = headers.get(b"x-amz-decoded-content-length", b"").strip()
     if not value:
-        raise S3Error("MissingContentLength", "You must provide the x-amz-decoded-content-length HTTP header.")
+        raise S3Error("MissingContentLength", Detail="x-amz-decoded-content-length must be given.")
     if not value.isdigit() or len(value) > 18:
-        raise S3Error("MissingContentLength", "The value of x-amz-decoded-content-length is not valid.")
+        raise S3Error("MissingContentLength", Detail="The value of x-amz-decoded-content-length is not valid.")
     length = int(value)
     if length > OBJECT_BYTES_MAX:
         raise S3Error("EntityTooLarge", ProposedSize=length, MaxSizeAllowed=OBJECT_BYTES_MAX)

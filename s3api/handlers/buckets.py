@@ -93,7 +93,7 @@ async def create_bucket(call: Call) -> Response:
     try:
         await call.store.create_bucket(wanted)
     except BucketExists:
-        await _again(call, wanted.documents.get("acl", ""))
+        await _again(call, wanted)
     return Response(200, f"location: /{call.bucket}\r\n".encode())
 
 
@@ -136,16 +136,18 @@ def _wanted(call: Call, body: bytes) -> BucketInfo:
     )
 
 
-async def _again(call: Call, access_list: str) -> None:
-    """Making what stands: in us-east-1 one's own bucket is as new, but for its access list, which is set again.
+async def _again(call: Call, wanted: BucketInfo) -> None:
+    """Making what stands: one's own bucket of us-east-1 is as new, but for its access list, which is set again.
 
     Raises BucketAlreadyExists for another account's, BucketExists.
     """
     standing, pool = call.store.bucket(call.bucket), call.header(POOL_HEADER.encode())
     if standing.owner != call.identity.owner:
         raise S3Error("BucketAlreadyExists", BucketName=call.bucket)
-    if call.config.region != HOME_REGION or (pool and pool != standing.pool):
+    elsewhere = _region(standing, call) != HOME_REGION or wanted.location != HOME_REGION
+    if elsewhere or (pool and pool != standing.pool):
         raise BucketExists(bucket=call.bucket)
+    access_list = wanted.documents.get("acl", "")
     if access_list != standing.documents.get("acl", ""):
         if access_list and ownership_of(standing) == ENFORCED:
             raise S3Error("InvalidBucketAclWithObjectOwnership")

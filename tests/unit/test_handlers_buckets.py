@@ -71,6 +71,11 @@ def test_making_ones_own_bucket_again() -> None:
     assert home("PUT", "/bucket", {"x-recall-pool": "kv"}).code == "BucketAlreadyOwnedByYou"
     assert home("PUT", "/bucket", {"x-recall-pool": "standard"}).status == 200
     assert abroad("PUT", "/bucket").code == "BucketAlreadyOwnedByYou"
+    # What counts is where the bucket is: MinIO's own client tests ask this of every server.
+    assert home("PUT", "/far", {}, location("eu-west-1")).status == 200
+    for body in (location("eu-west-1"), b""):
+        assert home("PUT", "/far", {}, body).code == "BucketAlreadyOwnedByYou"
+    assert home("PUT", "/bucket", {}, location("eu-west-1")).code == "BucketAlreadyOwnedByYou"
 
 
 def location(name: str) -> bytes:

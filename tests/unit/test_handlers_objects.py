@@ -169,7 +169,8 @@ def test_precondition_failed(s3: Harness) -> None:
     reply = s3("GET", "/bkt/k", {"if-match": '"other"'})
     assert (reply.status, reply.fields["Condition"]) == (412, "If-Match")
     assert s3("GET", "/bkt/k", {"if-unmodified-since": "Wed, 31 Dec 2025 23:59:59 GMT"}).status == 412
-    assert s3("GET", "/bkt/k", {"if-match": "not a tag list, really"}).code == "InvalidArgument"
+    assert s3("GET", "/bkt/k", {"if-match": "not a tag list, really"}).code == "PreconditionFailed"
+    assert s3("GET", "/bkt/k", {"if-match": ""}).code == "InvalidArgument"
 
 
 def test_response_overrides_need_a_signature(s3: Harness) -> None:
