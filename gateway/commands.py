@@ -50,6 +50,14 @@ def parser() -> argparse.ArgumentParser:
     _add_setting_flags(serve, except_for=("data_dir", "backing"))
     serve.epilog = "\n".join(_pool_help())
 
+    shown = _add(
+        commands,
+        _show_settings,
+        "settings",
+        "check the settings `serve` would have, and print all of them as TOML",
+        [common],
+    )
+    _add_setting_flags(shown, except_for=("data_dir", "backing"))
     _add(commands, _check, "check", "audit index, flash and backing store; exit status 1 on a fault", [common])
     stopped = "; only while no gateway runs on the data directory"
     _add(commands, _rebuild, "rebuild", f"make the index again from the backing store alone{stopped}", [common])
@@ -339,6 +347,12 @@ def banner(settings: Settings, root: Credentials, pair: Pair | None = None) -> s
         "",
     ]
     return "\n".join(lines)
+
+
+def _show_settings(options: argparse.Namespace) -> int:
+    """Of what `recall serve` would take from the file and the environment; a secret is in none of them."""
+    print(config.as_toml(_settings(options)), end="")
+    return EXIT_DONE
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -552,3 +552,39 @@ def format_value(known: Known, value: Any) -> str:
     if known.row.form == "DURATION":
         return f"{value:g}s"
     return str(value)
+
+
+def as_toml(settings: Settings) -> str:
+    """All settings as a file that `load` reads to the same; those at their default are marked, those of no value left out."""
+    lines = [*_toml_lines(SETTINGS, "", settings, {}), "", "[http]", *_toml_lines(SETTINGS, "http.", settings.http, {})]
+    for name, pool in settings.pools.items():
+        lines += ["", f"[pools.{name}]", *_toml_lines(POOL_SETTINGS, "", pool, POOL_DEFAULTS.get(name, {}))]
+    return "\n".join(lines) + "\n"
+
+
+def _toml_lines(
+    rows: Mapping[str, Known], prefix: str, values: msgspec.Struct, defaults: Mapping[str, Any]
+) -> Iterator[str]:
+    for path, known in rows.items():
+        name = path.removeprefix(prefix)
+        if "." in name or not path.startswith(prefix):
+            continue
+        value = getattr(values, name)
+        default = value == defaults.get(name, known.default)
+        if value not in ("", (), {}):
+            yield f"{name} = {_toml_value(known, value)}" + ("  # default" if default else "")
+        elif not default:
+            yield f"{name} = []"
+
+
+def _toml_value(known: Known, value: Any) -> str:
+    if isinstance(value, Mapping):
+        fields = (f"{json.dumps(name)} = {_toml_value(known, item)}" for name, item in value.items())
+        return f"{{ {', '.join(fields)} }}"
+    if isinstance(value, KeyRule):
+        return _toml_value(known, {name: item for name, item in msgspec.structs.asdict(value).items() if item})
+    if isinstance(value, tuple):
+        return f"[{', '.join(_toml_value(known, item) for item in value)}]"
+    if isinstance(value, int | float) and known.row.form not in ("SIZE", "DURATION"):
+        return str(value)
+    return json.dumps(format_value(known, value), ensure_ascii=False)

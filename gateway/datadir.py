@@ -29,6 +29,8 @@ from tiering.heat import HEAT_BYTES
 EXIT_FAILED: Final = 1
 EXIT_BAD: Final = 2
 EXIT_IN_USE: Final = 3
+BESIDE_BYTES: Final = HEAT_BYTES + (3 << 20)
+"""What a new pool takes beside its flash: heat, the table of the index's readers, the recall board."""
 LOCK_WAIT_S: Final = 5.0
 """How long a start waits for the children of a killed supervisor to be gone."""
 
@@ -114,7 +116,7 @@ class DataDir:
         for name, pool in settings.pools.items():
             if pool.capacity_bytes < have[name]:
                 _log.warning("pool %s keeps its %s: a pool never shrinks", name, format_size(have[name]))
-            missing = max(0, pool.capacity_bytes - have[name]) + max(0, HEAT_BYTES - _size(places[name] / "heat"))
+            missing = max(0, pool.capacity_bytes - have[name]) + (0 if _size(places[name] / "heat") else BESIDE_BYTES)
             if missing:
                 wanted.setdefault(_standing(places[name]).stat().st_dev, []).append((name, missing))
         for needs in wanted.values():

@@ -12,6 +12,7 @@ Spec: docs/ARCHITECTURE.md, "Processes"; docs/OPERATIONS.md, "Start and stop".
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import selectors
@@ -70,7 +71,8 @@ def hold(address: Address) -> tuple[socket.socket, Address]:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         held.bind(place)
     except OSError as error:
-        raise StartError(f"cannot listen on {address}: {error.strerror}") from None
+        advice = "; choose another address with --listen" if error.errno == errno.EADDRINUSE else ""
+        raise StartError(f"cannot listen on {address}: {error.strerror}{advice}") from None
     return held, Address(str(place[0]), held.getsockname()[1])
 
 

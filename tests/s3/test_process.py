@@ -273,6 +273,7 @@ def test_bad_settings_are_all_listed(tmp_path: Path) -> None:
         ["pin", "nokey"],
         ["ttl", "b/k"],
         ["pin", "--for", "0", "b/k"],
+        ["settings", "--workers", "none"],
         ["ttl", "--for", "0", "b/k"],
         ["ttl", "--remove", "--sliding", "b/k"],
     ],

@@ -143,6 +143,29 @@ def test_load_reads_every_kind_of_value_from_toml(tmp_path: Path) -> None:
     assert settings.key_rules == (KeyRule(key="*@pin%1*", pin="true"), KeyRule(bucket="kv-*", ttl="3600; sliding"))
 
 
+def test_settings_are_written_as_they_are_read(tmp_path: Path) -> None:
+    changed = load(
+        {
+            "RECALL_BUCKET_LISTENERS": "[::1]:9010=kv-lmcache",
+            "RECALL_KEY_RULES": '[{"key": "*@pin%1*", "pin": "true"}, {"bucket": "kv-*", "ttl": "3600; sliding"}]',
+            "RECALL_HOST_BUCKETS": 'kv.example:9000=kv-"x",b.example=b-b'.replace('"', ""),
+            "RECALL_NOTIFY_WEBHOOKS": "audit=http://h/x?y=1",
+            "RECALL_NOTIFY_OWNERS": "audit=id1+id2",
+            "RECALL_DATA_DIR": f'{tmp_path}/ü "d"',
+            "RECALL_IDENTITIES": "people.json",
+            "RECALL_HTTP_IDLE_S": "0.25s",
+            "RECALL_HTTP_PEER_FRACTION_MAX": "1",
+            "RECALL_POOLS_KV_BUCKETS": "",
+            "RECALL_POOLS_SESSIONS_BUCKETS": "session-*,s-*",
+            "RECALL_POOLS_SESSIONS_CAPACITY_BYTES": "1234567B",
+        }
+    )
+    for settings in (changed, load({"RECALL_DATA_DIR": str(tmp_path)})):
+        text = config.as_toml(settings)
+        assert load({}, file=toml(tmp_path, text)) == settings
+    assert "workers = 1  # default\n" in text and 'durability = "relaxed"  # default\n' in text
+
+
 def test_load_reads_pools_from_the_environment() -> None:
     settings = load(
         {
