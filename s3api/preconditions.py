@@ -73,6 +73,12 @@ def write_conditions(headers: Headers) -> Conditions | None:
     return Conditions(if_match=if_match, if_none_match=if_none_match)
 
 
+def unconditional(headers: Headers) -> None:
+    """Of a write that serves no condition: a part, many deletions at once. Raises NotImplemented, as S3."""
+    if not _READ.isdisjoint(headers):
+        _refuse(headers, b"if-none-match", b"if-match", b"if-modified-since", b"if-unmodified-since")
+
+
 def rename_conditions(headers: Headers, prefix: bytes = b"") -> Conditions | None:
     """Of the target of a rename or, with the `prefix` of its headers, of the source. A date that is none is refused: this
     is no read."""

@@ -57,7 +57,8 @@ _QUERY_NAMES: Final = (
     b"X-Amz-SignedHeaders",
     b"X-Amz-Signature",
 )
-_IN_SIGNATURE: Final = frozenset({b"x-amz-content-sha256", b"x-amz-date"})
+_CONTENT_SHA256: Final = b"x-amz-content-sha256"
+_IN_SIGNATURE: Final = frozenset({_CONTENT_SHA256, b"x-amz-date"})
 """Headers whose values are in the signed text of header authentication even when not named as signed."""
 
 SIGNATURE: Final = "X-Amz-Signature"
@@ -402,9 +403,13 @@ class SigV4:
             raise S3Error("AccessDenied", "Request has expired", **fields)
         # The URL is the grant: what its holder adds, and its maker did not sign, must not widen it.
         added = headers.keys() - credential.signed_set
-        if unsigned := [name for name in added if name.startswith((b"x-amz-", b"x-recall-"))]:
+        sent = headers.get(_CONTENT_SHA256, b"")
+        # As AWS has it, a hash may be added unsigned: it narrows what may be sent. Another framing may not.
+        claim = sent if _CONTENT_SHA256 in added and not sent.startswith(b"STREAMING-") else b""
+        excepted = _CONTENT_SHA256 if claim else b""
+        if unsigned := [name for name in added if name.startswith((b"x-amz-", b"x-recall-")) and name != excepted]:
             raise _not_signed(unsigned)
-        content = headers.get(b"x-amz-content-sha256") or given.get(b"X-Amz-Content-Sha256") or UNSIGNED.encode()
+        content = (b"" if claim else sent) or given.get(b"X-Amz-Content-Sha256") or UNSIGNED.encode()
         payload = _payload(content)
         signature = given[b"X-Amz-Signature"]
         coded = encode_query(pair for pair in pairs if pair[0] != b"X-Amz-Signature")
@@ -412,6 +417,10 @@ class SigV4:
         text = _string_to_sign(timestamp, credential.scope, canonical)
         if not hmac.compare_digest(key.sign(text).encode(), signature):
             raise _mismatch(credential.access_key, text, canonical, signature)
+        if claim and claim != content:
+            if payload != UNSIGNED or not _HEX_SHA256.fullmatch(claim):
+                raise S3Error("XAmzContentSHA256Mismatch", ClientComputedContentSHA256=claim[:128].decode("latin-1"))
+            payload = claim.decode()
         if self._keys.get(credential.text) is not key:
             _remember(self._keys, credential.text, key)
         return Verified(credential.access_key, payload, key, timestamp, credential.scope, signature, True)

@@ -42,7 +42,7 @@ from s3api.moment import iso_moment
 from s3api.objectlock import BYPASS, HEADERS, HOLD, MODE, UNTIL
 from s3api.operations import WRITE_OFFSET
 from s3api.params import boolean, date, etags, http_time, integer, part_number
-from s3api.preconditions import delete_conditions, read_conditions
+from s3api.preconditions import delete_conditions, read_conditions, unconditional
 from s3api.ranges import content_range, parse_range
 from s3api.target import check_key
 from s3api.versions import named_version, parse_version, spelled, version_line, written_line
@@ -427,6 +427,7 @@ def bypasses_governance(call: Call, key: str, version: str | None) -> bool:
 
 async def delete_objects(call: Call) -> Response:
     """Deletes up to a thousand keys or versions; each has its own outcome in the reply."""
+    unconditional(call.request.headers)
     root = xml.parse(await document(call, checksum_required=True), "Delete")
     entries = root.all("Object")
     if not 1 <= len(entries) <= DELETE_KEYS_MAX:

@@ -149,9 +149,9 @@ def storage_class_of(headers: Headers) -> str:
 
 
 def check_tags(pairs: list[tuple[str, str]]) -> dict[str, str]:
-    """Tags in the order given. Raises InvalidTag: too many, too long, twice, reserved, or characters S3 refuses."""
+    """Tags in the order given. Raises BadRequest: too many; InvalidTag: too long, twice, reserved, characters S3 refuses."""
     if len(pairs) > TAGS_MAX:
-        raise S3Error("InvalidTag", f"Object tags cannot be greater than {TAGS_MAX}")
+        raise S3Error("BadRequest", f"Object tags cannot be greater than {TAGS_MAX}")
     tags: dict[str, str] = {}
     for key, value in pairs:
         if not 1 <= len(key) <= TAG_KEY_CHARS_MAX or not _TAG_TEXT.match(key):
@@ -168,7 +168,7 @@ def check_tags(pairs: list[tuple[str, str]]) -> dict[str, str]:
 
 
 def tags_of(headers: Headers) -> dict[str, str]:
-    """The tags of `x-amz-tagging`: `key=value&key2=value2`, percent-encoded. Raises InvalidArgument, InvalidTag."""
+    """The tags of `x-amz-tagging`: `key=value&key2=value2`, percent-encoded. Raises InvalidArgument, InvalidTag, BadRequest."""
     raw = headers.get(b"x-amz-tagging")
     if not raw:
         return {}

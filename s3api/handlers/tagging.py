@@ -70,7 +70,7 @@ async def _replace(call: Call, tags: Mapping[str, str], event: str) -> bytes:
 
 
 def read_tagging(body: bytes) -> dict[str, str]:
-    """The tags of a `Tagging` document. Raises MalformedXML, InvalidTag."""
+    """The tags of a `Tagging` document. Raises MalformedXML, InvalidTag, BadRequest."""
     root = xml.parse(body, "Tagging")
     holder = root.find("TagSet")
     if holder is None:

@@ -63,7 +63,7 @@ from s3api.handlers.sealed import (
 from s3api.message import Response
 from s3api.moment import iso_date
 from s3api.params import base64_exact, part_number, query_integer
-from s3api.preconditions import source_conditions, write_conditions
+from s3api.preconditions import source_conditions, unconditional, write_conditions
 from s3api.ranges import parse_copy_range
 from s3api.versions import written_line
 from tiering.contract import (
@@ -131,6 +131,7 @@ async def create_multipart_upload(call: Call) -> Response:
 
 
 def _part_request(call: Call) -> tuple[str, int, UploadInfo]:
+    unconditional(call.request.headers)
     number = part_number(call.query["partNumber"])
     upload_id = call.query["uploadId"]
     return upload_id, number, call.store.upload(call.bucket, call.key, upload_id)

@@ -1023,7 +1023,7 @@ def test_tags_are_set_replaced_and_removed(s3: Any, bucket: str) -> None:
 )
 def test_bad_tags_are_refused(s3: Any, bucket: str, tags: list[dict[str, str]]) -> None:
     s3.put_object(Bucket=bucket, Key="k", Body=b"x")
-    with refused("InvalidTag", 400):
+    with refused("BadRequest" if len(tags) > 10 else "InvalidTag", 400):
         s3.put_object_tagging(Bucket=bucket, Key="k", Tagging={"TagSet": tags})
 
 

@@ -62,7 +62,8 @@ def test_tags_are_read_replaced_and_removed(s3: Harness) -> None:
     ids=["many", "empty", "long key", "long value", "twice", "key chars", "value chars", "reserved"],
 )
 def test_limits(s3: Harness, pairs: list[tuple[str, str]]) -> None:
-    assert tag(s3, *pairs).code == "InvalidTag"
+    # AWS was recorded with BadRequest for too many, of objects as of buckets.
+    assert tag(s3, *pairs).code == ("BadRequest" if len(pairs) > 10 else "InvalidTag")
     assert tags(s3) == [("a", "1")]
 
 

@@ -319,6 +319,8 @@ def test_bad_upload_part_copies(s3: Harness) -> None:
         ({"x-amz-copy-source": "bucket/none"}, "NoSuchKey"),
         ({"x-amz-copy-source-if-match": '"x"'}, "PreconditionFailed"),
         ({"x-amz-copy-source-if-none-match": etag}, "PreconditionFailed"),
+        ({"if-match": "a", "if-none-match": "b"}, "NotImplemented"),
+        ({"if-none-match": "*"}, "NotImplemented"),
     ):
         sent = {"x-amz-copy-source": "bucket/source", **headers}
         reply = s3("PUT", f"/bucket/k?partNumber=1&uploadId={upload_id}", sent)
@@ -327,6 +329,8 @@ def test_bad_upload_part_copies(s3: Harness) -> None:
             assert reply.fields["Condition"].startswith("x-amz-copy-source-If-")
     sent = {"x-amz-copy-source": "bucket/source"}
     assert s3("PUT", "/bucket/k?partNumber=1&uploadId=unknown", sent).code == "NoSuchUpload"
+    # A condition on a part is not dropped: AWS, too, says that it has none.
+    assert s3("PUT", f"/bucket/k?partNumber=1&uploadId={upload_id}", {"if-match": etag}, b"x").code == "NotImplemented"
     assert s3.store.parts("bucket", "k", upload_id) == []
 
 
