@@ -37,6 +37,10 @@ _HEAT_SLOTS: Final = 1 << 24
 _HEAT_MAX: Final = 3
 _CHECKED: Final = 0x80
 _TRIES: Final = 16
+SLOTS_MAX: Final = 1 << 14
+"""Of the places for snapshots, which the gateway's processes need too, those that readers take without a look at who has them."""
+LEASES_MAX: Final = 1024
+"""Leases a process may have open in a pool once so many places are taken."""
 _number = struct.Struct(">I")
 _decode = msgspec.msgpack.Decoder().decode
 
@@ -76,6 +80,7 @@ class _Pool:
         self.path = path
         self.users = 0
         self.life = _life
+        self.slots = SLOTS_MAX
         self._index = index
         try:
             self.env = lmdb.open(
@@ -100,6 +105,15 @@ class _Pool:
         self.region_bytes: int = shape["region_bytes"]
         self.heat = _heat(path / "heat")
         self._map()
+
+    def check_slots(self, taken: int) -> None:
+        """Called when more places were ever taken than at the last look. Raises LocalError if this process has too many."""
+        mine = str(os.getpid())
+        rows = [line.split() for line in self.env.readers().splitlines()]
+        leases = sum(len(row) == 3 and row[0] == mine and row[2].isdigit() for row in rows)
+        if leases > LEASES_MAX:
+            raise LocalError(f"{self.path}: {leases} leases are open in this process: end those that are used no more")
+        self.slots = taken + LEASES_MAX
 
     def _map(self) -> None:
         with open(self.path / "flash", "rb") as flash:
@@ -268,14 +282,20 @@ class LocalReader:
 
     def lease(self) -> Lease:
         """A moment of the store, to read any number of blocks from. Raises KeyError when the bucket is gone, LocalError when the
-        gateway's data is, or when its table of readers is full."""
+        gateway's data is, and when this process has far too many leases open."""
         while True:
             seen, pool, number = self._place
             if pool.life == _life:
                 try:
-                    txn = _snapshot(pool.env)
+                    txn, slots = _snapshot(pool.env)
                 except lmdb.Error as error:
                     raise LocalError(f"{pool.path}: {error}") from error
+                if slots > pool.slots:
+                    try:
+                        pool.check_slots(slots)
+                    except LocalError:
+                        txn.abort()
+                        raise
                 # After the snapshot: what it sees was written by a gateway that had told of its start, and of the bucket.
                 if self._version[0] == seen:
                     return Lease(pool, number, txn)
@@ -288,7 +308,7 @@ class LocalReader:
             seen = self._version[0]
             self._follow()
             for pool in self._pools.values():
-                txn = _snapshot(pool.env)
+                txn, _ = _snapshot(pool.env)
                 try:
                     row = txn.get(self._bucket, db=pool.buckets)
                     if row is not None:
@@ -312,11 +332,15 @@ class LocalReader:
                 self._former += () if pool is None else (pool,)
 
 
-def _snapshot(env: Any) -> Any:
-    """A read transaction whose roots are of one commit: LMDB's copy of them can be overtaken by two commits."""
+def _snapshot(env: Any) -> tuple[Any, int]:
+    """A read transaction whose roots are of one commit: LMDB's copy of them can be overtaken by two commits. And how many places
+    for snapshots were ever taken at once."""
     for _ in range(_TRIES):
         txn = env.begin(buffers=True)
-        if env.info()["last_txnid"] == txn.id():
-            return txn
+        info = env.info()
+        if info["last_txnid"] == txn.id():
+            break
         txn.abort()
-    return env.begin(buffers=True)
+    else:
+        txn = env.begin(buffers=True)
+    return txn, info["num_readers"]

@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -550,6 +550,22 @@ with LocalReader({str(gateway.data_dir)!r}, {client.bucket!r}) as reader:
         assert oldest_lease(gateway, "kv") <= leased
         process.stdin.write("\n")
     assert process.returncode == 0
+
+
+def test_leases_that_nobody_ends_leave_room_for_the_gateway(
+    client: RecallClient, gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The table of snapshots is one for all: once it is full nothing can be read any more."""
+    monkeypatch.setattr(local_module, "SLOTS_MAX", 40)
+    monkeypatch.setattr(local_module, "LEASES_MAX", 25)
+    keys = store(client)
+    with LocalReader(gateway.data_dir, client.bucket) as reader, ExitStack() as leases:
+        with pytest.raises(LocalError, match="leases are open in this process"):
+            for _ in range(200):
+                leases.enter_context(reader.lease())
+        leases.close()
+        with reader.lease() as lease:
+            assert read(lease, keys[0]) == SHORT
 
 
 def test_a_reader_ends_while_somebody_still_looks(client: RecallClient, gateway: Gateway) -> None:
