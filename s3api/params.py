@@ -33,7 +33,10 @@ _MONTHS: Final = {
         ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"), start=1
     )
 }
-_IMF = re.compile(r"[A-Za-z]{3}, ?(\d{1,2}) ([A-Za-z]{3}) (\d{4}) (\d\d):(\d\d):(\d\d) (?:GMT|UTC|\+0000)\Z", re.ASCII)
+_IMF = re.compile(
+    r"[A-Za-z]{3}, ?(\d{1,2}) ([A-Za-z]{3}) (\d{4}) (\d\d):(\d\d):(\d\d) (?:GMT|UTC|([+-])([01]\d|2[0-3])([0-5]\d))\Z",
+    re.ASCII,
+)
 _RFC850 = re.compile(r"[A-Za-z]{6,9}, (\d\d)-([A-Za-z]{3})-(\d\d) (\d\d):(\d\d):(\d\d) GMT\Z", re.ASCII)
 _ASCTIME = re.compile(r"[A-Za-z]{3} ([A-Za-z]{3}) ([ \d]\d) (\d\d):(\d\d):(\d\d) (\d{4})\Z", re.ASCII)
 _ISO = re.compile(r"(\d{4})-(\d\d)-(\d\d)T(\d\d):(\d\d):(\d\d)(?:\.\d{1,9})?Z\Z", re.ASCII)
@@ -191,10 +194,15 @@ def date(name: str, value: str) -> int:
 
 
 def http_time(value: str) -> int | None:
-    """As `date`, None where it is none: RFC 9110 has malformed conditions ignored."""
-    text = value.strip()
+    """As `date`, None where it is none: RFC 9110 has malformed conditions ignored.
+
+    A zone in numbers is taken, which RFC 5322 has: with one, `-0000`, botocore signs a request that came with a Date.
+    """
+    text, ahead_s = value.strip(), 0
     if match := _IMF.match(text):
-        day, month, year, hour, minute, second = match.groups()
+        day, month, year, hour, minute, second, sign, hours, minutes = match.groups()
+        if sign:
+            ahead_s = int(f"{sign}1") * (int(hours) * 3600 + int(minutes) * 60)
     elif match := _RFC850.match(text):
         day, month, year, hour, minute, second = match.groups()
         # Two-digit years: RFC 9110 §5.6.7 has a year that seems far ahead mean the past; S3 objects begin in 2006.
@@ -205,7 +213,8 @@ def http_time(value: str) -> int | None:
         return iso_time(text)
     if month not in _MONTHS:
         return None
-    return epoch_s(int(year), _MONTHS[month], int(day), int(hour), int(minute), int(second))
+    at_s = epoch_s(int(year), _MONTHS[month], int(day), int(hour), int(minute), int(second))
+    return None if at_s is None else at_s - ahead_s
 
 
 def iso_time(value: str) -> int | None:

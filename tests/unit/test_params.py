@@ -25,6 +25,9 @@ EPOCH = calendar.timegm((1994, 11, 6, 8, 49, 37))
         "1994-11-06T08:49:37Z",
         "1994-11-06T08:49:37.123Z",
         "  Sun, 06 Nov 1994 08:49:37 UTC ",
+        "Sun, 06 Nov 1994 08:49:37 -0000",  # RFC 5322: what Python's own writer makes, and with it botocore
+        "Sun, 06 Nov 1994 10:49:37 +0200",
+        "Sun, 06 Nov 1994 04:19:37 -0430",
     ],
 )
 def test_http_time_takes_all_forms(text: str) -> None:
@@ -33,7 +36,7 @@ def test_http_time_takes_all_forms(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "now", "0", "Sun, 31 Feb 1994 08:49:37 GMT", "Sun, 06 Foo 1994 08:49:37 GMT", "Sun, 06 Nov 1994 25:49:37 GMT", "1994-13-06T08:49:37Z", "Sun, 06 Nov 1994 08:49:37 PST", "1994-11-06"],
+    ["", "now", "0", "Sun, 31 Feb 1994 08:49:37 GMT", "Sun, 06 Foo 1994 08:49:37 GMT", "Sun, 06 Nov 1994 25:49:37 GMT", "1994-13-06T08:49:37Z", "Sun, 06 Nov 1994 08:49:37 PST", "Sun, 06 Nov 1994 08:49:37 +2400", "Sun, 06 Nov 1994 08:49:37 +0160", "Sun, 06 Nov 1994 08:49:37 +02", "1994-11-06"],
 )  # fmt: skip
 def test_not_a_date(text: str) -> None:
     assert params.http_time(text) is None
@@ -44,7 +47,8 @@ def test_not_a_date(text: str) -> None:
 
 @given(st.integers(0, 4_000_000_000))
 def test_http_time_reads_what_is_written(seconds: int) -> None:
-    assert params.http_time(formatdate(seconds, usegmt=True)) == seconds
+    for gmt in (True, False):
+        assert params.http_time(formatdate(seconds, usegmt=gmt)) == seconds
 
 
 def test_integer() -> None:

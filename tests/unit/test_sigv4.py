@@ -229,7 +229,7 @@ def test_date_header_stands_in_for_x_amz_date() -> None:
     headers[b"authorization"] = (
         auth.split(b"SignedHeaders=")[0] + b"SignedHeaders=host;x-amz-content-sha256, Signature=" + signature
     )
-    for date in (b"Fri, 24 May 2013 00:00:00 GMT", b"20130524T000000Z"):
+    for date in (b"Fri, 24 May 2013 00:00:00 GMT", b"Fri, 24 May 2013 00:00:00 -0000", b"20130524T000000Z"):
         assert verifier().verify("GET", b"/b/k", b"", headers | {b"date": date}, aws.NOW_S)
     assert code(headers | {b"date": b"yesterday"}) == "AccessDenied"
     assert code(headers) == "AccessDenied"
