@@ -23,6 +23,10 @@ Body = Literal["none", "document", "stream", "form"]
 
 COPY_SOURCE: Final = b"x-amz-copy-source"
 RENAME_SOURCE: Final = b"x-amz-rename-source"
+RDMA_TOKEN: Final = b"x-amz-rdma-token"
+RDMA_INFO: Final = b"x-rdma-info"
+"""These two say that the bytes go beside the request. Without them a PUT would be one of an empty object, and a GET would leave
+the caller's memory as it is and look well; who hears 501 sends the request again as it is meant here."""
 WRITE_OFFSET: Final = b"x-amz-write-offset-bytes"
 """Makes a PUT an append."""
 REQUEST_ROUTE: Final = b"x-amz-request-route"
@@ -365,7 +369,7 @@ DISCRIMINATORS: Final[frozenset[str]] = frozenset(
 )
 """Every query name that selects an operation, or changes which object it means, anywhere in S3."""
 
-OWN_HEADERS: Final = {WRITE_OFFSET: "PutObject", RENAME_SOURCE: "RenameObject"}
+OWN_HEADERS: Final = {WRITE_OFFSET: "PutObject", RENAME_SOURCE: "RenameObject", RDMA_TOKEN: "", RDMA_INFO: ""}
 """Headers that change what one operation does: refused on all other writes, whose meaning they would change too."""
 
 Headers = Mapping[bytes, bytes]
@@ -392,6 +396,8 @@ def resolve(method: str, scope: str, query: Mapping[str, str], headers: Headers)
     """
     copy = COPY_SOURCE in headers
     if method in ("GET", "HEAD"):
+        if RDMA_TOKEN in headers or RDMA_INFO in headers:
+            raise S3Error("NotImplemented", Header=(RDMA_TOKEN if RDMA_TOKEN in headers else RDMA_INFO).decode())
         plain = _PLAIN.get((method, scope, copy)) if not query else None  # the usual read, without another call
         return plain or _resolve(method, scope, query, copy)
     if REQUEST_ROUTE in headers and method == "POST":

@@ -386,6 +386,21 @@ def test_nixl_miss_is_an_empty_404_never_403(raw: RawClient, kv_bucket: str) -> 
     assert (gone.status, gone.body) == (404, b"")
 
 
+@pytest.mark.parametrize("header", ["x-rdma-info", "x-amz-rdma-token"])
+def test_nixl_accelerated_is_told_that_no_bytes_come_by_rdma(raw: RawClient, kv_bucket: str, header: str) -> None:
+    """Its PUT has no body: taken for what it looks like, the block would be gone, and a read would leave what was in memory."""
+    raw.request("PUT", f"/{kv_bucket}/block", body=b"block")
+    token = {header: "0102:7f0000000000:200000"}
+    for method, more in (("PUT", {}), ("GET", {"range": "bytes=0-4"})):
+        reply = raw.request(method, f"/{kv_bucket}/block", headers=token | more, length=method == "PUT")
+        assert (reply.status, reply.code, reply.texts("Header")) == (501, "NotImplemented", [header])
+    assert (
+        raw.request("PUT", f"/{kv_bucket}/block", query=(("partNumber", "1"), ("uploadId", "x")), headers=token).status
+        == 501
+    )
+    assert raw.request("GET", f"/{kv_bucket}/block").body == b"block"
+
+
 def test_nixl_query_of_many_keys_at_once(gateway: Gateway, signer: Signer, raw: RawClient, kv_bucket: str) -> None:
     """queryMem launches every HEAD together."""
     present = {f"block-{number}" for number in range(0, 64, 3)}

@@ -281,7 +281,9 @@ anything = st.tuples(
 def _answering(method: str, scope: str, query: dict[str, str], headers: dict[bytes, bytes]) -> list[Operation]:
     """The rows whose every requirement is met and that nothing in the request exceeds, by the rows' own words."""
     own = {
-        name for header, name in operations.OWN_HEADERS.items() if header in headers and method not in ("GET", "HEAD")
+        name
+        for header, name in operations.OWN_HEADERS.items()
+        if header in headers and (method not in ("GET", "HEAD") or not name)
     }
     return [row for row in _answering_by_rows(method, scope, query, headers) if own <= {row.name}]
 
