@@ -13,12 +13,14 @@ import base64
 import functools
 import hashlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal
 
 import msgspec
 from awscrt import checksums as crt
 
+from s3api import md5
 from s3api.errors import S3Error
+from s3api.md5 import Hash
 from s3api.message import PLAIN_HEADERS, Headers
 from s3api.params import base64_exact
 from tiering.contract import Buffer, Checksum
@@ -30,13 +32,6 @@ Kind = Literal["FULL_OBJECT", "COMPOSITE"]
 
 crc64nvme: Final[Callable[[Buffer, int], int]] = crt.crc64nvme
 """The next CRC64NVME of bytes, from the last."""
-
-
-class Hash(Protocol):
-    """The part of hashlib's objects that is used."""
-
-    def update(self, data: Buffer, /) -> None: ...
-    def digest(self) -> bytes: ...
 
 
 class _XxHash:
@@ -78,7 +73,7 @@ ALGORITHMS: Final[dict[str, Algorithm]] = {
         Algorithm("SHA1", b"x-amz-checksum-sha1", 20, new=lambda: hashlib.sha1(usedforsecurity=False)),
         Algorithm("SHA256", b"x-amz-checksum-sha256", 32, new=hashlib.sha256),
         Algorithm("SHA512", b"x-amz-checksum-sha512", 64, new=hashlib.sha512),
-        Algorithm("MD5", b"x-amz-checksum-md5", 16, new=lambda: hashlib.md5(usedforsecurity=False)),
+        Algorithm("MD5", b"x-amz-checksum-md5", 16, new=md5.new),
         Algorithm("XXHASH64", b"x-amz-checksum-xxhash64", 8, new=lambda: _XxHash(crt.XXHash.new_xxhash64())),
         Algorithm("XXHASH3", b"x-amz-checksum-xxhash3", 8, new=lambda: _XxHash(crt.XXHash.new_xxhash3_64())),
         Algorithm("XXHASH128", b"x-amz-checksum-xxhash128", 16, new=lambda: _XxHash(crt.XXHash.new_xxhash3_128())),
@@ -117,7 +112,8 @@ class Digest:
     def update(self, view: Buffer) -> Awaitable[Any] | None:
         """Takes `view`; borrows it until this returns or the awaitable, already under way, is done.
 
-        CRCs and small pieces are done at once. Hashes of a large piece run in threads, each its own, at the same time.
+        CRCs and small pieces are done at once. Hashes of a large piece run in threads, each its own, at the same time; MD5 of
+        pieces of several contents in one.
         One update at a time: await the last before the next.
         """
         self.size += len(view)
@@ -130,7 +126,10 @@ class Digest:
                 each.update(view)
             return None
         loop = asyncio.get_running_loop()
-        running = [loop.run_in_executor(None, each.update, view) for each in self._hashes.values()]
+        running = [
+            md5.together.update(each, view) if name == "MD5" else loop.run_in_executor(None, each.update, view)
+            for name, each in self._hashes.items()
+        ]
         return running[0] if len(running) == 1 else asyncio.gather(*running)
 
     def raw(self, name: str) -> bytes:
