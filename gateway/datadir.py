@@ -161,8 +161,8 @@ class DataDir:
     def close(self) -> None:
         """Removes what says that a gateway runs here, then unlocks."""
         self.remove("endpoint")
-        for kind in ("*.pid", "*.endpoint", "*.pem", "identities-*"):
-            for path in self.run_dir.glob(kind):
+        for kind in ("pid", "endpoint", "pem"):
+            for path in self.run_dir.glob(f"*.{kind}"):
                 self.remove(f"{self.run_dir.name}/{path.name}")
         with self._left("lock"):
             os.ftruncate(self.lock_fd, 0)

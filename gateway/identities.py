@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -162,13 +163,9 @@ def write(path: Path, book: Book) -> None:
     if faults:
         raise IdentitiesError("; ".join(faults))
     try:
-        secretfile.write(path, _encoded(book))
+        secretfile.write(path, msgspec.json.format(msgspec.json.encode(book), indent=2) + b"\n")
     except OSError as error:
         raise IdentitiesError(f"{path} cannot be written: {error.strerror}") from None
-
-
-def _encoded(book: Book) -> bytes:
-    return msgspec.json.format(msgspec.json.encode(book), indent=2) + b"\n"
 
 
 @contextlib.contextmanager
@@ -263,17 +260,38 @@ def new_secret() -> str:
     return secrets.token_urlsafe(30)
 
 
+# --- what outlives a worker --------------------------------------------------------------------------------------------
+
+
+def _keep(fd: int, book: Book) -> None:
+    """Replaces what the file in memory has. Cut short, it says nothing: better than of somebody who was taken out."""
+    content = msgspec.json.encode(book)
+    with contextlib.suppress(OSError):
+        os.ftruncate(fd, 0)
+        with open(fd, "wb", closefd=False) as stream:
+            stream.seek(0)
+            stream.write(hashlib.sha256(content).digest() + content)
+
+
+def _kept(fd: int) -> Book | None:
+    if fd < 0:
+        return None
+    content = os.pread(fd, os.fstat(fd).st_size, 0)
+    digest, content = content[:32], content[32:]
+    return msgspec.json.decode(content, type=Book) if hashlib.sha256(content).digest() == digest else None
+
+
 # --- who is who -------------------------------------------------------------------------------------------------------
 
 
 class Identities:
     """What one worker knows of who is who. Implements `s3api.access.Directory`."""
 
-    def __init__(self, path: Path, credentials: Credentials, kept: Path | None = None) -> None:
-        """`kept`: where what is in force is left for a worker that is started again in this one's place; a file that is gone
-        with this start of the gateway. Raises IdentitiesError."""
+    def __init__(self, path: Path, credentials: Credentials, kept_fd: int = -1) -> None:
+        """`kept_fd`: a file in memory where what is in force is left for the worker that is started in this one's place.
+        Raises IdentitiesError."""
         self._path = path
-        self._kept = kept
+        self._kept_fd = kept_fd
         self._root = Identity(
             credentials.access_key,
             credentials.secret_key,
@@ -291,10 +309,11 @@ class Identities:
         try:
             self._learn(read(path))
         except IdentitiesError as error:
-            if kept is None or not kept.exists():
+            kept = _kept(kept_fd)
+            if kept is None:
                 raise
             self._say(error)
-            self._take(read(kept))
+            self._take(kept)
             if isinstance(error.__cause__, UnreadError):
                 self._seen = ()
 
@@ -329,13 +348,8 @@ class Identities:
 
     def _learn(self, book: Book) -> None:
         self._take(book)
-        if self._kept is None:
-            return
-        try:
-            secretfile.write(self._kept, _encoded(book), durable=False)
-        except OSError:  # better nothing is known than somebody who was taken out
-            with contextlib.suppress(OSError):
-                self._kept.unlink(missing_ok=True)
+        if self._kept_fd >= 0:
+            _keep(self._kept_fd, book)
 
     def _take(self, book: Book) -> None:
         own = Account(ROOT_ACCOUNT_ID, ROOT_CANONICAL_ID, self._root.display_name)

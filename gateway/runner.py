@@ -40,6 +40,7 @@ class Briefing(msgspec.Struct, frozen=True):
 
     `first`: no worker has been started yet since the lock was taken, so a keeper may recover as if it were alone; one that
     is started again later is not. `secrets`: variables that the child's environment, which others can read, does not have.
+    `kept_fd`: a file in memory that the supervisor passes on to the child that is started in this one's place.
     """
 
     settings: Settings
@@ -48,6 +49,7 @@ class Briefing(msgspec.Struct, frozen=True):
     keys: KeyRing = NO_KEYS
     tls: Pair | None = None
     secrets: Mapping[str, str] = {}
+    kept_fd: int = -1
 
     @property
     def environ(self) -> dict[str, str]:
@@ -74,7 +76,7 @@ def main(arguments: Sequence[str] | None = None, roles: Roles | None = None) -> 
     parser = argparse.ArgumentParser(prog="gateway.runner")
     parser.add_argument("role", choices=("worker", "keeper"))
     parser.add_argument("--slot", type=int, default=0)
-    for name in ("parent", "briefing-fd", "ready-fd", "lock-fd"):
+    for name in ("parent", "briefing-fd", "ready-fd", "lock-fd", "kept-fd"):
         parser.add_argument(f"--{name}", type=int, required=True)
     options = parser.parse_args(arguments)
     _die_with(options.parent)
@@ -84,7 +86,7 @@ def main(arguments: Sequence[str] | None = None, roles: Roles | None = None) -> 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     # The lock stays open, unused: a data directory is in use for as long as any process of the gateway lives.
-    for descriptor in (options.lock_fd, options.ready_fd):
+    for descriptor in (options.lock_fd, options.ready_fd, options.kept_fd):
         os.set_inheritable(descriptor, False)
     name = f"worker-{options.slot}" if options.role == "worker" else "keeper"
     log.start(name, "info")
@@ -92,6 +94,7 @@ def main(arguments: Sequence[str] | None = None, roles: Roles | None = None) -> 
     try:
         with open(options.briefing_fd, "rb") as stream:
             briefing = msgspec.json.decode(stream.read(), type=Briefing)
+        briefing = msgspec.structs.replace(briefing, kept_fd=options.kept_fd)
         log.start(name, briefing.settings.log_level)
         actual = roles or _ours()
         if options.role == "worker":

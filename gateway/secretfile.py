@@ -1,7 +1,7 @@
 """Files that hold secrets: read only where nobody else can have read them, and replaced as a whole.
 
 Promise: a file that others on the machine may read is refused rather than repaired, because it may have been read already;
-a reader sees a file as it was or as it is, never half of it; what was written survives a power loss, where that is asked.
+a reader sees a file as it was or as it is, never half of it; what was written survives a power loss.
 Owns nothing. Does not know what the secrets are. Kind: shell (plain file calls).
 """
 
@@ -39,18 +39,13 @@ def read(path: Path, bytes_max: int, advice: str) -> bytes | None:
     return content
 
 
-def write(path: Path, content: bytes, *, durable: bool = True) -> None:
-    """Makes or replaces the file, readable by its owner alone. Raises OSError. Two writers at once are the caller's matter.
-
-    `durable` False: of what is only of use to this start, nothing waits for the device.
-    """
+def write(path: Path, content: bytes) -> None:
+    """Makes or replaces the file, readable by its owner alone. Raises OSError. Two writers at once are the caller's matter."""
     partial = path.with_name(path.name + ".new")
     partial.unlink(missing_ok=True)
     with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as stream:
         stream.write(content)
         stream.flush()
-        if durable:
-            os.fsync(stream.fileno())
+        os.fsync(stream.fileno())
     os.replace(partial, path)
-    if durable:
-        sync_folder(path.parent)
+    sync_folder(path.parent)

@@ -95,6 +95,7 @@ class _Child:
         self.exit_fd = -1  # readable when the process has ended
         self.report_fd = -1
         self.report = b""
+        self.kept_fd = -1  # what one process of the slot leaves to the next: in memory, and never looked into here
         self.ready = False
         self.tls: Pair | None = None  # the certificate it was told of
         self.starts = 0
@@ -159,6 +160,9 @@ class Supervisor:
             self._watch.close()
             for held in self._held:
                 held.close()
+            for child in (self._keeper, *self._workers):
+                if child.kept_fd >= 0:
+                    os.close(child.kept_fd)
         return 0
 
     # first start
@@ -290,7 +294,14 @@ class Supervisor:
                 with open(briefing_fd, "wb", closefd=False) as stream:
                     stream.write(briefing)
                 os.lseek(briefing_fd, 0, os.SEEK_SET)
-                descriptors = {"briefing-fd": briefing_fd, "ready-fd": ready_fd, "lock-fd": self._data_dir.lock_fd}
+                if child.kept_fd < 0:
+                    child.kept_fd = os.memfd_create("recall-kept")
+                descriptors = {
+                    "briefing-fd": briefing_fd,
+                    "ready-fd": ready_fd,
+                    "lock-fd": self._data_dir.lock_fd,
+                    "kept-fd": child.kept_fd,
+                }
                 command = [sys.executable, "-m", self._module, *child.arguments, "--parent", str(os.getpid())]
                 for name, descriptor in descriptors.items():
                     command += [f"--{name}", str(descriptor)]

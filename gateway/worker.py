@@ -100,7 +100,7 @@ async def _serve(briefing: Briefing, slot: int, ready: Ready) -> None:
         loop.add_signal_handler(signal.SIGHUP, _renew, gate, settings)
     listeners: list[Listener] = []
     places = [(settings.listen, "")] + [(bound.address, bound.bucket) for bound in settings.bucket_listeners]
-    known = Identities(settings.identities_path, credentials, settings.run_dir / f"identities-{slot}")
+    known = Identities(settings.identities_path, credentials, briefing.kept_fd)
     sessions = Sessions(credentials.secret_key, known.get)
     targets, started_s = Targets(config), time.monotonic()
     calls = AdminCalls(

@@ -95,18 +95,20 @@ def test_a_change_that_cannot_be_read_at_once_is_taken_later(path: Path) -> None
     assert known.get("userkey") is None
 
 
-def test_what_is_left_for_a_restart_is_never_older_than_what_was_in_force(path: Path, tmp_path: Path) -> None:
-    kept = tmp_path / "kept"
-    identities.write(path, book(users={"u": User(user_id="AIDA1", keys=(KEY,))}))
-    known = Identities(path, ROOT, kept)
-    assert os.stat(kept).st_mode & 0o777 == 0o600
-    (tmp_path / "kept.new").mkdir()  # it cannot be written any more
-    identities.write(path, book())
-    known.refresh()
-    assert known.get("userkey") is None
-    path.write_text("{")
-    with pytest.raises(IdentitiesError):
-        Identities(path, ROOT, kept)
+def test_what_is_left_for_a_restart_is_what_was_in_force(path: Path) -> None:
+    kept_fd = os.memfd_create("kept")
+    try:
+        identities.write(path, book(users={"u": User(user_id="AIDA1", keys=(KEY,))}))
+        known = Identities(path, ROOT, kept_fd)
+        identities.write(path, book())
+        known.refresh()
+        path.write_text("{")
+        assert Identities(path, ROOT, kept_fd).get("userkey") is None
+        os.ftruncate(kept_fd, os.fstat(kept_fd).st_size - 1)  # its writer was killed
+        with pytest.raises(IdentitiesError):
+            Identities(path, ROOT, kept_fd)
+    finally:
+        os.close(kept_fd)
 
 
 @pytest.mark.parametrize(
