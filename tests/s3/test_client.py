@@ -636,3 +636,23 @@ def test_a_local_reader_goes_along_with_a_gateway_that_starts_again(tmp_path: Pa
     with serving(data_dir, "48MiB", {"other": SHORT}), reader.lease() as newer:
         assert (read(newer, "other"), newer.read("first")) == (SHORT, None)
     reader.close()
+
+
+def test_the_examples_of_the_readme_run_as_they_stand(gateway: Gateway, s3: Any, tmp_path: Path) -> None:
+    text = (ROOT / "clients" / "README.md").read_text()
+    examples = [
+        each for each in re.findall(r"```python\n(.*?)```", text, re.S) if "numpy" not in each and "torch" not in each
+    ]
+    assert len(examples) == 2
+    s3.create_bucket(Bucket="kv-llama")
+    (tmp_path / "data").symlink_to(gateway.data_dir)
+    printed = []
+    for example in examples:
+        code = example.replace("http://127.0.0.1:9000", gateway.endpoint)
+        code = code.replace('"access", "secret"', f'"{gateway.access_key}", "{gateway.secret_key}"')
+        environment = {"PYTHONPATH": str(ROOT / "clients"), "PATH": os.environ["PATH"]}
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout)
+    assert printed == [f"8 {[1 << 20] * 8}\n", f"{1 << 20}\n"]
