@@ -16,7 +16,7 @@ typedef uint32_t vec __attribute__((vector_size(4 * LANES)));
 /* -- one block, of whatever type `w`, `a` to `d` have ------------------------------------------------------------------ */
 
 #define F(x, y, z) ((z) ^ ((x) & ((y) ^ (z))))
-#define G(x, y, z) ((y) ^ ((z) & ((x) ^ (y))))
+#define G(x, y, z) (((x) & (z)) + ((y) & ~(z))) /* a sum, as no bit is in both: the newest, x, is waited for less */
 #define H(x, y, z) ((x) ^ (y) ^ (z))
 #define I(x, y, z) ((y) ^ ((x) | ~(z)))
 #define STEP(f, a, b, c, d, i, k, s)                                                                                          \
