@@ -1,7 +1,8 @@
 """`LocalReader`: blocks of a gateway on the same host, straight out of its flash, without a copy or a server in the way.
 
 Promise: bytes seen through a lease are a stored block's and stay so until the lease ends; what is not there, expired,
-cold or encrypted reads as None. Nothing is ever written but the heat that keeps a block that is read in the tier.
+cold, encrypted, or not compared with its checksum since the gateway started reads as None. Nothing is ever written but the heat
+that keeps a block that is read in the tier.
 Owns its mappings and read transactions. Does not know HTTP; access is permission on the data directory's files.
 Kind: owner; any thread, a lease in one at a time. Invariants: a lease is an LMDB read transaction, and the gateway writes no
 region again that a transaction older than its freeing may see. A lease held long keeps flash from being freed: end it. A process
@@ -103,7 +104,7 @@ class _Pool:
         if not shape or shape["version"] != FORMAT_VERSION:
             raise LocalError(f"{path}: another format than {FORMAT_VERSION}")
         self.region_bytes: int = shape["region_bytes"]
-        self.heat = _heat(path / "heat")
+        self.heat, self.warms = _heat(path / "heat")
         self._map()
 
     def check_slots(self, taken: int) -> None:
@@ -117,14 +118,15 @@ class _Pool:
 
     def _map(self) -> None:
         with open(self.path / "flash", "rb") as flash:
+            self._flash_file = _file(os.fstat(flash.fileno()))
             self._flash = mmap.mmap(flash.fileno(), 0, prot=mmap.PROT_READ)
         self.flash = memoryview(self._flash)
 
     def follow(self) -> bool:
-        """Goes along with a flash that has grown. False when the index was replaced: this one is nobody's any more."""
+        """Goes along with a flash that has grown, or is another. False when the index was replaced: this one is nobody's any more."""
         if _identity(self.path) != self._index:
             return False
-        if os.stat(self.path / "flash").st_size > len(self.flash):
+        if _file(os.stat(self.path / "flash")) != self._flash_file:
             self._map()  # the views of leases keep the former mapping
         return True
 
@@ -161,16 +163,16 @@ def _identity(path: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
-def _heat(path: Path) -> mmap.mmap | None:
-    """The heat table, if it may be written: a reader without that right leaves blocks as cold as it found them."""
-    try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        return mmap.mmap(fd, _HEAT_HEADER + _HEAT_SLOTS)
-    finally:
-        os.close(fd)
+def _file(found: os.stat_result) -> tuple[int, int, int]:
+    return found.st_dev, found.st_ino, found.st_size
+
+
+def _heat(path: Path) -> tuple[mmap.mmap, bool]:
+    """The heat table, and whether it may be written: a reader without that right leaves blocks as cold as it found them."""
+    warms = os.access(path, os.W_OK)
+    with open(path, "r+b" if warms else "rb", buffering=0) as table:
+        access = mmap.ACCESS_WRITE if warms else mmap.ACCESS_READ
+        return mmap.mmap(table.fileno(), _HEAT_HEADER + _HEAT_SLOTS, access=access), warms
 
 
 class Lease:
@@ -217,11 +219,12 @@ class Lease:
             return None
         pool = self._pool
         heat = pool.heat
-        if heat is not None:
-            at = _HEAT_HEADER + record[_GENERATION] % _HEAT_SLOTS
-            value = heat[at]
-            if value & ~_CHECKED < _HEAT_MAX:
-                heat[at] = value + 1
+        at = _HEAT_HEADER + record[_GENERATION] % _HEAT_SLOTS
+        value = heat[at]
+        if value < _CHECKED:
+            return None  # what a power loss or another hand has left on flash: the gateway's next read tells
+        if value < _CHECKED + _HEAT_MAX and pool.warms:
+            heat[at] = value + 1
         flash, region_bytes = pool.flash, pool.region_bytes
         views = []
         for region, offset, length, _ in record[_EXTENTS]:

@@ -626,10 +626,14 @@ def test_a_local_reader_goes_along_with_a_gateway_that_starts_again(tmp_path: Pa
     with serving(data_dir, "16MiB", {"first": LONG}):
         reader = LocalReader(data_dir, "kv-again")
         lease = reader.lease()
+        first = lease.read("first")
     blocks = {f"block-{n}": os.urandom(1 << 20) for n in range(30)}
-    with serving(data_dir, "48MiB", blocks), reader.lease() as newer:  # the pool has grown
+    (data_dir / "pools/kv/flash").unlink()  # and the new one is larger
+    with serving(data_dir, "48MiB", blocks), reader.lease() as newer:
         assert {key: read(newer, key) for key in blocks} == blocks
-        assert read(lease, "first") == LONG
+        assert first is not None and b"".join(first) == LONG
+        assert newer.read("first") is lease.read("first") is None, "nobody has compared it since the start"
+        del first
         lease.close()
     (data_dir / "pools/kv/index").rename(data_dir / "pools/kv/index.broken-1")
     # As after an index that did not survive.
