@@ -536,6 +536,9 @@ def test_slow_sender_is_told_to_the_handler() -> None:
         assert wire.app.body_errors == ["slow"]
         assert [(status, headers[b"connection"]) for status, headers, _ in wire.replies()] == [(400, b"close")]
         assert wire.connections.cut_slow == 1
+        wire.pass_time(30)  # nor does what it still owes arrive
+        assert wire.transport.lost
+        assert wire.connections.cut_slow == 1
 
 
 def test_steady_sender_above_the_rate_is_served() -> None:
