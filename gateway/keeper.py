@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 
 import uvloop
 
-from gateway import engine
+from gateway import engine, owner
 from gateway.config import NOTIFY_TOKEN_PREFIX, Settings
 from gateway.identities import ROOT_CANONICAL_ID
 from gateway.lifecycle import LifecycleDuty
@@ -42,7 +42,7 @@ from tiering.duties.expire import ExpireDuty, StaleUploadDuty
 from tiering.duties.scrub import ScrubDuty, ScrubRates
 from tiering.orders import Orders
 from tiering.pool import Pool, recover
-from tiering.ports import BackingCorrupt, BackingUnavailable, Duty, Meter, NotFound
+from tiering.ports import BackingUnavailable, Duty, Meter
 from tiering.rebuild import rebuild
 from tiering.recovery import set_aside_if_broken
 from tiering.space import KEEPER_SLOT
@@ -59,9 +59,6 @@ STALE_UPLOAD_MS: Final = 7 * 24 * 3600 * 1000
 """Uploads nobody completes are aborted after this: an engine that dies leaves its parts in the tier otherwise."""
 SYNC_S: Final = 5.0
 """How often the index of a relaxed pool is forced to the device: what a power loss can take back at most."""
-
-PROBE_KEY: Final = "recall-probe"
-"""No object's name in the backing store: objects lie two levels deep at least."""
 
 _log = logging.getLogger("recall.keeper")
 
@@ -113,7 +110,7 @@ async def _keep(settings: Settings, environ: Mapping[str, str], ready: Ready, fi
     tasks = [loop.create_task(_repeat(duty, wake)) for duty in duties]
     tasks.append(loop.create_task(_turn_epochs(pools)))
     tasks += [loop.create_task(_sync(pool)) for pool in pools.values() if not pool.index.synced]
-    tasks.append(loop.create_task(_probe(cold, settings.backing)))
+    tasks.append(loop.create_task(_probe(cold, settings)))
     over = loop.create_task(engine.until_over(pools))
     over.add_done_callback(lambda _: stop.set())
     ready(None)
@@ -256,14 +253,25 @@ async def _repeat(duty: Duty, wake: asyncio.Event) -> None:
         wake.clear()
 
 
-async def _probe(cold: ColdSide, url: str) -> None:
-    """Says at the start that the backing store cannot be used, instead of when it is first needed; hot work goes on."""
+async def _probe(cold: ColdSide, settings: Settings) -> None:
+    """Says at the start that the backing store cannot be used, or is not ours alone; hot work goes on."""
+    url = settings.backing.partition("?")[0]
     try:
-        await cold.backing.stat(PROBE_KEY)
-    except (NotFound, BackingCorrupt):
-        pass
+        own = await asyncio.to_thread(owner.own_id, Path(settings.data_dir))
+        other = await owner.claim(cold.backing, own)
     except BackingUnavailable as error:
-        _log.warning("the backing store %s is unavailable: %s; hot objects are served", url.partition("?")[0], error)
+        _log.warning("the backing store %s is unavailable: %s; hot objects are served", url, error)
+        return
+    except OSError as error:  # a full disk: the next start makes the id
+        _log.warning("%s has no id: %s", settings.data_dir, error.strerror)
+        return
+    if other:
+        _log.error(
+            "the backing store %s is that of another data directory: of a gateway that runs, it takes the objects of both; of one "
+            "that is lost, `recall rebuild` brings them back",
+            url,
+            extra={"owner": other, "own": own},
+        )
 
 
 async def _turn_epochs(pools: Mapping[str, Pool]) -> None:

@@ -14,7 +14,7 @@ from collections import Counter
 from pathlib import Path
 from typing import IO, Final
 
-from gateway import engine
+from gateway import engine, owner
 from gateway.config import Settings
 from tiering import events, salvage
 from tiering.buckets import Buckets
@@ -144,6 +144,7 @@ async def _rebuild(settings: Settings, output: IO[str]) -> int:
         for name, rows in damaged.items():
             await pools[name].committer.submit(functools.partial(salvage.owed_deletions, rows=rows))
         found = await rebuild_pools(pools, buckets, cold, pay=False)
+        await owner.claim(cold.backing, owner.own_id(Path(settings.data_dir)), take=True)
         output.write(
             f"{found.buckets} buckets and {found.objects} objects taken from the backing store, "
             f"{found.kept} already known, {len(found.unreadable)} unreadable\n"

@@ -34,6 +34,8 @@ PREFIX_BYTES_MAX: Final = 128
 RESERVED: Final = ".recall"
 BUCKET_RECORDS: Final = f"{RESERVED}/buckets/"
 """What every bucket record's name begins with."""
+OWNER: Final = f"{RESERVED}/owner"
+"""The mark of the data directory that writes to the store."""
 
 _ESCAPE: Final = re.compile("[%\\\\\x00-\x1f\x7f-\x9f\ufffe\uffff]")
 _ODD: Final = re.compile(_ESCAPE.pattern + r"|(?:\A|/)\.{0,2}(?:/|\Z)")
