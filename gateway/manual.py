@@ -37,7 +37,8 @@ DIFFERENCES: Final[Mapping[str, str]] = {
     "GetObject": "The reply has `x-recall-tier`. A 5xx reply has no body.",
     "HeadObject": "As GetObject.",
     "PutObject": f"Up to {SINGLE_PUT_BYTES_MAX >> 30} GiB. The ETag is not an MD5 in a pool with `etag` = `opaque`. A storage class is "
-    "kept and shown; a cold one moves the object out of the hot tier.",
+    "kept and shown; a cold one moves the object out of the hot tier. An archive to unpack (`x-amz-meta-snowball-auto-extract`, "
+    "MinIO's) is 501.",
     "PostObject": "Forms; also of a request that is itself signed. `x-amz-checksum-` fields need no condition, and an upload may be "
     "chunked if its policy bounds the length.",
     "CopyObject": "The copy keeps the source's ETag, the `-N` of a multipart source too. Pin and TTL are never inherited.",

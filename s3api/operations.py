@@ -27,6 +27,9 @@ RDMA_TOKEN: Final = b"x-amz-rdma-token"
 RDMA_INFO: Final = b"x-rdma-info"
 """These two say that the bytes go beside the request. Without them a PUT would be one of an empty object, and a GET would leave
 the caller's memory as it is and look well; who hears 501 sends the request again as it is meant here."""
+SNOWBALL: Final = b"x-amz-meta-snowball-auto-extract"
+"""Asks MinIO, and the devices of AWS that it is of, to unpack the archive that is sent: kept as the archive, the objects in it
+would be missed later."""
 WRITE_OFFSET: Final = b"x-amz-write-offset-bytes"
 """Makes a PUT an append."""
 REQUEST_ROUTE: Final = b"x-amz-request-route"
@@ -369,7 +372,13 @@ DISCRIMINATORS: Final[frozenset[str]] = frozenset(
 )
 """Every query name that selects an operation, or changes which object it means, anywhere in S3."""
 
-OWN_HEADERS: Final = {WRITE_OFFSET: "PutObject", RENAME_SOURCE: "RenameObject", RDMA_TOKEN: "", RDMA_INFO: ""}
+OWN_HEADERS: Final = {
+    WRITE_OFFSET: "PutObject",
+    RENAME_SOURCE: "RenameObject",
+    RDMA_TOKEN: "",
+    RDMA_INFO: "",
+    SNOWBALL: "",
+}
 """Headers that change what one operation does: refused on all other writes, whose meaning they would change too."""
 
 Headers = Mapping[bytes, bytes]

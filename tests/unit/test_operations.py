@@ -283,7 +283,8 @@ def _answering(method: str, scope: str, query: dict[str, str], headers: dict[byt
     own = {
         name
         for header, name in operations.OWN_HEADERS.items()
-        if header in headers and (method not in ("GET", "HEAD") or not name)
+        if header in headers
+        and (method not in ("GET", "HEAD") or header in (operations.RDMA_TOKEN, operations.RDMA_INFO))
     }
     return [row for row in _answering_by_rows(method, scope, query, headers) if own <= {row.name}]
 
