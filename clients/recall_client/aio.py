@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ParamSpec, TypeVar
 
-from recall_client.client import Lookup, Outcome, RecallClient
+from recall_client.client import Lookup, Outcome, RecallClient, forkable
 from recall_client.connections import Buffer
 
 P = ParamSpec("P")
@@ -24,7 +24,12 @@ class AsyncRecallClient:
 
     def __init__(self, *args: Any, connections: int = 8, **options: Any) -> None:
         self.client = RecallClient(*args, connections=connections, **options)
-        self._threads = ThreadPoolExecutor(connections, "recall-async")
+        self._size = connections
+        self._begin()
+        forkable.add(self)
+
+    def _begin(self) -> None:
+        self._threads = ThreadPoolExecutor(self._size, "recall-async")
 
     async def __aenter__(self) -> AsyncRecallClient:
         return self

@@ -103,10 +103,9 @@ class RecallClient:
         self._known = False  # to be a gateway
         self._plain_until_s = 0.0
         self._begin()
-        _all.add(self)
+        forkable.add(self)
 
     def _begin(self) -> None:
-        """Also in a forked child, which has none of the threads."""
         self._threads = ThreadPoolExecutor(self._size, "recall-client")
 
     def __enter__(self) -> RecallClient:
@@ -372,12 +371,13 @@ class RecallClient:
 Take = Callable[[int, HTTPResponse, int], T]
 """Reads the block of the key at a place in the caller's list, of a length, from a reply."""
 
-_all: weakref.WeakSet[RecallClient] = weakref.WeakSet()
+forkable: weakref.WeakSet[Any] = weakref.WeakSet()
+"""What has threads: `_begin` is called in a forked child, which has none of them."""
 
 
 def _in_child() -> None:
-    for client in _all:
-        client._begin()
+    for each in forkable:
+        each._begin()
 
 
 os.register_at_fork(after_in_child=_in_child)

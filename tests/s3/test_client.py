@@ -351,11 +351,12 @@ def test_a_forked_process_has_connections_and_threads_of_its_own(client: RecallC
     """On those of its parent each would read the other's replies."""
     keys = store(client)
     code = f"""
-import os, sys
-from concurrent.futures import ThreadPoolExecutor
-from recall_client import RecallClient
+import asyncio, os, sys
+from recall_client import AsyncRecallClient, RecallClient
 from recall_client.signing import Credentials
 keys = {keys!r}
+loops = AsyncRecallClient({gateway.endpoint!r}, {client.bucket!r}, Credentials(*sys.argv[1:]), connections=1)
+assert asyncio.run(loops.lookup(keys)).run == 6
 with RecallClient({gateway.endpoint!r}, {client.bucket!r}, Credentials(*sys.argv[1:])) as client:
     whole = client.get(keys)
     sockets = [connection.sock for connection in client._connections._idle]
@@ -365,6 +366,7 @@ with RecallClient({gateway.endpoint!r}, {client.bucket!r}, Credentials(*sys.argv
         assert client._connections._idle == [] and all(each.fileno() == -1 for each in sockets)
     for _ in range(20):
         assert client.get(keys) == whole
+    assert asyncio.run(loops.lookup(keys)).run == 6
     if not child:
         client._known, client._plain_until_s = False, float("inf")
         assert client.get(keys) == whole  # by threads
