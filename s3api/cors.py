@@ -107,14 +107,18 @@ def _fits(pattern: str, text: str) -> bool:
 
 def requested(names: str) -> tuple[str, ...]:
     """The header names of Access-Control-Request-Headers, in lower case and in order."""
-    return tuple(name for piece in names.split(",") if (name := piece.strip().lower()))
+    return _names(names.lower())
 
 
-def check_request(method: str, headers: tuple[str, ...]) -> None:
-    """What a browser asks for, if it can be asked for at all. Raises BadRequest."""
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for piece in text.split(",") if (name := piece.strip()))
+
+
+def check_request(method: str, names: str) -> None:
+    """What a browser asks for, in its own spelling, if it can be asked for at all. Raises BadRequest."""
     if method not in METHODS:
         raise S3Error("BadRequest", f"Invalid Access-Control-Request-Method: {method[:64] or 'null'}")
-    for name in headers:
+    for name in _names(names):
         if not _NAME.match(name):
             raise S3Error("BadRequest", f'Access-Control-Request-Headers "{name[:64]}" contains invalid character.')
 

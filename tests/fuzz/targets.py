@@ -549,7 +549,7 @@ def preflight(data: bytes) -> None:
     if kept is None or set(origin) & set(b"\r\n"):
         return
     asked = cors.requested(names.decode("latin-1"))
-    if s3(lambda: cors.check_request(method.decode("latin-1"), asked) or True):
+    if s3(lambda: cors.check_request(method.decode("latin-1"), names.decode("latin-1")) or True):
         rule = cors.match(kept, origin.decode("latin-1"), method.decode("latin-1"), asked)
         if rule is not None:
             for line in cors.lines(rule, origin.decode("latin-1"), asked).split("\r\n"):

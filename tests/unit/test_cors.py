@@ -161,6 +161,11 @@ def test_preflight_refusals(
     assert access(reply) == {}
 
 
+def test_a_preflight_is_told_the_name_as_it_sent_it(edge: Edge) -> None:
+    document = error(options(edge, origin="http://a", access_control_request_headers="X-Ok, X(Bad)", **GET))
+    assert document.text("Message") == 'Access-Control-Request-Headers "X(Bad)" contains invalid character.'
+
+
 def test_preflight_without_rules(edge: Edge) -> None:
     put(edge, None)
     document = error(options(edge, origin="http://a", **GET))
