@@ -14,7 +14,6 @@ import contextlib
 import itertools
 import logging
 import os
-import signal
 import socket
 import sys
 from collections.abc import Mapping
@@ -29,7 +28,7 @@ from gateway.identities import ROOT_CANONICAL_ID
 from gateway.lifecycle import LifecycleDuty
 from gateway.metrics import Metrics
 from gateway.notify import DeliveryDuty, PoolJournal, RouteDuty
-from gateway.runner import Briefing, Ready
+from gateway.runner import KEEPER_STOP, Briefing, Ready
 from gateway.spool import Spool
 from gateway.worker import EPOCH_S, OPERATION_NAMES, SLOW_TURNS, SWITCH_S
 from tiering.buckets import Buckets
@@ -64,7 +63,7 @@ _log = logging.getLogger("recall.keeper")
 
 
 def run(briefing: Briefing, ready: Ready) -> None:
-    """Runs the duties until SIGTERM. Raises what keeps it from starting."""
+    """Runs the duties until KEEPER_STOP. Raises what keeps it from starting."""
     sys.setswitchinterval(SWITCH_S)
     uvloop.run(_keep(briefing.settings, briefing.environ, ready, briefing.first))
 
@@ -72,7 +71,7 @@ def run(briefing: Briefing, ready: Ready) -> None:
 async def _keep(settings: Settings, environ: Mapping[str, str], ready: Ready, first: bool) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    loop.add_signal_handler(KEEPER_STOP, stop.set)
     bell = engine.KeeperBell(settings.data_dir)
     if first:
         await asyncio.to_thread(_set_aside_broken, settings)

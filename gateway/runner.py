@@ -32,6 +32,9 @@ Ready = Callable[[int | None], None]
 """Called once, when the child can serve, with the port it listens on (None for the keeper)."""
 
 _PR_SET_PDEATHSIG: Final = 1
+KEEPER_STOP: Final = signal.SIGUSR1
+"""Ends the keeper, which heeds no SIGTERM: those who stop a gateway often tell all its processes at once (`timeout`, systemd by
+default), and writes that are under way then wait for the keeper."""
 _log = logging.getLogger("recall.runner")
 
 
@@ -65,7 +68,8 @@ class Report(msgspec.Struct, frozen=True):
 
 
 class Roles(msgspec.Struct, frozen=True):
-    """What the two kinds of child do. Each blocks until SIGTERM and returns when it has drained."""
+    """What the two kinds of child do. Each blocks until it is told to stop, by SIGTERM or KEEPER_STOP, and returns when it has
+    drained."""
 
     worker: Callable[[Briefing, int, Ready], None]
     keeper: Callable[[Briefing, Ready], None]
@@ -82,6 +86,8 @@ def main(arguments: Sequence[str] | None = None, roles: Roles | None = None) -> 
     _die_with(options.parent)
     # Ctrl-C reaches the whole group of the terminal; only the supervisor acts on it, with a SIGTERM to each child.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if options.role == "keeper":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
     # The supervisor has started us with this one blocked, lest a terminal that closes kills us before we can ignore it.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})

@@ -30,7 +30,7 @@ from gateway import keys, tls
 from gateway.config import BACKING_SECRETS, NOTIFY_TOKEN_PREFIX, Settings
 from gateway.credentials import SECRET_VARIABLES, Credentials
 from gateway.datadir import DataDir, StartError
-from gateway.runner import Briefing, Report
+from gateway.runner import KEEPER_STOP, Briefing, Report
 from gateway.tls import Pair, TlsError
 from gateway.value import Address
 from s3api.sealing import NO_KEYS, KeyRing
@@ -351,9 +351,9 @@ class Supervisor:
         _tell_manager("STOPPING=1")
         self._data_dir.remove("endpoint")
         orderly = self._keeper.ready and not self._ended
-        for group in (self._workers, [self._keeper]):
+        for group, number in ((self._workers, signal.SIGTERM), ([self._keeper], KEEPER_STOP)):
             running = [child for child in group if child.process]
-            self._signal(running, signal.SIGTERM)
+            self._signal(running, number)
             if not self._gone(running, self._settings.drain_s):
                 late = [child for child in running if child.process]
                 for child in late:

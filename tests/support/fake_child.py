@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from gateway.config import Settings
-from gateway.runner import Briefing, Ready, Roles, main
+from gateway.runner import KEEPER_STOP, Briefing, Ready, Roles, main
 
 _MODE = os.environ.get("RECALL_TEST_FAKE", "")
 
@@ -73,15 +73,15 @@ def worker(briefing: Briefing, slot: int, ready: Ready) -> None:
 
 
 def keeper(briefing: Briefing, ready: Ready) -> None:
-    """Waits for SIGTERM."""
+    """Waits for KEEPER_STOP."""
     settings = briefing.settings
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {KEEPER_STOP})
     if _MODE == "keeper-refuses":
         raise ValueError("the fake keeper refuses")
     if _MODE != "keeper-mute":
         _event(settings, "keeper ready, first" if briefing.first else "keeper ready, again")
         ready(None)
-    signal.sigwait({signal.SIGTERM})
+    signal.sigwait({KEEPER_STOP})
     _event(settings, "keeper told to stop")
 
 

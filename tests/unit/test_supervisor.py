@@ -104,6 +104,16 @@ def test_a_stop_signal_that_comes_twice_at_once_is_one() -> None:
         assert "worker-0 drained" in events(gateway)
 
 
+def test_a_stop_that_all_processes_are_told_of_still_ends_the_keeper_last() -> None:
+    """As systemd does by default: the writes that workers have under way may wait for the keeper."""
+    with fake("worker-slow") as gateway:
+        pids = gateway.pids()
+        for name in ("keeper", "worker-0", "supervisor"):
+            os.kill(pids[name], signal.SIGTERM)
+        assert gateway.wait() == 0
+        assert events(gateway)[-2:] == ["worker-0 drained", "keeper told to stop"]
+
+
 def test_files_are_allowed_as_connections_need_them() -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(256, before[1]), before[1]))
