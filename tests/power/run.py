@@ -30,7 +30,7 @@ from typing import Any, Final
 from gateway import config, keeper, keys, log, maintenance, worker
 from gateway.credentials import Credentials
 from gateway.datadir import DataDir
-from gateway.runner import Briefing, Ready, _die_with
+from gateway.runner import KEEPER_STOP, Briefing, Ready, _die_with
 from tests.long.mixed import Mixed, Pair, Pieces, Reader, State, unnumbered
 from tests.power.disk import Disk, Kind, differences, events, mark
 from tests.support.gateway import ACCESS_KEY, SECRET_KEY, Gateway
@@ -303,8 +303,8 @@ def revived(data: Path, settings: dict[str, str]) -> Iterator[tuple[int, config.
         _fork(children, said, lambda ready: keeper.run(briefing, ready), "keeper")
         port = _fork(children, said, lambda ready: worker.run(briefing, 0, ready), "worker-0")
         yield port, loaded
-        for pid in reversed(children):
-            os.kill(pid, signal.SIGTERM)
+        for pid, number in ((children[1], signal.SIGTERM), (children[0], KEEPER_STOP)):
+            os.kill(pid, number)
             _, status = os.waitpid(pid, 0)
             children.remove(pid)
             assert status == 0, f"a process ended with {status}"
