@@ -17,7 +17,7 @@ from tiering.contract import BucketInfo
 NULL: Final = "null"
 PARAMETER: Final = "versionId"
 
-_FORM: Final = re.compile(r"[A-Za-z0-9._-]{20,64}\Z", re.ASCII)
+_FORM: Final = re.compile(r"[A-Za-z0-9._-]{26,64}\Z", re.ASCII)
 """Ours have 32 characters. Those of other stores have 26 to 36: asked for here, they are unknown rather than malformed."""
 
 

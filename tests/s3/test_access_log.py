@@ -16,7 +16,7 @@ def test_log_of_a_bucket_arrives_in_another() -> None:
         s3.put_bucket_logging(Bucket="source", BucketLoggingStatus=status)
         s3.put_object(Bucket="source", Key="a b", Body=b"12345")
         s3.get_object(Bucket="source", Key="a b")["Body"].read()
-        gone = [{"Key": "a b"}, {"Key": "k", "VersionId": "3HL4kqtJvjVBH40Nrjfkd"}]
+        gone = [{"Key": "a b"}, {"Key": "k", "VersionId": "3HL4kqtJvjVBH40NrjfkdABCDEFGHIJK"}]
         s3.delete_objects(Bucket="source", Delete={"Objects": gone, "Quiet": True})
         try:
             s3.get_object(Bucket="source", Key="none")

@@ -37,7 +37,7 @@ def s3() -> Harness:
         (b"bucket//lead", ("bucket", "/lead", None)),
         (b"bucket/a+b%2Bc", ("bucket", "a b+c", None)),
         (b"bucket/k?versionId=null", ("bucket", "k", "")),
-        (b"bucket/k?versionId=3HL4kqtJvjVBH40Nrjfkd", ("bucket", "k", "3HL4kqtJvjVBH40Nrjfkd")),
+        (b"bucket/k?versionId=3HL4kqtJvjVBH40NrjfkdABCDEFGHIJK", ("bucket", "k", "3HL4kqtJvjVBH40NrjfkdABCDEFGHIJK")),
         (b"bucket/k%3FversionId=3", ("bucket", "k?versionId=3", None)),
         ("bucket/ü".encode(), ("bucket", "ü", None)),
     ],

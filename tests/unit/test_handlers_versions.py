@@ -13,7 +13,7 @@ from tests.unit.handler_harness import Harness, Reply
 from tiering.contract import BucketChange
 from tiering.memory import MemoryStore
 
-UNKNOWN = "3HL4kqtJvjVBH40Nrjfkd"
+UNKNOWN = "3HL4kqtJvjVBH40NrjfkdABCDEFGHIJK"
 
 
 @pytest.fixture

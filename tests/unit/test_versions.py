@@ -8,7 +8,7 @@ from s3api.errors import S3Error
 from s3api.versions import named_version, parse_version, spelled, version_line
 from tiering.contract import BucketInfo
 
-ID = "3HL4kqtJvjVBH40Nrjfkd"
+ID = "3HL4kqtJvjVBH40NrjfkdABCDEFGHIJK"
 
 
 @pytest.mark.parametrize(
@@ -21,7 +21,19 @@ def test_both_ways(text: str, version: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "3", "Null", "invalid_version_id", "../../etc/passwd", "a" * 65, "ü" * 32, ID + "\n"]
+    "text",
+    [
+        "",
+        "3",
+        "Null",
+        "invalid_version_id",
+        "non_existing_version_id",
+        "3HL4kqtJvjVBH40Nrjfkd",
+        "../../etc/passwd",
+        "a" * 65,
+        "ü" * 32,
+        ID + "\n",
+    ],
 )
 def test_malformed(text: str) -> None:
     with pytest.raises(S3Error) as failed:
