@@ -68,7 +68,8 @@ def last_set_aside(config: PoolConfig) -> Path | None:
 
 
 def _reader(index: Path) -> int:
-    """A process that has an index open, 0 for none: LMDB keeps a lock on the first byte for each. This one must not have it."""
+    """A process that has an index open, 0 for none, -1 for one of another container: LMDB keeps a lock on the first byte for each.
+    This one must not have it."""
     try:
         fd = os.open(index / "lock.mdb", os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -78,7 +79,7 @@ def _reader(index: Path) -> int:
         kind, *_, process = _FLOCK.unpack(fcntl.fcntl(fd, fcntl.F_GETLK, asked))
     finally:
         os.close(fd)
-    return 0 if kind == fcntl.F_UNLCK else int(process)
+    return 0 if kind == fcntl.F_UNLCK else int(process) or -1
 
 
 def _set_aside(config: PoolConfig) -> Path:
