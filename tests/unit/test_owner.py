@@ -7,6 +7,7 @@ from pathlib import Path
 
 from gateway.owner import claim, own_id
 from tests.support.gateway import Gateway, wait_for
+from tiering.backing import open_store
 from tiering.backing.memory import MemoryBacking
 
 
@@ -29,16 +30,12 @@ def test_a_store_is_the_first_ones_until_another_takes_it() -> None:
     asyncio.run(main())
 
 
-def test_a_second_gateway_on_a_store_is_told_and_a_rebuild_takes_it_over(tmp_path: Path) -> None:
-    cold = tmp_path / "cold"
-    backing = cold.as_uri() + "?create=true"
+def test_a_gateway_on_the_store_of_another_is_told(tmp_path: Path) -> None:
+    backing = (tmp_path / "cold").as_uri() + "?create=true"
     small = {"pools.standard.capacity_bytes": "1MiB", "pools.kv.capacity_bytes": "1MiB"}
-    with Gateway(data_dir=tmp_path / "one", settings=small, backing=backing) as first:
-        wait_for(lambda: list(cold.glob(".recall/owner*")), "the store is marked")
-        first.stop()
-    second = Gateway(data_dir=tmp_path / "two", settings=small, backing=backing)
-    with second:
-        wait_for(lambda: "is that of another data directory" in second.log, "it is said")
-        second.stop()
-    assert second.command("rebuild", "--backing", backing).returncode == 0
-    assert (tmp_path / "two/id").read_text().strip() in next(cold.glob(".recall/owner*")).read_text()
+    assert asyncio.run(claim(open_store(backing, {}), "another")) == ""
+    with Gateway(data_dir=tmp_path / "two", settings=small, backing=backing) as gateway:
+        wait_for(lambda: "is that of another data directory" in gateway.log, "it is said")
+        gateway.stop()
+    assert gateway.command("rebuild", "--backing", backing).returncode == 0
+    assert asyncio.run(claim(open_store(backing, {}), own_id(tmp_path / "two"))) == ""
