@@ -24,7 +24,7 @@ from typing import Any, Final, Literal, TypeVar
 from xml.etree import ElementTree
 
 from recall_client.connections import Buffer, Connections, flat
-from recall_client.errors import BufferTooSmall, NotSupported, RecallError
+from recall_client.errors import BufferTooSmall, NotSupported, RecallError, ReplyBroken
 from recall_client.signing import Credentials, path_of
 
 KEYS_MAX: Final = 4096
@@ -33,6 +33,9 @@ PUT_BYTES_MAX: Final = 256 << 20
 """Bytes of blocks in one request of `put`: what a failure makes you send again."""
 SPREAD_BYTES: Final = 16 << 20
 """Room of buffers that one connection fills; where there is more, others work beside it."""
+AGAIN_MAX: Final = 4
+"""How often a get goes on from where its reply broke off: the gateway cannot take a block back that it has announced, when it turns
+out damaged or is deleted, and the next request finds it gone."""
 PLAIN_S: Final = 60.0
 """How long a server is taken for plain S3 before it is asked again: a proxy may have answered for a gateway."""
 
@@ -140,7 +143,8 @@ class RecallClient:
 
         `stop_at_miss`: the first key that is not there ends it, and those behind it are None too, whatever came into their
         buffers. `hot_only`: a cold block is a miss instead of a wait. Many bytes come over several connections. Raises
-        BufferTooSmall, and RecallError when a reply breaks off; blocks have been read then, but nothing says which.
+        BufferTooSmall, and RecallError when replies break off again and again; blocks have been read then, but nothing says
+        which.
         """
         if len(keys) != len(buffers):
             raise ValueError("a buffer for each key")
@@ -171,9 +175,18 @@ class RecallClient:
             if any(before < number for before in missed):
                 return []
             some = keys[spans[number].start : spans[number].stop]
-            got = self._get_frames(some, spans[number].start, take, stop_at_miss, hot_only)
-            if got is None:
-                got = self._get_plain(some, spans[number].start, take, stop_at_miss)
+            got: list[T | None] = []
+            for again in range(AGAIN_MAX + 1):
+                rest, first = some[len(got) :], spans[number].start + len(got)
+                try:
+                    if not self._get_frames(rest, first, take, stop_at_miss, hot_only, got):
+                        got += self._get_plain(rest, first, take, stop_at_miss)
+                    break
+                except ReplyBroken:
+                    if len(got) == len(some) or (stop_at_miss and None in got[-1:]):
+                        break
+                    if again == AGAIN_MAX:
+                        raise
             if stop_at_miss and (len(got) < len(some) or None in got[-1:]):
                 missed.append(number)
             return got
@@ -194,21 +207,21 @@ class RecallClient:
         return blocks + [None] * (len(keys) - len(blocks))
 
     def _get_frames(
-        self, keys: Sequence[str], first: int, take: Take[T], stop_at_miss: bool, hot_only: bool
-    ) -> list[T | None] | None:
+        self, keys: Sequence[str], first: int, take: Take[T], stop_at_miss: bool, hot_only: bool, blocks: list[T | None]
+    ) -> bool:
+        """Adds to `blocks` as they come. False where the server is plain S3."""
         document = {"keys": list(keys), "stop_at_miss": stop_at_miss, "hot_only": hot_only}
 
-        def read(response: HTTPResponse) -> list[T | None]:
+        def read(response: HTTPResponse) -> bool:
             head = memoryview(bytearray(_HEAD.size))
-            blocks: list[T | None] = []
             for at in range(first, first + len(keys)):
                 if _fill(response, head) == 0:
                     break  # the frame before was the last: a miss
                 status, _, _, length = _HEAD.unpack(head)
                 blocks.append(take(at, response, length) if status == 200 else None)
-            return blocks
+            return True
 
-        return self._batch("get", (_encoded(document),), _FRAMES, read)
+        return bool(self._batch("get", (_encoded(document),), _FRAMES, read))
 
     # -- writing -------------------------------------------------------------------------------------------------
 
@@ -447,7 +460,7 @@ def _outcome(said: Mapping[str, Any]) -> Outcome:
 def _whole(_: int, response: HTTPResponse, length: int) -> bytes:
     block = response.read(length)
     if len(block) < length:
-        raise RecallError("the reply broke off")
+        raise ReplyBroken("the reply broke off")
     return block
 
 
@@ -458,7 +471,7 @@ def _fill(response: HTTPResponse, view: memoryview, whole: bool = False) -> int:
         got = response.readinto(view[at:])
         if not got:
             if at or whole or response.length:  # what was announced and did not come is no miss
-                raise RecallError("the reply broke off")
+                raise ReplyBroken("the reply broke off")
             return 0
         at += got
     return at

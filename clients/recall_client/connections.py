@@ -20,7 +20,7 @@ from pickle import PickleBuffer
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from recall_client.errors import RecallError
+from recall_client.errors import RecallError, ReplyBroken
 
 Buffer = Any
 """Whatever holds its bytes in one piece: bytes, bytearray, mmap, memoryview, an array of ctypes or NumPy of any type."""
@@ -80,7 +80,7 @@ class Connections:
                 yield response
                 whole = response.isclosed() or response.read() == b""
             except (OSError, HTTPException) as error:
-                raise RecallError(f"the reply broke off: {error}") from error
+                raise ReplyBroken(f"the reply broke off: {error}") from error
             finally:
                 # Also after an error of the caller's: what is left of a reply must not be taken for the next one.
                 with self._lock:

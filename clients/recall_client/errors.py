@@ -17,6 +17,10 @@ class RecallError(Exception):
         return self.status in (0, 429, 500, 502, 503, 504)
 
 
+class ReplyBroken(RecallError):
+    """A reply ended early. What came before was whole."""
+
+
 class NotSupported(RecallError):
     """The server is plain S3 and has nothing that means this."""
 

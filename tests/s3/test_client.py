@@ -24,6 +24,7 @@ import pytest
 from recall_client import AsyncRecallClient, BufferTooSmall, Entry, NotSupported, RecallClient, RecallError
 from recall_client import client as client_module
 from recall_client import local as local_module
+from recall_client.client import AGAIN_MAX
 from recall_client.local import Lease, LocalError, LocalReader
 from recall_client.signing import Credentials
 
@@ -159,7 +160,11 @@ def replying(*replies: bytes) -> Iterator[str]:
 
 def test_a_reply_that_ends_between_two_blocks_is_no_miss() -> None:
     frame = struct.pack("<HHIQ", 200, 0, 0, 5) + b"block"
-    with replying(ok(FRAMES, 2 * frame, 3 * len(frame))) as endpoint, RecallClient(endpoint, "b", None) as client:
+    short = ok(FRAMES, 2 * frame, 3 * len(frame))
+    with replying(short, ok(FRAMES, frame)) as endpoint, RecallClient(endpoint, "b", None) as client:
+        assert client.get(["a", "b", "c"], stop_at_miss=False) == [b"block"] * 3  # the next request goes on from there
+    none = ok(FRAMES, b"", len(frame))
+    with replying(short, *[none] * AGAIN_MAX) as endpoint, RecallClient(endpoint, "b", None) as client:
         with pytest.raises(RecallError, match="broke off"):
             client.get_into(["a", "b", "c"], [bytearray(8)] * 3, stop_at_miss=False)
 
@@ -607,7 +612,7 @@ def test_the_client_needs_nothing_of_the_gateway() -> None:
 
 
 @contextmanager
-def serving(data_dir: Path, capacity: str, blocks: dict[str, bytes]) -> Iterator[None]:
+def serving(data_dir: Path, capacity: str, blocks: dict[str, bytes]) -> Iterator[RecallClient]:
     """A gateway on `data_dir` that has just been given blocks."""
     settings = {"pools.kv.capacity_bytes": capacity, "pools.kv.demote": "never"}
     with Gateway(data_dir=data_dir, settings=settings) as gateway:
@@ -616,7 +621,7 @@ def serving(data_dir: Path, capacity: str, blocks: dict[str, bytes]) -> Iterator
             s3.create_bucket(Bucket="kv-again")
         with RecallClient(gateway.endpoint, "kv-again", Credentials(gateway.access_key, gateway.secret_key)) as client:
             assert all(outcome.ok for outcome in client.put(blocks.items()))
-        yield
+            yield client
 
 
 def read(lease: Lease, key: str) -> bytes:
@@ -631,12 +636,18 @@ def test_a_local_reader_goes_along_with_a_gateway_that_starts_again(tmp_path: Pa
         first = lease.read("first")
     blocks = {f"block-{n}": os.urandom(1 << 20) for n in range(30)}
     (data_dir / "pools/kv/flash").unlink()  # and the new one is larger
-    with serving(data_dir, "48MiB", blocks), reader.lease() as newer:
+    with serving(data_dir, "48MiB", blocks) as client, reader.lease() as newer:
         assert {key: read(newer, key) for key in blocks} == blocks
         assert first is not None and b"".join(first) == LONG
         assert newer.read("first") is lease.read("first") is None, "nobody has compared it since the start"
         del first
         lease.close()
+        # Announced, found damaged when its turn came, and given up: the client asks again for what came behind it.
+        assert client.get(["block-1", "first", "block-2"], stop_at_miss=False) == [
+            blocks["block-1"],
+            None,
+            blocks["block-2"],
+        ]
     (data_dir / "pools/kv/index").rename(data_dir / "pools/kv/index.broken-1")
     # As after an index that did not survive.
     with serving(data_dir, "48MiB", {"other": SHORT}), reader.lease() as newer:
