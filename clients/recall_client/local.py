@@ -67,11 +67,15 @@ os.register_at_fork(after_in_child=_in_child)
 
 def _disown() -> None:
     """Lets go of what the parent had open, without ending it: then this process may open the same."""
+    frozen = gc.get_freeze_count()
+    gc.unfreeze()  # servers freeze what they have before they fork, and what is frozen is not among the objects
     for each in gc.get_objects():
         if type(each) is Lease and each._life != _life:
             each._txn = None
         elif type(each) is _Pool and each.life != _life:
             each.__dict__.pop("env", None)
+    if frozen:
+        gc.freeze()
 
 
 class _Pool:
