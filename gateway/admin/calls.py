@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import msgspec
 
+from s3api.condition import Context
 from s3api.errors import S3Error
 from s3api.identity import Identity
 from s3api.message import Request, Response
@@ -101,16 +102,23 @@ class AdminCalls:
             raise S3Error("AccessDenied")
         if verified.payload not in (EMPTY_SHA256, UNSIGNED) or request.body.length not in (0, None):
             raise S3Error("XAmzContentSHA256Mismatch")
-        if not _may(identity, right):
+        if not _may(identity, right, lambda key: _fact(request, key)):
             raise S3Error("AccessDenied")
 
 
-def _may(who: Identity, right: str) -> bool:
+def _fact(request: Request, key: str) -> Sequence[str] | None:
+    """What a condition may ask of such a call: where it came from, and how. Other keys are of buckets and objects."""
+    if key == "aws:sourceip":
+        return (request.peer,) if request.peer else None
+    return ("true" if request.secure else "false",) if key == "aws:securetransport" else None
+
+
+def _may(who: Identity, right: str, context: Context) -> bool:
     if who.root and not who.owner:
         return True
     if who.owner:  # accounts beside the gateway's own have their buckets, and no gateway
         return False
-    verdicts = [compiled(text).judge(None, right, "arn:aws:s3:::*", lambda _: None) for text in who.policies]
+    verdicts = [compiled(text).judge(None, right, "arn:aws:s3:::*", context) for text in who.policies]
     return Verdict.ALLOW in verdicts and Verdict.DENY not in verdicts
 
 

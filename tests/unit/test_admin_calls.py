@@ -15,12 +15,30 @@ from s3api.sigv4 import sign_headers
 from tests.unit.test_metrics import NoBody
 
 NOW_S = 1_800_000_000
+
+
+def unless(operator: str, key: str, value: str) -> str:
+    """A policy that denies all where the condition holds."""
+    condition = {operator: {key: value}}
+    statement = {"Effect": "Deny", "Action": "*", "Resource": "*", "Condition": condition}
+    return json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+
+
+def from_elsewhere(network: str) -> str:
+    return unless("NotIpAddress", "aws:SourceIp", network)
+
+
 POLICIES = {name: json.dumps(document) for name, document in CANNED.items()}
 PEOPLE = {
     "root": Identity("root", "root-secret", root=True),
     "other": Identity("other", "other-secret", root=True, owner="other-account"),
     "asks": Identity("asks", "asks-secret", policies=(POLICIES["diagnostics"],)),
     "reads": Identity("reads", "reads-secret", policies=(POLICIES["readwrite"],)),
+    "near": Identity("near", "near-secret", policies=(POLICIES["diagnostics"], from_elsewhere("10.0.0.0/8"))),
+    "far": Identity("far", "far-secret", policies=(POLICIES["diagnostics"], from_elsewhere("192.0.2.0/24"))),
+    "coded": Identity(
+        "coded", "coded-secret", policies=(POLICIES["diagnostics"], unless("Bool", "aws:SecureTransport", "false"))
+    ),
 }
 FACTS = Facts(
     endpoint="gw:9000",
@@ -49,7 +67,7 @@ def ask(
         now_s=NOW_S,
         region=region,
     )
-    return CALLS.answer(Request(method, path, b"", headers, NoBody()))
+    return CALLS.answer(Request(method, path, b"", headers, NoBody(), peer="10.1.2.3"))
 
 
 def told(response: Response | None) -> tuple[int, Any]:
@@ -78,6 +96,9 @@ def test_root_is_told_what_mc_prints(region: str) -> None:
     [
         ("asks", "", (200, None)),
         ("reads", "", (403, "AccessDenied")),
+        ("near", "", (200, None)),
+        ("far", "", (403, "AccessDenied")),
+        ("coded", "", (403, "AccessDenied")),
         ("other", "", (403, "AccessDenied")),
         ("root", "wrong-secret", (403, "SignatureDoesNotMatch")),
         ("nobody", "", (403, "InvalidAccessKeyId")),
