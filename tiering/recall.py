@@ -34,6 +34,8 @@ LANDINGS_MAX: Final = 64
 """Recalls under way a process and pool; beyond it, reads pass through without landing."""
 PARTS_MAX: Final = 16
 """A part of at least such a share of its object is read from the landing: 8 MiB, as clients ask for them, of 128 MiB."""
+PARTED_BYTES_MAX: Final = 256 << 20
+"""Of what is longer each part is asked for by itself: the landing could outlast the minute in which clients want a first byte."""
 _POLL_S: Final = 0.002
 _CLAIM_S: Final = 1.0
 _CLAIM_POLL_S: Final = 0.0002
@@ -148,10 +150,7 @@ class Recalls:
         landing = self._landings.get((okey, record.generation))
         if landing is None and self._has_room(record.size):
             landing = self.land(okey, record)
-        # A small part of a long object is asked for by itself: its frames are checked before they are given out, while what has
-        # landed is checked at the object's end, which its reader would not wait for. One that is no small part comes with others:
-        # clients load a long object so, and asked for by themselves they would be fetched beside the landing once more.
-        if landing is None or (record.size > FRAME_BYTES and (stop - start) * PARTS_MAX < record.size):
+        if landing is None or not _waits(record.size, stop - start):
             body: AsyncGenerator[Buffer, None] = self._through(okey, record, start, stop)
         else:
             body = self._follow(landing, okey, record, start, stop)
@@ -440,6 +439,18 @@ class Recalls:
         _log.error("pool %s: the cold copy of generation %d is missing or damaged", name, generation, extra=said)
         for fate in ("found", "unrepairable"):
             self._count(events.damage("cold", fate), name, 1)
+
+
+def _waits(size: int, length: int) -> bool:
+    """Whether a part of an object is read from its landing.
+
+    A small part of a long object is asked for by itself: its frames are checked before they are given out, while what has landed is
+    checked at the object's end, which its reader would not wait for. One that is no small part comes with others: clients load a long
+    object so, and asked for by themselves they would be fetched beside the landing once more.
+    """
+    if size <= FRAME_BYTES or length == size:
+        return True
+    return size <= PARTED_BYTES_MAX and length * PARTS_MAX >= size
 
 
 class _Begun:
