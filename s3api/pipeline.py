@@ -656,7 +656,7 @@ class Pipeline:
             extra = {"about": about, "once": f"failed {about}"}
             _log.error("request %s (%s): %s", trace.request_id, trace.operation, error, extra=extra)
         target = trace.target
-        if failure.spec.status in _UNKNOWN and target is not None and target.key and target.bucket in RESERVED_BUCKETS:
+        if target is not None and target.bucket in RESERVED_BUCKETS and target.key and failure.spec.status in _UNKNOWN:
             failure = S3Error("NotImplemented", _NO_ADMIN)
         return self._render(request, trace, failure)
 
@@ -671,7 +671,8 @@ class Pipeline:
         spec = failure.spec
         trace.error = spec.code
         headers = failure.headers
-        if trace.operation.startswith("Batch"):  # for its client: a proxy may put its own name into Server
+        # Batch calls are for clients of ours, behind a proxy that may put its own name into Server.
+        if request.method == "POST" and trace.operation.startswith("Batch"):
             headers += f"x-recall-refused: {spec.code}\r\n".encode()
         if failure.retry_s:
             headers += b"retry-after: %d\r\n" % failure.retry_s
