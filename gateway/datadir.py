@@ -3,7 +3,8 @@
 Promise: one gateway a directory. The lock is held by the supervisor *and* its children (they inherit the descriptor), so a
 directory is free only when the last process that might write to it is gone, also after a kill -9 of the supervisor.
 
-Owns `<data-dir>/lock`, `endpoint` and `run/`; sees whether there is room for the pools. Does not know processes or addresses. Kind: owner (process: the supervisor).
+Owns `<data-dir>/lock`, `endpoint` and `run/`; sees whether there is room for the pools. Does not know processes or addresses.
+Kind: owner (process: the supervisor).
 Spec: docs/OPERATIONS.md, "The data directory".
 """
 

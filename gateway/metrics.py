@@ -44,7 +44,8 @@ class MetricRow(msgspec.Struct, frozen=True):
     """One metric. `labels` name value lists given to `Metrics`.
 
     counter: only grows. gauge: a number each process sets, shown as the sum. histogram: of seconds, with LATENCY_BOUNDS_S.
-    shared: a gauge of state that all processes see, asked for when scraped. `scale`: cells hold whole numbers, the metric is cell x scale.
+    shared: a gauge of state that all processes see, asked for when scraped. `scale`: cells hold whole numbers, the metric is
+    cell x scale.
     """
 
     name: str

@@ -444,9 +444,9 @@ class Recalls:
 def _waits(size: int, length: int) -> bool:
     """Whether a part of an object is read from its landing.
 
-    A small part of a long object is asked for by itself: its frames are checked before they are given out, while what has landed is
-    checked at the object's end, which its reader would not wait for. One that is no small part comes with others: clients load a long
-    object so, and asked for by themselves they would be fetched beside the landing once more.
+    A small part of a long object is asked for by itself: its frames are checked before they are given out, while what has
+    landed is checked at the object's end, which its reader would not wait for. One that is no small part comes with others:
+    clients load a long object so, and asked for by themselves they would be fetched beside the landing once more.
     """
     if size <= FRAME_BYTES or length == size:
         return True

@@ -127,7 +127,7 @@ class _Pool:
         self.flash = memoryview(self._flash)
 
     def follow(self) -> bool:
-        """Goes along with a flash that has grown, or is another. False when the index was replaced: this one is nobody's any more."""
+        """Goes along with a flash that has grown, or is another. False when the index was replaced: this one is nobody's then."""
         if _identity(self.path) != self._index:
             return False
         if _file(os.stat(self.path / "flash")) != self._flash_file:

@@ -169,6 +169,25 @@ def test_a_reply_that_ends_between_two_blocks_is_no_miss() -> None:
             client.get_into(["a", "b", "c"], [bytearray(8)] * 3, stop_at_miss=False)
 
 
+def test_a_reply_that_stalls_is_waited_for_once() -> None:
+    """Who asked again would wait as long again, and the caller said how long."""
+    frame = struct.pack("<HHIQ", 200, 0, 0, 5) + b"block"
+    with socket.create_server(("127.0.0.1", 0)) as server, ExitStack() as peers:
+
+        def serve() -> None:
+            peers.enter_context(server.accept()[0]).sendall(ok(FRAMES, frame, 2 * len(frame)))
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        endpoint = f"http://127.0.0.1:{server.getsockname()[1]}"
+        with RecallClient(endpoint, "b", None, timeout_s=0.2) as client, pytest.raises(RecallError, match="timed out"):
+            client.get(["a", "b"])
+        thread.join()
+        server.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
 def test_a_proxy_whose_gateway_is_away_makes_nobody_take_it_for_plain_s3() -> None:
     away = refusal("503 Service Unavailable")
     with replying(away, ok(JSON, b'{"objects": [{}]}')) as endpoint, RecallClient(endpoint, "b", None) as client:
