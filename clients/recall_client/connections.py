@@ -79,8 +79,8 @@ class Connections:
             try:
                 yield response
                 whole = response.isclosed() or response.read() == b""
-            except TimeoutError as error:
-                raise RecallError(f"the reply broke off: {error}") from error  # asked again it would be waited for again
+            except TimeoutError as error:  # asked again it would be waited for again
+                raise RecallError(f"the reply broke off: {error}") from error
             except (OSError, HTTPException) as error:
                 raise ReplyBroken(f"the reply broke off: {error}") from error
             finally:

@@ -890,8 +890,8 @@ async def compare_backing(engine: Engine) -> None:
         wanted |= set(check_pool(name, pool.index, None)[1])
         with pool.index.view() as view:
             former |= {layout.OBJECT.decode(value).former for _, value in view.rows("objects")}
-    own = f"{keys.RESERVED}/"  # of buckets, and whose the store is
-    found = {stat.key async for stat in engine.backing.list("") if not stat.key.startswith(own)}
+    besides = (keys.BUCKET_RECORDS, keys.OWNER)
+    found = {stat.key async for stat in engine.backing.list("") if not stat.key.startswith(besides)}
     found -= former - wanted  # renamed, and not copied again yet
     assert found == wanted, f"in the backing store and of no object: {found - wanted}; missing: {wanted - found}"
 
