@@ -26,7 +26,7 @@ from s3api.params import base64_exact
 from tiering.contract import Buffer, Checksum
 
 INLINE_BYTES_MAX: Final = 64 << 10
-"""Largest piece a slow hash takes on the event loop: 40 µs of SHA-256, 100 µs of MD5."""
+"""Largest piece a slow hash takes on the event loop: 40 µs of SHA-256. MD5 has a limit of its own."""
 
 Kind = Literal["FULL_OBJECT", "COMPOSITE"]
 
@@ -121,15 +121,16 @@ class Digest:
             self._crcs[name] = ALGORITHMS[name].crc(view, value)  # type: ignore[misc]  # a row of a CRC has its function
         if not self._hashes:
             return None
-        if len(view) <= INLINE_BYTES_MAX:
-            for each in self._hashes.values():
+        running: list[Awaitable[Any]] = []
+        for name, each in self._hashes.items():
+            if name == "MD5" and len(view) > md5.ALONE_BYTES_MAX:
+                running.append(md5.together.update(each, view))
+            elif len(view) <= INLINE_BYTES_MAX:
                 each.update(view)
+            else:
+                running.append(asyncio.get_running_loop().run_in_executor(None, each.update, view))
+        if not running:
             return None
-        loop = asyncio.get_running_loop()
-        running = [
-            md5.together.update(each, view) if name == "MD5" else loop.run_in_executor(None, each.update, view)
-            for name, each in self._hashes.items()
-        ]
         return running[0] if len(running) == 1 else asyncio.gather(*running)
 
     def raw(self, name: str) -> bytes:
