@@ -141,13 +141,14 @@ def integer(name: str, value: str, low: int, high: int) -> int:
 
 def part_number(text: str) -> int:
     """A `partNumber` of a query. Raises InvalidArgument, in AWS's words."""
-    if not (text.isascii() and text.isdigit() and len(text) <= 6 and 1 <= int(text) <= PARTS_MAX):
-        raise S3Error(
-            "InvalidArgument",
-            f"Part number must be an integer between 1 and {PARTS_MAX}, inclusive",
-            ArgumentName="partNumber",
-            ArgumentValue=text[:64],
-        )
+    said = f"Part number must be an integer between 1 and {PARTS_MAX}, inclusive"
+    return counted("partNumber", text, PARTS_MAX, said)
+
+
+def counted(name: str, text: str, high: int, message: str) -> int:
+    """A whole number in `1..high`. Raises InvalidArgument with that message."""
+    if not (text.isascii() and text.isdigit() and len(text) <= 6 and 1 <= int(text) <= high):
+        raise S3Error("InvalidArgument", message, ArgumentName=name, ArgumentValue=text[:64])
     return int(text)
 
 

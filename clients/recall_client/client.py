@@ -175,18 +175,7 @@ class RecallClient:
             if any(before < number for before in missed):
                 return []
             some = keys[spans[number].start : spans[number].stop]
-            got: list[T | None] = []
-            for again in range(AGAIN_MAX + 1):
-                rest, first = some[len(got) :], spans[number].start + len(got)
-                try:
-                    if not self._get_frames(rest, first, take, stop_at_miss, hot_only, got):
-                        got += self._get_plain(rest, first, take, stop_at_miss)
-                    break
-                except ReplyBroken:
-                    if len(got) == len(some) or (stop_at_miss and None in got[-1:]):
-                        break
-                    if again == AGAIN_MAX:
-                        raise
+            got = self._read_span(some, spans[number].start, take, stop_at_miss, hot_only)
             if stop_at_miss and (len(got) < len(some) or None in got[-1:]):
                 missed.append(number)
             return got
@@ -205,6 +194,24 @@ class RecallClient:
         else:
             blocks += itertools.chain.from_iterable(map(read, rest))
         return blocks + [None] * (len(keys) - len(blocks))
+
+    def _read_span(
+        self, keys: Sequence[str], first: int, take: Take[T], stop_at_miss: bool, hot_only: bool
+    ) -> list[T | None]:
+        """The blocks of one request, up to the miss that ends it; what a reply that broke off lacks is asked for again."""
+        got: list[T | None] = []
+        for again in range(AGAIN_MAX + 1):
+            rest, at = keys[len(got) :], first + len(got)
+            try:
+                if not self._get_frames(rest, at, take, stop_at_miss, hot_only, got):
+                    got += self._get_plain(rest, at, take, stop_at_miss)
+                break
+            except ReplyBroken:
+                if len(got) == len(keys) or (stop_at_miss and None in got[-1:]):
+                    break
+                if again == AGAIN_MAX:
+                    raise
+        return got
 
     def _get_frames(
         self, keys: Sequence[str], first: int, take: Take[T], stop_at_miss: bool, hot_only: bool, blocks: list[T | None]

@@ -20,7 +20,7 @@ from s3api.handlers.objects import bucket_of
 from s3api.message import Response
 from s3api.moment import iso_date
 from s3api.paging import BUCKETS_MAX, decode_token, encode_token
-from s3api.params import boolean
+from s3api.params import boolean, counted
 from s3api.settings import tagging_document, tags_of
 from s3api.target import check_bucket_name
 from tiering.contract import BucketChange, BucketExists, BucketInfo, BucketNotEmpty
@@ -44,7 +44,8 @@ def list_buckets(call: Call) -> Response:
     query = call.query
     prefix, region = query.get("prefix", ""), query.get("bucket-region", "")
     asked = query.get("max-buckets", "")
-    limit = _limit(asked) if asked else BUCKETS_MAX
+    said = f"Argument max-buckets must be an integer between 1 and {BUCKETS_MAX}."
+    limit = counted("max-buckets", asked, BUCKETS_MAX, said) if asked else BUCKETS_MAX
     after = decode_token(query["continuation-token"]) if query.get("continuation-token") else ""
     found = [
         bucket
@@ -69,17 +70,6 @@ def list_buckets(call: Call) -> Response:
         writer.leaf("ContinuationToken", encode_token(page[-1].name))
     writer.leaf("Prefix", prefix or None)
     return Response(200, xml.CONTENT_TYPE, writer.finish())
-
-
-def _limit(asked: str) -> int:
-    if not (asked.isascii() and asked.isdigit() and len(asked) <= 6 and 1 <= int(asked) <= BUCKETS_MAX):
-        raise S3Error(
-            "InvalidArgument",
-            f"Argument max-buckets must be an integer between 1 and {BUCKETS_MAX}.",
-            ArgumentName="max-buckets",
-            ArgumentValue=asked[:64],
-        )
-    return int(asked)
 
 
 async def create_bucket(call: Call) -> Response:
