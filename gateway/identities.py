@@ -1,8 +1,8 @@
 """Accounts, users, groups and policies: one file, which every worker reads again when it has changed.
 
-Promise: a change is in force everywhere within a second, without a restart; a file that cannot be used leaves what was
-known before in force, also in a worker that is started again meanwhile, and says so in the log. A secret is never in a
-log line or a repr; a file that others on the machine may read is refused rather than repaired.
+Promise: a change is in force everywhere within a second, a new key at once, without a restart; a file that cannot be used
+leaves what was known before in force, also in a worker that is started again meanwhile, and says so in the log. A secret is
+never in a log line or a repr; a file that others on the machine may read is refused rather than repaired.
 
 The gateway's own account, whose root has the credentials of `gateway.credentials`, is not in the file: its users are those
 whose account is "". Others can do what their policies say; the root of an account, everything in it.
@@ -318,8 +318,15 @@ class Identities:
                 self._seen = ()
 
     def get(self, access_key: str) -> Identity | None:
-        """Who has an access key; None for nobody, or nobody who may use it."""
-        return self._known.get(access_key)
+        """Who has an access key; None for nobody, or nobody who may use it.
+
+        The file is looked at for a key that is not known: who has just been made can come at once.
+        """
+        found = self._known.get(access_key)
+        if found is None:
+            self.refresh()
+            found = self._known.get(access_key)
+        return found
 
     def refresh(self) -> None:
         """Reads the file again if it has changed: one look at it otherwise."""

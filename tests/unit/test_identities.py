@@ -84,6 +84,15 @@ def test_changes_are_taken_and_faults_are_not(path: Path, caplog: pytest.LogCapt
     assert known.get("userkey") is None
 
 
+def test_a_new_key_is_known_at_once(path: Path) -> None:
+    # A command that follows the one that made a user came sooner than the next look at the file, and was refused.
+    known = Identities(path, ROOT)
+    assert known.get("userkey") is None
+    identities.write(path, book(users={"u": User(user_id="AIDA1", keys=(KEY,))}))
+    found = known.get("userkey")
+    assert found is not None and found.secret_key == KEY.secret_key
+
+
 def test_a_change_that_cannot_be_read_at_once_is_taken_later(path: Path) -> None:
     identities.write(path, book(users={"u": User(user_id="AIDA1", keys=(KEY,))}))
     known = Identities(path, ROOT)
