@@ -68,8 +68,11 @@ class Payload(Protocol):
     def at_hand(self) -> Sequence[memoryview] | None:
         """All of the content, verified as by `read`, where it has arrived and verifying it is short; None: it is to be read.
 
-        Borrowed until the response. Raises S3Error.
+        Borrowed until `done`. Raises S3Error.
         """
+
+    def done(self) -> None:
+        """What `at_hand` lent is not looked at any more."""
 
     async def document(self) -> bytes:
         """The whole of a small body. Raises S3Error above the configured bound."""

@@ -349,6 +349,9 @@ class FormPayload:
         """See `s3api.call.Payload`: a form is read piece by piece."""
         return None
 
+    def done(self) -> None:
+        """See `s3api.call.Payload`: nothing was lent."""
+
     async def read(self) -> memoryview:
         """See `s3api.call.Payload`. Raises EntityTooLarge and EntityTooSmall by `bounds`, and what `feed` does."""
         while not self._pending:

@@ -63,7 +63,10 @@ class RequestBody(Protocol):
         """
 
     def whole(self) -> memoryview | None:
-        """All of a body of stated length, in the place of the first `read`, if it has arrived; borrowed until the response."""
+        """All of a body of stated length, in the place of the first `read`, if it has arrived; borrowed until `done`."""
+
+    def done(self) -> None:
+        """What `whole` lent is not looked at any more: what is waited for now needs no buffer. Without it that ends with the response."""
 
 
 class Request:

@@ -76,6 +76,10 @@ class RawPayload:
         self._finish()
         return (view,)
 
+    def done(self) -> None:
+        """See `s3api.call.Payload`."""
+        self._body.done()
+
     def _finish(self) -> None:
         if self.length is not None and self.read_bytes != self.length:
             raise S3Error("IncompleteBody")
@@ -154,6 +158,10 @@ class ChunkedPayload:
         self._finish()
         self.read_bytes = self._decoder.decoded
         return pieces
+
+    def done(self) -> None:
+        """See `s3api.call.Payload`."""
+        self._body.done()
 
     def _finish(self) -> None:
         self._decoder.finish()

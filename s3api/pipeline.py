@@ -152,6 +152,9 @@ class _ReadPayload:
         """See `Payload`."""
         return None
 
+    def done(self) -> None:
+        """See `Payload`."""
+
     async def document(self) -> bytes:
         """See `Payload`."""
         return self._body

@@ -248,6 +248,7 @@ class World:
             silent_s=lambda transport: self.now_s - transport.came_s,  # type: ignore[attr-defined]
             has_left=self._has_left,
             cpu_s=lambda: self.cpu_s,
+            process_s=lambda: self.cpu_s,
             starved_s=lambda: self._starved_s,
         )
         self.connections.start()

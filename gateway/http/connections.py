@@ -47,6 +47,8 @@ _AT_EASE_S: Final = 0.001
 _AT_EASE_TIMES: Final = 5
 """One that comes no later than that so many times on end waits for something else than its processor, and may take more bodies.
 Once says little: whoever has much to do in each turn also comes in time now and then."""
+_AT_EASE_CPU: Final = 0.9
+"""Nor does its process use so much of a processor: what it hashes and writes beside the loop does not make the loop late."""
 _BODIES_MORE: Final = ROOMY // 4
 _WORTH_S: Final = 200e-6
 """Requests that cost so much of the processor's time, or more, are refused for a fifth of it and less. Shorter ones are always
@@ -100,8 +102,8 @@ class Connection(Protocol):
     def spare_since_s(self) -> float | None:
         """Since when it does nothing for anybody, so that it may be closed at once; None while it does."""
 
-    def begin(self) -> bool:
-        """Its turn has come: goes on with the request it waits with. False when it has left meanwhile."""
+    def begin(self, look: bool) -> bool:
+        """Its turn has come: goes on with the request it waits with. `look`: unless it has left meanwhile, which returns False."""
 
     def turn_away(self) -> int | None:
         """It has waited long enough: answers that request 503. Returns how many bytes of a body will be read away for it; None when
@@ -110,7 +112,8 @@ class Connection(Protocol):
 
 class Connections:
     """State shared by the connections of a worker. `clock_s` is monotonic, `wall_s` is Unix time, `cpu_s` what this
-    thread has used, `starved_s` how long it wanted to run and could not; the others are `gateway.http.tcp`'s."""
+    thread has used, `process_s` all of its process, `starved_s` how long this one wanted to run and could not; the others are
+    `gateway.http.tcp`'s."""
 
     def __init__(
         self,
@@ -121,6 +124,7 @@ class Connections:
         silent_s: Callable[[asyncio.BaseTransport], float] = tcp.silent_s,
         has_left: Callable[[asyncio.BaseTransport], bool] = tcp.has_left,
         cpu_s: Callable[[], float] = time.thread_time,
+        process_s: Callable[[], float] = time.process_time,
         starved_s: Callable[[], float] = processor.starved_s,
     ) -> None:
         if limits.receive_buffer_bytes < 2 * limits.head_bytes_max:
@@ -150,7 +154,7 @@ class Connections:
         self.behind = False  # the loop takes long from one turn to the next, or did, and some still wait for that
         self._lags = False  # the former alone
         self.lag_alarm_s = float("inf")  # if it is later than this, `note_lag` wants to know
-        self._bodies_max = ROOMY  # of `Blocks.filling`
+        self._bodies_max = ROOMY  # of `Blocks.busy`
         self._at_ease = 0  # times on end
         self._places = 0  # taken, of connections_max
         self._held = 0  # requests with a body, of requests_in_flight_max
@@ -182,6 +186,8 @@ class Connections:
         self._lag_due_s = 0.0
         self._cpu_s = cpu_s
         self._cpu_seen_s = cpu_s()
+        self._process_s = process_s
+        self._process_seen_s = process_s()
         self._begun_seen = 0
         self._empty: asyncio.Future[None] | None = None
 
@@ -313,7 +319,7 @@ class Connections:
 
     def _press(self) -> None:
         full = bool(self._full_peers) or self._held >= self.limits.requests_in_flight_max
-        self.pressed = full or self.behind or self.blocks.filling >= self._bodies_max or bool(self._for_turn)
+        self.pressed = full or self.behind or self.blocks.busy >= self._bodies_max or bool(self._for_turn)
 
     def may_begin(self, peer: str) -> bool:
         """Whether a request with a body that has just come from there may begin. True unless `pressed`.
@@ -332,7 +338,7 @@ class Connections:
         that all are late, and cost more. Bodies of slow senders, which hold no block, do not count for that, nor do those that are
         there whole.
         """
-        if self.blocks.filling >= self._bodies_max or self._held >= self.limits.requests_in_flight_max:
+        if self.blocks.busy >= self._bodies_max or self._held >= self.limits.requests_in_flight_max:
             return False
         return peer not in self._full_peers
 
@@ -385,9 +391,11 @@ class Connections:
         """Whether who waits for a turn may wait on, first come, first served: the limits are kept, those in line counted, and they
         stay. Many clients that wait for each other's uploads are no overload; of one, they say so by leaving."""
         waiting = self._held + len(self._for_turn)
-        return (
-            not self._full_peers and waiting <= self.limits.requests_in_flight_max and self._left * _STAY <= self._came
-        )
+        return not self._full_peers and waiting <= self.limits.requests_in_flight_max and self._stay()
+
+    def _stay(self) -> bool:
+        """Whether hardly anybody has left lately who waited for a turn."""
+        return self._left * _STAY <= self._came
 
     @property
     def waiting(self) -> int:
@@ -412,15 +420,19 @@ class Connections:
         stop_s = self.clock_s() + _ADMITTING_S
         while self.clock_s() <= stop_s:
             connection = self._for_place.next(self._may_have_place, now_s)
+            look = True
             if connection is not None:
                 self._take_place(connection.peer_address())
                 _less(self._over_by, connection.peer_address())
             else:
                 connection = self._for_turn.next(self._has_room, now_s, self.all_stay())
+                look = (
+                    not self._stay()
+                )  # the sweep looks at all of them, and to ask costs as much as all else of the line
             if connection is None:
                 self._press()
                 return
-            if not connection.begin():
+            if not connection.begin(look):
                 self._left += 1
         self._admit_soon()
 
@@ -430,7 +442,7 @@ class Connections:
         if now_s - self._admitted_s < self._late.patience_s(now_s) / 2:
             stop_s += _CATCH_UP_S
         while (connection := self._late.next(_anybody, now_s)) is not None:
-            connection.begin()
+            connection.begin(True)
             if self.clock_s() >= stop_s:
                 break
         if self._late:
@@ -489,7 +501,9 @@ class Connections:
     def _lag_tick(self) -> None:
         now_s = self.clock_s()
         self.note_lag(now_s)
-        self.note_ease(now_s - self._lag_due_s)
+        lag_s, process_s = now_s - self._lag_due_s, self._process_s()
+        self.note_ease(lag_s, (process_s - self._process_seen_s) / (_LAG_S + lag_s))
+        self._process_seen_s = process_s
         self._expect_lag()
 
     def note_lag(self, now_s: float) -> None:
@@ -502,9 +516,10 @@ class Connections:
         self.behind = bool(self._late) or (costly and self._lags)
         self._press()
 
-    def note_ease(self, lag_s: float) -> None:
-        """The loop came so late to what was due: lets more bodies wait for something else at once, if that is what they do."""
-        self._at_ease = self._at_ease + 1 if lag_s < _AT_EASE_S else 0
+    def note_ease(self, lag_s: float, cpu: float) -> None:
+        """The loop came so late to what was due, and the process used so many processors meanwhile: lets more bodies wait for something
+        else at once, if that is what they do."""
+        self._at_ease = self._at_ease + 1 if lag_s < _AT_EASE_S and cpu < _AT_EASE_CPU else 0
         if not self._for_turn:
             self._bodies_max = ROOMY
         elif self._at_ease >= _AT_EASE_TIMES:

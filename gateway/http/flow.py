@@ -21,9 +21,10 @@ from s3api.message import BodyError
 EMPTY: Final = memoryview(b"")
 PAGE_BYTES: Final = 4096
 ROOMY: Final = 64
-"""So many bodies receive into large blocks; with a thousand of them those would be most of a worker's memory."""
+"""So many bodies are received, hashed and written at once, in large blocks; with a thousand of them those would be most of a worker's
+memory."""
 
-AWAITED_BYTES: Final = 256 << 10
+AWAITED_BYTES: Final = 32 << 10
 """A body of which more is to come counts as on its way also while it waits for its sender: many large ones at once are each so
 much later, and are read in small pieces. Of shorter ones the sender is soon done."""
 BRISK_BYTES_PER_S: Final = 1 << 20
@@ -56,9 +57,9 @@ class Blocks:
         "_free_max",
         "_out",
         "awaited",
+        "busy",
         "clock_s",
         "current",
-        "filling",
         "on_less",
         "size",
         "small_size",
@@ -73,9 +74,9 @@ class Blocks:
         self._free_max = free_max
         self._free: list[Block] = []
         self._out = 0
-        self.filling = 0  # bodies that are not there whole and have one, or are large and come quickly
+        self.busy = 0  # bodies that have one, or are large and come quickly
         self.awaited: dict[InboundBody, None] = {}  # the latter
-        self.on_less: Callable[[], None] | None = None  # called when one is whole, or waits without a block
+        self.on_less: Callable[[], None] | None = None  # called when one is less
         self.current = Block(size)
 
     @property
@@ -84,8 +85,8 @@ class Blocks:
         return self._out >= ROOMY
 
     def count(self, more: bool) -> None:
-        """One more body is on its way and has a block, or one less."""
-        self.filling += 1 if more else -1
+        """One more body is busy, or one less."""
+        self.busy += 1 if more else -1
         if not more and self.on_less is not None:
             self.on_less()
 
@@ -170,6 +171,9 @@ class NoBody:
     def whole(self) -> memoryview | None:
         return EMPTY
 
+    def done(self) -> None:
+        """See `s3api.message.RequestBody`."""
+
 
 class InboundBody:
     """A request body on its way in: filled by the connection, pulled by the handler.
@@ -216,7 +220,7 @@ class InboundBody:
         self._start = self._stop = 0
         self._pieces: deque[tuple[int, int]] = deque()
         self._waiter: asyncio.Future[None] | None = None
-        self._counted = False  # among `Blocks.filling`
+        self._counted = False  # among `Blocks.busy`
         self._awaited = False  # among `Blocks.awaited`
         self._awaited_since_s = 0.0  # when it first waited; 0 when it has not
         self._awaited_bytes = 0  # of it were there then
@@ -321,6 +325,7 @@ class InboundBody:
                     start, stop = self._pieces.popleft()
                     return block.view[start:stop]
             if not self.receiving:
+                self._let_go()  # what is done with it now, as waiting for the disk, needs no block
                 return EMPTY
             # All that was lent is given back by this call, so the whole block is free again.
             self._start = self._stop = 0
@@ -333,6 +338,11 @@ class InboundBody:
             return None
         self._start = stop
         return block.view[start:stop]
+
+    def done(self) -> None:
+        """See `s3api.message.RequestBody`."""
+        if not self.receiving:
+            self._let_go()
 
     async def _arrival(self) -> None:
         """Returns when more has arrived, or there is an error or an end to report."""
@@ -366,7 +376,7 @@ class InboundBody:
         """Called when it may have got or lost its block, or is whole."""
         if self._awaited and not self.receiving:
             self._await_no_more()
-        counts = self.receiving and (self._block is not None or self._awaited)
+        counts = self._block is not None or self._awaited
         if counts != self._counted:
             self._counted = counts
             self._blocks.count(counts)

@@ -368,14 +368,14 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self.pause()
         return False
 
-    def begin(self) -> bool:
+    def begin(self, look: bool) -> bool:
         """See `Connection`."""
         self._waiting = False
         self._turn = self._waits_for == TURN
         if not self._placed:
             self._placed = True
             self._placed_s = self._connections.clock_s()
-        if self._end_if_left():
+        if look and self._end_if_left():
             return False
         self._serve_stash()
         return True

@@ -93,11 +93,16 @@ class Intake:
             hashing = None if self._idle else self._digest.update(view)
             writing = self._writer.write(view)
             if hashing is not None or writing is not None:
-                return self._take_rest(hashing, writing, pieces[number + 1 :])
+                return self._take_rest(payload, hashing, writing, pieces[number + 1 :])
+        payload.done()
         return None
 
     async def _take_rest(
-        self, hashing: Awaitable[None] | None, writing: Awaitable[None] | None, pieces: Sequence[memoryview]
+        self,
+        payload: Payload,
+        hashing: Awaitable[None] | None,
+        writing: Awaitable[None] | None,
+        pieces: Sequence[memoryview],
     ) -> None:
         if writing is not None:
             await writing
@@ -105,6 +110,7 @@ class Intake:
             await hashing
         for view in pieces:
             await self.take(view)
+        payload.done()
 
     async def _drain(self, payload: Payload) -> None:
         digest, write = None if self._idle else self._digest.update, self._writer.write

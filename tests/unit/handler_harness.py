@@ -45,6 +45,8 @@ class Body:
         self._at += len(view)
         return view
 
+    def done(self) -> None: ...
+
     def whole(self) -> memoryview | None:
         """What fits one piece has arrived."""
         if self.length is None or self.reads or len(self._data) > self._piece:

@@ -206,6 +206,8 @@ def test_requested_checksum_is_verified_kept_and_answered(s3: Harness, algorithm
     class Trailing(Body):
         trailer: Checksum | None = None
 
+        def done(self) -> None: ...
+
         def at_hand(self) -> Sequence[memoryview] | None:
             return None
 
@@ -361,6 +363,8 @@ class Unread(Body):
     async def read(self) -> memoryview:
         raise AssertionError("the body was asked for")
 
+    def done(self) -> None: ...
+
     def whole(self) -> memoryview | None:
         raise AssertionError("the body was asked for")
 
@@ -402,6 +406,8 @@ class Failing(Body):
         if self.reads:
             raise self._error
         return await super().read()
+
+    def done(self) -> None: ...
 
     def whole(self) -> memoryview | None:
         return None

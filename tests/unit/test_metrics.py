@@ -172,6 +172,8 @@ class NoBody:
     async def read(self) -> memoryview:
         return memoryview(b"")
 
+    def done(self) -> None: ...
+
     def whole(self) -> memoryview | None:
         return None
 

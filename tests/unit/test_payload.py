@@ -53,6 +53,8 @@ class Body:
         self._buffer[: len(piece)] = piece
         return memoryview(self._buffer)[: len(piece)]
 
+    def done(self) -> None: ...
+
     def whole(self) -> memoryview | None:
         if not self.arrived:
             return None

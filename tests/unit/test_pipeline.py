@@ -41,6 +41,8 @@ class Body:
         data, self._data = self._data, b""
         return memoryview(data)
 
+    def done(self) -> None: ...
+
     def whole(self) -> memoryview | None:
         return None
 

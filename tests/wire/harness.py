@@ -167,6 +167,7 @@ class Wire:
             silent_s=lambda transport: transport.silent_s,  # type: ignore[attr-defined]
             has_left=lambda transport: transport.left,  # type: ignore[attr-defined]
             cpu_s=lambda: self.cpu_s,
+            process_s=lambda: self.cpu_s,
             starved_s=lambda: 0.0,
         )
         self.connections._lag_due_s = self.now_s  # the timers are the test's
@@ -191,7 +192,7 @@ class Wire:
             self.settle()
             assert self.connections.in_flight == 0
             assert len(self.connections) == 0
-            assert self.connections.blocks.filling == 0
+            assert self.connections.blocks.busy == 0
             assert self.loop_errors == []
         finally:
             self.loop.close()

@@ -68,6 +68,36 @@ def test_a_body_is_had_at_once_when_all_of_it_is_there(arrived: int, expecting: 
     assert rest == (b"" if whole is not None else b"some body"[:arrived])
 
 
+def test_a_body_read_to_its_end_holds_no_block() -> None:
+    async def main() -> list[int]:
+        blocks = Blocks(BLOCK, 4, SMALL)
+        body = InboundBody(_Source(), asyncio.get_running_loop(), blocks, 9, False)
+        body.adopt(*blocks.take_current(0, 9))
+        held = [blocks._out]
+        while await body.read():
+            held.append(blocks._out)
+        held.append(blocks._out)
+        body.close(True)
+        return [*held, blocks._out]
+
+    assert asyncio.run(main()) == [1, 1, 0, 0]
+
+
+def test_a_body_had_at_once_holds_no_block_once_it_is_done_with() -> None:
+    async def main() -> list[int]:
+        blocks = Blocks(BLOCK, 4, SMALL)
+        body = InboundBody(_Source(), asyncio.get_running_loop(), blocks, 9, False)
+        body.adopt(*blocks.take_current(0, 9))
+        assert body.whole() is not None
+        held = [blocks.busy]
+        body.done()
+        held.append(blocks.busy)
+        body.close(True)
+        return [*held, blocks.busy, blocks._out]
+
+    assert asyncio.run(main()) == [1, 0, 0, 0]
+
+
 def test_with_many_bodies_each_has_a_small_block() -> None:
     blocks = Blocks(BLOCK, 4, SMALL)
     large = [blocks.take() for _ in range(ROOMY)]

@@ -323,11 +323,11 @@ def test_no_more_bodies_are_taken_than_have_large_blocks_unless_the_processor_ha
         more = [another(wire) for _ in range(ROOMY)]
         assert statuses(another(wire, request=GET)) == [200]
         assert len(wire.app.requests) == ROOMY + 1
-        for lag_s in (0.0, 0.0, 0.01, 0.0, 0.0, 0.0, 0.0):
-            wire.connections.note_ease(lag_s)
+        for lag_s, cpu in ((0.0, 0.1), (0.01, 0.1), *[(0.0, 0.1)] * 4, (0.0, 1.3), *[(0.0, 0.1)] * 4):
+            wire.connections.note_ease(lag_s, cpu)
         wire.settle()
         assert [statuses(each) for each in more] == [[]] * ROOMY
-        wire.connections.note_ease(0.0)
+        wire.connections.note_ease(0.0, 0.1)
         wire.settle()
         assert [statuses(each) for each in more] == [[200]] * ROOMY
         doors.open.set()
@@ -347,7 +347,7 @@ def test_large_bodies_on_their_way_hold_back_others_unless_they_come_slowly() ->
 
         for each in connections:
             feed(each, 1000, begun)
-        assert (len(wire.app.requests), wire.connections.blocks.filling) == (ROOMY, ROOMY)
+        assert (len(wire.app.requests), wire.connections.blocks.busy) == (ROOMY, ROOMY)
         for each in first[1:]:
             feed(each, length // 4)
         wire.now_s += 0.01
