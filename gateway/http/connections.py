@@ -176,6 +176,7 @@ class Connections:
         self._starved_seen_s = starved_s()
         self._line_s = 0.0  # time as the lines count it
         self._came = self._left = 0.0  # for a turn, lately
+        self._unasked = 0  # turns since it was last looked whether one has left
         self._admitting = False
         self._admitted_s = 0.0  # when it was last looked who may begin
         self._ending: set[Connection] = set()  # closed to make room, and not gone yet
@@ -426,14 +427,14 @@ class Connections:
                 _less(self._over_by, connection.peer_address())
             else:
                 connection = self._for_turn.next(self._has_room, now_s, self.all_stay())
-                look = (
-                    not self._stay()
-                )  # the sweep looks at all of them, and to ask costs as much as all else of the line
+                # To ask costs as much as all else of the line: as long as they stay, one in so many speaks for all.
+                self._unasked = 0 if self._unasked >= _STAY or not self._stay() else self._unasked + 1
+                look = not self._unasked
             if connection is None:
                 self._press()
                 return
             if not connection.begin(look):
-                self._left += 1
+                self._left += _STAY if self._stay() else 1
         self._admit_soon()
 
     def _catch_up(self, now_s: float) -> None:
