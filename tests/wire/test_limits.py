@@ -235,6 +235,20 @@ def test_peer_that_left_while_it_waited_is_not_served() -> None:
         assert len(wire.app.requests) == 2 and wire.connections.refused_requests == 2
 
 
+def test_of_many_that_left_few_are_served_before_the_others_are_asked() -> None:
+    doors = Doors()
+    with Wire(App(doors.answer), requests_in_flight_max=1, queue_s=0.5) as wire:
+        wire.feed(SLOW)
+        waiting = [another(wire) for _ in range(30)]
+        for each in waiting[:-1]:
+            each.left = True
+        doors.open.set()
+        wire.settle()
+        served = [bool(statuses(each)) for each in waiting]
+        assert served[-1]
+        assert sum(served) <= 1 + 8, "they were taken to stay"
+
+
 def late(wire: Wire, request: bytes = GET, silent_s: float = 0.3) -> FakeTransport:
     """A further connection whose request has waited in the kernel, and has just been read."""
     wire.transport, wire.protocol = wire.connect()
