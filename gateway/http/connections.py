@@ -336,8 +336,8 @@ class Connections:
         """Whether one more request with a body may be under way from there.
 
         No more bodies are taken at once than get large blocks, unless the processor has time left: of many each would take so long
-        that all are late, and cost more. Bodies of slow senders, which hold no block, do not count for that, nor do those that are
-        there whole.
+        that all are late, and cost more. Bodies of slow senders, which hold no block, do not count for that, nor do those that were
+        taken whole.
         """
         if self.blocks.busy >= self._bodies_max or self._held >= self.limits.requests_in_flight_max:
             return False

@@ -373,7 +373,7 @@ class InboundBody:
             self._waiter = None
 
     def _count(self) -> None:
-        """Called when it may have got or lost its block, or is whole."""
+        """Called when it may have got or lost its block, or no more is to come."""
         if self._awaited and not self.receiving:
             self._await_no_more()
         counts = self._block is not None or self._awaited
