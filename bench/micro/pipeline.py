@@ -46,6 +46,8 @@ class _NoBody:
     async def read(self) -> memoryview:
         return memoryview(b"")
 
+    def done(self) -> None: ...
+
     def whole(self) -> memoryview | None:
         return None
 

@@ -53,6 +53,8 @@ class _Body:
         view, self._view = self._view, self._view[:0]
         return view
 
+    def done(self) -> None: ...
+
     def whole(self) -> memoryview | None:
         view, self._view = self._view, self._view[:0]
         return view

@@ -806,6 +806,8 @@ class _Body:
         data, self._data = self._data, b""
         return memoryview(data)
 
+    def done(self) -> None: ...
+
     def whole(self) -> memoryview | None:
         data, self._data = self._data, b""
         return memoryview(data)

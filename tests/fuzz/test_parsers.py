@@ -239,6 +239,8 @@ class _Body:
         left, self._left = self._left, b""
         return memoryview(left)
 
+    def done(self) -> None: ...
+
     def whole(self) -> memoryview | None:
         return None
 
