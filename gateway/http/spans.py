@@ -18,7 +18,7 @@ from typing import Final
 
 from tiering.contract import Buffer, FileSpans
 
-_WINDOW_BYTES: Final = 1 << 20
+_WINDOW_BYTES: Final = 2 << 20
 """Probed and sent by one call, and read by the thread when it is not resident."""
 _TURN_BYTES: Final = 4 << 20
 """Sent without going back to the loop."""
