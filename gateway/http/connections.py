@@ -398,6 +398,12 @@ class Connections:
         """Whether hardly anybody has left lately who waited for a turn."""
         return self._left * _STAY <= self._came
 
+    def _asks_next(self) -> bool:
+        """Whether it is looked if the next whose turn has come has left. That costs as much as all else of the line: as long as they
+        stay, one in so many speaks for all."""
+        self._unasked = 0 if self._unasked >= _STAY or not self._stay() else self._unasked + 1
+        return not self._unasked
+
     @property
     def waiting(self) -> int:
         """How many are in line."""
@@ -421,19 +427,16 @@ class Connections:
         stop_s = self.clock_s() + _ADMITTING_S
         while self.clock_s() <= stop_s:
             connection = self._for_place.next(self._may_have_place, now_s)
-            look = True
+            look = connection is not None
             if connection is not None:
                 self._take_place(connection.peer_address())
                 _less(self._over_by, connection.peer_address())
             else:
                 connection = self._for_turn.next(self._has_room, now_s, self.all_stay())
-                # To ask costs as much as all else of the line: as long as they stay, one in so many speaks for all.
-                self._unasked = 0 if self._unasked >= _STAY or not self._stay() else self._unasked + 1
-                look = not self._unasked
             if connection is None:
                 self._press()
                 return
-            if not connection.begin(look):
+            if not connection.begin(look or self._asks_next()):
                 self._left += _STAY if self._stay() else 1
         self._admit_soon()
 
