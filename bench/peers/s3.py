@@ -138,15 +138,16 @@ class S3Peer:
         for pool in ("kv", "standard"):
             self.ask("PUT", f"/{bucket(pool)}", b"", (("x-recall-pool", pool),) if self.pooled else (), fine=(200, 409))
         for size in sizes:
-            self.fill("kv", f"read-{size}", read_keys(size), size)
+            # Pinned: PUTs measured beside are more than a pool holds, and would push them out.
+            self.fill("kv", f"read-{size}", read_keys(size), size, (("x-recall-pin", "true"),) if self.pooled else ())
             if self.ask("GET", f"/{bucket('kv')}/read-{size}-0") != content(size):
                 raise PeerFailed(f"{self.name}: an object of {size} bytes reads back wrong")
 
-    def fill(self, pool: str, begin: str, count: int, size: int) -> None:
+    def fill(self, pool: str, begin: str, count: int, size: int, headers: tuple[tuple[str, str], ...] = ()) -> None:
         """Stores `count` objects whose keys begin alike, several at once."""
         paths = [f"/{bucket(pool)}/{begin}-{number}" for number in range(count)]
         with ThreadPoolExecutor(FILLING) as threads:
-            list(threads.map(lambda path: self.ask("PUT", path, content(size)), paths))
+            list(threads.map(lambda path: self.ask("PUT", path, content(size), headers), paths))
 
     def ask(
         self,
