@@ -262,16 +262,17 @@ def test_a_key_that_is_not_one_is_refused(make: Callable[[], Backing], key: str)
     run(make, check)
 
 
+@pytest.mark.parametrize("size", [100_000, 5_000_000])
 @pytest.mark.parametrize("error", [RuntimeError("the source's own"), None], ids=["raises", "short"])
 def test_a_failing_source_stores_nothing_and_its_error_comes_through(
-    make: Callable[[], Backing], error: Exception | None
+    make: Callable[[], Backing], error: Exception | None, size: int
 ) -> None:
     async def check(backing: Backing) -> None:
         await backing.put("k", BytesSource(b"old"))
         with pytest.raises(RuntimeError if error else ValueError):
-            await backing.put("k", Failing(100_000, error))
+            await backing.put("k", Failing(size, error))
         with pytest.raises(RuntimeError if error else ValueError):
-            await backing.put("new", Failing(100_000, error))
+            await backing.put("new", Failing(size, error))
         assert await read(backing, "k") == b"old"
         assert await keys(backing) == ["k"]
 
@@ -289,15 +290,16 @@ def test_a_source_that_gives_too_much_stores_nothing(make: Callable[[], Backing]
     run(make, check)
 
 
-def test_a_cancelled_put_stores_nothing(make: Callable[[], Backing]) -> None:
+@pytest.mark.parametrize("given", [10, 3_000_000])
+def test_a_cancelled_put_stores_nothing(make: Callable[[], Backing], given: int) -> None:
     class Stuck:
-        size = 1000
+        size = 4_000_000
 
         def __init__(self) -> None:
             self.begun = asyncio.Event()
 
         async def chunks(self) -> AsyncIterator[Buffer]:
-            yield b"x" * 10
+            yield b"x" * given
             self.begun.set()
             await asyncio.Event().wait()  # until it is cancelled
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tiering.backing.directory import STALE_S, DirectoryBacking
+from tiering.backing.directory import BLOCK_BYTES, STALE_S, SWEEP_S, DirectoryBacking, _Upload
 from tiering.backing.streams import BytesSource, closing
 from tiering.contract import Buffer
 from tiering.ports import BackingUnavailable, NotFound
@@ -81,6 +81,35 @@ def test_an_unfinished_put_is_not_seen_and_its_remains_go(tmp_path: Path) -> Non
         assert files(tmp_path) == [".incoming/young", "k.obj"]
 
     run(tmp_path, check, wall_s=lambda: 1e9)
+
+
+def test_remains_are_looked_for_again_after_a_while(tmp_path: Path) -> None:
+    now_s = [1e9]
+
+    async def check(backing: DirectoryBacking) -> None:
+        await backing.put("k", BytesSource(b"x"))
+        path = tmp_path / ".incoming" / "old"
+        path.write_bytes(b"half")
+        os.utime(path, (1e9 - STALE_S - 60, 1e9 - STALE_S - 60))
+        now_s[0] += SWEEP_S - 1
+        await backing.put("k", BytesSource(b"x"))
+        assert path.exists()
+        now_s[0] += 1
+        await backing.put("k", BytesSource(b"x"))
+        assert not path.exists()
+
+    run(tmp_path, check, wall_s=lambda: now_s[0])
+
+
+@pytest.mark.parametrize("size", [0, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 2 * BLOCK_BYTES])
+def test_a_put_of_whole_blocks_ends_where_its_source_does(tmp_path: Path, size: int) -> None:
+    async def check(backing: DirectoryBacking) -> None:
+        data = os.urandom(size)
+        await backing.put("k", BytesSource(data))
+        assert (tmp_path / "k.obj").read_bytes() == data
+        assert files(tmp_path) == ["k.obj"]
+
+    run(tmp_path, check)
 
 
 def test_remains_that_do_not_go_keep_no_put_from_being_made(tmp_path: Path) -> None:
@@ -160,10 +189,10 @@ def test_no_descriptor_is_left_behind(tmp_path: Path) -> None:
 class FullDisk(DirectoryBacking):
     """A directory on a file system that has run full: every write says so."""
 
-    def _begin(self) -> tuple[int, str]:
-        fd, path = super()._begin()
-        os.close(fd)
-        return os.open("/dev/full", os.O_WRONLY), path
+    def _begin(self, upload: _Upload) -> None:
+        super()._begin(upload)
+        os.close(upload.fd)
+        upload.fd = os.open("/dev/full", os.O_WRONLY)
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")

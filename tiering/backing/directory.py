@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import math
 import os
 import re
 import secrets
@@ -27,7 +28,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from tiering.backing.keys import check_key
-from tiering.backing.streams import closing
+from tiering.backing.streams import Blocks, closing
 from tiering.contract import Buffer
 from tiering.folder import make_folder, sync_folder
 from tiering.ports import BackingCorrupt, BackingError, BackingSource, BackingStat, BackingUnavailable, NotFound
@@ -35,8 +36,11 @@ from tiering.ports import BackingCorrupt, BackingError, BackingSource, BackingSt
 THREADS: Final = 8
 CHUNK_BYTES: Final = 1 << 20
 LIST_BATCH: Final = 256
+BLOCK_BYTES: Final = 1 << 20
+"""Written by one trip to a thread."""
 STALE_S: Final = 24 * 3600
-"""Age at which an unfinished upload in `.incoming` is a crash's remains: no put takes a day."""
+SWEEP_S: Final = 3600
+"""Age at which an unfinished upload in `.incoming` is a crash's remains, for no put takes a day; and how often such are looked for."""
 SYNCED_MAX: Final = 100_000
 """Folders remembered as being on the device; one that is not is synced once more."""
 _MKDIR_TRIES: Final = 32  # a put whose directory a delete keeps removing
@@ -57,6 +61,8 @@ class DirectoryBacking:
         self._ready = False
         self._wall_s = wall_s
         self._synced: set[str] = set()
+        self._swept_s = -math.inf
+        self._blocks = Blocks()
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="backing-dir")
 
     async def ensure_root(self) -> None:
@@ -66,25 +72,15 @@ class DirectoryBacking:
     async def put(self, key: str, source: BackingSource) -> BackingStat:
         self._path(key)
         await self._prepare()
-        fd, temporary = await self._call(self._begin, undo=_abandon)
+        upload = _Upload()
         try:
-            try:
-                written = 0
-                async with closing(source.chunks()) as chunks:
-                    async for chunk in chunks:
-                        await self._call(_write_all, fd, chunk)
-                        written += len(chunk)
-                if written != source.size:
-                    raise ValueError(f"the source gave {written} bytes and announced {source.size}")
-                await self._call(os.fsync, fd)
-            finally:
-                os.close(fd)
-            await self._call(self._publish, temporary, key)
-        except BaseException:
-            # Cheap, and with nobody left to wait for it; after a successful rename there is nothing to remove.
-            with contextlib.suppress(OSError):
-                os.unlink(temporary)
-            raise
+            written = 0
+            async with closing(self._blocks.of(source, BLOCK_BYTES)) as blocks:
+                async for block in blocks:
+                    written += len(block)
+                    await self._call(self._write, upload, key, block, written == source.size)
+        finally:
+            upload.end()  # cheap, and with nobody left to wait for it
         return BackingStat(key, written)
 
     async def get(self, key: str, start: int = 0, stop: int | None = None) -> AsyncIterator[bytes]:
@@ -171,18 +167,33 @@ class DirectoryBacking:
         make_folder(Path(self._root))
         sync_folder(os.path.dirname(self._root))
 
-    def _begin(self) -> tuple[int, str]:
+    def _write(self, upload: _Upload, key: str, block: Buffer, last: bool) -> None:
+        """All of an upload that a block allows: to go to a thread costs more than to write a small object."""
+        if upload.fd < 0:
+            self._begin(upload)
+        view = memoryview(block)
+        while len(view):
+            view = view[os.write(upload.fd, view) :]
+        if last:
+            os.fsync(upload.fd)
+            self._publish(upload.path, key)
+            upload.path = ""
+
+    def _begin(self, upload: _Upload) -> None:
         folder = os.path.join(self._root, _INCOMING)
         if not os.path.isdir(folder):
             with contextlib.suppress(FileExistsError):
                 os.mkdir(folder)
-        self._sweep(folder)
+        if self._wall_s() - self._swept_s >= SWEEP_S:
+            self._swept_s = self._wall_s()
+            self._sweep(folder)
         path = os.path.join(folder, secrets.token_hex(16))
-        return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), path
+        upload.fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        upload.path = path
 
     def _sweep(self, folder: str) -> None:
-        """Removes the remains of crashed puts; few files are ever here, so looking at each is cheap. One that does not go (as a
-        file that NFS keeps for who has it open) keeps no put from being made."""
+        """Removes the remains of crashed puts. One that does not go (as a file that NFS keeps for who has it open) keeps no put from
+        being made."""
         with os.scandir(folder) as entries:
             for entry in entries:
                 with contextlib.suppress(OSError):
@@ -279,12 +290,19 @@ def _take(walk: Iterator[BackingStat]) -> list[BackingStat]:
     return list(islice(walk, LIST_BATCH))
 
 
-def _abandon(begun: tuple[int, str]) -> None:
-    os.close(begun[0])
-    os.unlink(begun[1])
+class _Upload:
+    """A file that is being written: its descriptor and its path, until it has its name. Of one thread at a time."""
 
+    __slots__ = ("fd", "path")
 
-def _write_all(fd: int, chunk: Buffer) -> None:
-    view = memoryview(chunk)
-    while len(view):
-        view = view[os.write(fd, view) :]
+    def __init__(self) -> None:
+        self.fd = -1
+        self.path = ""
+
+    def end(self) -> None:
+        """Closes the file, and removes it unless it was given its name."""
+        if self.fd >= 0:
+            os.close(self.fd)
+        if self.path:
+            with contextlib.suppress(OSError):
+                os.unlink(self.path)

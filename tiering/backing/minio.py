@@ -33,16 +33,13 @@ from tiering.backing import http
 from tiering.backing.address import BucketAddress, MinioLimits
 from tiering.backing.keys import check_key, check_prefix
 from tiering.backing.signature import UNSIGNED, Signer
-from tiering.backing.streams import closing
+from tiering.backing.streams import Blocks, closing
 from tiering.contract import Buffer
 from tiering.ports import BackingCorrupt, BackingError, BackingSource, BackingStat, BackingUnavailable, NotFound
 
 PART_BYTES: Final = 16 << 20
 """Objects up to this go in one PUT; longer ones in parts of at least this. An upload holds one in memory."""
 PARTS_MAX: Final = 10_000
-SPARE_BYTES_MAX: Final = 4 << 20
-SPARES_MAX: Final = 2
-"""What is kept of the memory of uploads that are over, and how many times."""
 LIST_BATCH: Final = 250
 _ERROR_BODY_BYTES: Final = 16 << 10
 _MISSING: Final = frozenset(("NoSuchKey", "NoSuchObject", "NoSuchVersion"))
@@ -62,7 +59,7 @@ class MinioBacking:
         self._prefix = f"{address.prefix}/" if address.prefix else ""
         self._limits = limits
         self._create = create
-        self._spares: list[bytearray] = []
+        self._blocks = Blocks()
         self._ready = False
         self._pool = urllib3.PoolManager(
             timeout=urllib3.Timeout(connect=limits.connect_s, read=limits.read_s),
@@ -109,7 +106,7 @@ class MinioBacking:
         return BackingStat(key, source.size, etag)
 
     async def _put_whole(self, name: str, source: BackingSource) -> str:
-        async with closing(self._blocks(source, PART_BYTES)) as blocks:
+        async with closing(self._blocks.of(source, PART_BYTES)) as blocks:
             async for block in blocks:
                 return await self._put_block(name, "", block)
         raise AssertionError("a source has one block at least")
@@ -127,7 +124,7 @@ class MinioBacking:
         upload_id = f"uploadId={quote(upload, safe='-_.~')}"
         try:
             etags: list[str] = []
-            async with closing(self._blocks(source, max(PART_BYTES, mebibytes << 20))) as blocks:
+            async with closing(self._blocks.of(source, max(PART_BYTES, mebibytes << 20))) as blocks:
                 async for block in blocks:  # one at a time: that much memory an upload has
                     etags.append(await self._put_block(name, f"partNumber={len(etags) + 1}&{upload_id}", block))
             done = await self._posted(name, upload_id, _parts_xml(etags))
@@ -226,47 +223,6 @@ class MinioBacking:
 
     def _name(self, key: str) -> str:
         return self._prefix + check_key(key)
-
-    async def _blocks(self, source: BackingSource, block_bytes: int) -> AsyncIterator[memoryview]:
-        """All of a source in blocks of that size, the last one less; one empty one of an empty source. Borrowed until the next.
-
-        The last comes after the source's own last word: it may yet say that what it gave was wrong. Raises ValueError when it gave
-        another size than it announced.
-        """
-        left, filled = source.size, 0
-        memory = self._memory(min(block_bytes, left))
-        try:
-            block = memoryview(memory)[: min(block_bytes, left)]
-            async with closing(source.chunks()) as chunks:
-                async for chunk in chunks:
-                    view = memoryview(chunk)
-                    if len(view) > left:
-                        raise ValueError(f"the source gave more than the {source.size} bytes it announced")
-                    left -= len(view)
-                    while len(view):
-                        if filled == len(block):
-                            yield block
-                            filled = 0
-                        piece = view[: len(block) - filled]
-                        block[filled : filled + len(piece)] = piece
-                        filled += len(piece)
-                        view = view[len(piece) :]
-            if left:
-                raise ValueError(f"the source gave {source.size - left} bytes and announced {source.size}")
-            yield block[:filled]
-        finally:
-            if len(memory) <= SPARE_BYTES_MAX and len(self._spares) < SPARES_MAX:
-                self._spares.append(memory)
-
-    def _memory(self, length: int) -> bytearray:
-        """At least that much. Used again: the system's fresh pages cost twice as much as all else of an upload of 2 MiB."""
-        for at, spare in enumerate(self._spares):
-            if len(spare) >= length:
-                return self._spares.pop(at)
-        if length <= SPARE_BYTES_MAX:
-            self._spares.clear()  # shorter than is asked for now
-            length = 1 << (length - 1).bit_length() if length else 0
-        return bytearray(length)
 
     def _asked(self, method: str, name: str, span: str = "", *, query: str = "", body: Buffer = b"") -> _Asked:
         """The reply to a request for a key, "" for the bucket itself; `span`: a Range. Raises BackingUnavailable."""
