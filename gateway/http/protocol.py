@@ -200,9 +200,7 @@ class HttpProtocol(asyncio.BufferedProtocol):
         self._tls = version_of(transport.get_extra_info("ssl_object"))
         peer = transport.get_extra_info("peername")
         self._peer = str(peer[0]) if isinstance(peer, tuple) else ""
-        sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        tcp.prepare(transport, self._peer)
         self._placed = self._connections.add(self)
         self._placed_s = self._connections.clock_s()
         if not self._placed and self._connections.is_crowded(self._peer):

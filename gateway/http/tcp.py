@@ -1,5 +1,5 @@
 """What the kernel knows of a connection that is not being read, how long its last bytes have waited, whether the peer is there and how
-much it has taken; and how much it may hold for one.
+much it has taken; how much it may hold for one, and how it sends.
 
 Promise: nothing is read; where the kernel does not say or do it (no TCP, a closed socket), nobody has waited, nobody has left, and what
 it holds is its own affair.
@@ -21,6 +21,29 @@ _BYTES_ACKED: Final = 120
 _NOT_SENT: Final = 144
 """Offsets of `tcpi_unacked`, packets; `tcpi_bytes_acked`, 64 bits; and `tcpi_notsent_bytes`."""
 _BYTES: Final = _NOT_SENT + 4
+_UNPACED: Final = b"reno"
+"""The one congestion control that every kernel has and lets everybody choose."""
+
+
+def prepare(transport: asyncio.BaseTransport, peer: str) -> None:
+    """For a connection from `peer` that has come: replies leave at once; and where both ends are this machine, without a pace.
+
+    There is no road between them that could be congested. BBR, the choice of many machines, measures one nevertheless, finds it slow
+    whenever the peer had to wait for a processor, and holds the next reply back by timers: 2 MiB cost 4 to 20 % more CPU, 16 MiB
+    18 %. What leaves the machine goes as the machine's owner has chosen.
+    """
+    sock = _borrowed(transport)
+    if sock is None:
+        return
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        own = transport.get_extra_info("sockname")
+        if own and own[0] == peer:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, _UNPACED)
+    except OSError:
+        pass
+    finally:
+        sock.detach()
 
 
 def silent_s(transport: asyncio.BaseTransport) -> float:

@@ -409,6 +409,13 @@ def test_a_request_that_outlives_its_client_leaves_no_connection(client: RecallC
     assert client._connections._idle == []
 
 
+def test_what_stays_on_this_machine_has_no_pace(client: RecallClient) -> None:
+    client.put([("k", SHORT)])
+    (connection,) = client._connections._idle
+    chosen = connection.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+    assert chosen.rstrip(b"\0") == b"reno"
+
+
 def test_threads_share_a_client(client: RecallClient) -> None:
     keys = store(client)
     found: list[list[bytes | None]] = []

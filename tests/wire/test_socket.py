@@ -511,6 +511,23 @@ def test_no_delay_is_set_and_a_bound_socket_can_be_given(run: Runner) -> None:
     run(work())
 
 
+@pytest.mark.parametrize(("source", "kept"), [("127.0.0.1", False), ("127.0.0.2", True)], ids=["both ends", "a peer"])
+def test_what_stays_on_this_machine_has_no_pace(run: Runner, source: str, kept: bool) -> None:
+    async def work() -> None:
+        listener = await listen(App(), "127.0.0.1", 0, Limits())
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            usual = other.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+        _, writer = await asyncio.open_connection("127.0.0.1", listener.port, local_addr=(source, 0))
+        await until(lambda: len(listener.connections) == 1)
+        with ours(listener) as watched:
+            chosen = watched.getsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, 16)
+        assert chosen.rstrip(b"\0") == (usual.rstrip(b"\0") if kept else b"reno")
+        writer.close()
+        await closed(listener)
+
+    run(work())
+
+
 def test_two_listeners_share_a_port(run: Runner) -> None:
     async def work() -> None:
         first = await listen(App(), "127.0.0.1", 0, Limits(), reuse_port=True)
