@@ -487,14 +487,24 @@ class CompleteOptions(msgspec.Struct, frozen=True):
 
 
 class FileSpans:
-    """Body bytes that lie in files: `(fd, offset, length)` in order. `release` must be called exactly once, always."""
+    """Body bytes that lie in files: `(fd, offset, length)` in order. `release` must be called exactly once, always.
 
-    __slots__ = ("length", "release", "spans")
+    `seen`: all of them were in memory a moment ago.
+    """
 
-    def __init__(self, spans: tuple[tuple[int, int, int], ...], length: int, release: Callable[[], None]) -> None:
+    __slots__ = ("length", "release", "seen", "spans")
+
+    def __init__(
+        self,
+        spans: tuple[tuple[int, int, int], ...],
+        length: int,
+        release: Callable[[], None],
+        seen: bool = False,
+    ) -> None:
         self.spans = spans
         self.length = length
         self.release = release
+        self.seen = seen
 
 
 class Reading:

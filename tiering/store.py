@@ -171,11 +171,12 @@ class TieredStore:
         stop: int,
         parts: Sequence[tuple[layout.Extent, int, int]],
     ) -> Reading:
-        """`epoch`: the one the record was looked up in; a younger one would not hold its regions."""
+        """A reading of `parts`, which were just seen in memory. `epoch`: the one the record was looked up in; a younger one would not
+        hold its regions."""
         epoch.acquire()
         span = pool.flash.span
         spans = tuple([span(extent, first, last) for extent, first, last in parts])
-        return Reading(record, start, stop, FileSpans(spans, stop - start, epoch.release), "hot")
+        return Reading(record, start, stop, FileSpans(spans, stop - start, epoch.release, True), "hot")
 
     async def _open_waiting(
         self, pool: Pool, okey: bytes, options: ReadOptions, found: ObjectRecord | None = None

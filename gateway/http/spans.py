@@ -59,6 +59,7 @@ class SpanSender:
         "_head",
         "_loop",
         "_probe",
+        "_seen",
         "_sock",
         "_spans",
         "_stopped",
@@ -85,6 +86,7 @@ class SpanSender:
         self._at = 0  # bytes of the last span already sent
         self._done = done
         self._probe = memoryview(bytearray(1))
+        self._seen = body.seen  # until the peer or a thread had to be waited for
         self._warm_stop = 0  # of the last span: read by the thread up to here, not probed again
         self._watching = False
         self._stopped = False
@@ -107,6 +109,7 @@ class SpanSender:
             ended = self._send()
         except (BlockingIOError, InterruptedError):
             self.blocked = True
+            self._seen = False
             if not self._watching:
                 self._watching = True
                 self._loop.add_writer(self._sock.fileno(), self._pump)
@@ -157,13 +160,14 @@ class SpanSender:
         return True
 
     def _resident(self, fd: int, offset: int, length: int) -> bool:
-        """Samples the first and the last byte: the kernel caches and drops runs of pages."""
+        """Samples the first and the last byte, as the kernel caches and drops runs of pages; of what was just seen, the last."""
         probe = self._probe
-        return bool(read_resident(fd, probe, offset)) and (
-            length <= 4096 or bool(read_resident(fd, probe, offset + length - 1))
+        return bool(read_resident(fd, probe, offset + length - 1)) and (
+            self._seen or length <= 4096 or bool(read_resident(fd, probe, offset))
         )
 
     def _warm(self, fd: int, offset: int, length: int) -> None:
+        self._seen = False
         reading = self._loop.run_in_executor(None, _read_all, fd, offset, length)
         self._unwatch_for(reading.add_done_callback, self._warmed)
 

@@ -169,6 +169,36 @@ def test_file_spans_not_in_the_page_cache_are_read_by_a_thread(
     run(work())
 
 
+@pytest.mark.interpreted
+@pytest.mark.parametrize("seen", [True, False])
+def test_what_was_just_seen_in_memory_is_looked_at_once(
+    run: Runner, file: File, seen: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size, looks = SMALL_SPANS_BYTES + 4096, list[int]()
+    real = spans_module.read_resident
+
+    def look(fd: int, view: memoryview, offset: int) -> int:
+        looks.append(offset)
+        return real(fd, view, offset)
+
+    monkeypatch.setattr(spans_module, "read_resident", look)
+
+    def answer(request: Request) -> Response:
+        body = file.spans((4096, size))
+        body.seen = seen
+        return Response(200, b"", body)
+
+    async def work() -> None:
+        listener = await listen(App(answer), "127.0.0.1", 0, Limits())
+        reply = await exchange(listener.port, CLOSE)
+        assert parse_replies(reply, [])[0][2] == file.data[4096 : 4096 + size]
+        await closed(listener)
+
+    run(work())
+    last = 4096 + size - 1
+    assert looks == ([last] if seen else [last, 4096])
+
+
 @pytest.mark.parametrize("size", [1000, 2 << 20])
 def test_file_shorter_than_its_span_cuts_the_connection(run: Runner, file: File, size: int) -> None:
     async def work() -> None:
