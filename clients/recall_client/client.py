@@ -16,8 +16,9 @@ import ssl
 import struct
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from http.client import HTTPResponse
 from typing import Any, Final, Literal, TypeVar
@@ -29,10 +30,12 @@ from recall_client.signing import Credentials, path_of
 
 KEYS_MAX: Final = 4096
 """Keys the gateway takes in one request; more are asked for in several."""
-PUT_BYTES_MAX: Final = 256 << 20
-"""Bytes of blocks in one request of `put`: what a failure makes you send again."""
 SPREAD_BYTES: Final = 16 << 20
-"""Room of buffers that one connection fills; where there is more, others work beside it."""
+"""Bytes of blocks, or room of buffers, in one request; where there is more, other connections work beside it."""
+CORES_MIN: Final = 3
+"""With fewer they do not: two threads and a gateway on two cores move a fifth less than one thread does."""
+ALONE_BYTES: Final = 256 << 20
+"""As SPREAD_BYTES, where no other connection works beside it: what a failure makes you send again."""
 AGAIN_MAX: Final = 4
 """How often a get goes on from where its reply broke off: the gateway cannot take a block back that it has announced, when it turns
 out damaged or is deleted, and the next request finds it gone."""
@@ -47,6 +50,7 @@ _JSON: Final = "application/json"
 _FRAMES: Final = "application/vnd.recall.frames"
 _REFUSED: Final = "x-recall-refused"
 """The header in which the gateway says that it was the one who refused a batch: a proxy may put another name into Server."""
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -103,6 +107,7 @@ class RecallClient:
         self._credentials = credentials
         self._connections = Connections(endpoint, connections, timeout_s, context)
         self._size = connections
+        self._spreads = connections > 1 and _cores() >= CORES_MIN
         self._known = False  # to be a gateway
         self._plain_until_s = 0.0
         self._begin()
@@ -158,11 +163,13 @@ class RecallClient:
             _fill(response, views[at][:length], whole=True)
             return length
 
-        return self._read(keys, _spans([len(view) for view in views]), take, stop_at_miss, hot_only)
+        return self._read(
+            keys, _spans([len(view) for view in views], self._request_bytes()), take, stop_at_miss, hot_only
+        )
 
     def get(self, keys: Sequence[str], *, stop_at_miss: bool = True, hot_only: bool = False) -> list[bytes | None]:
         """As `get_into`, into memory of its own."""
-        return self._read(keys, _spans([0] * len(keys)), _whole, stop_at_miss, hot_only)
+        return self._read(keys, _spans([0] * len(keys), self._request_bytes()), _whole, stop_at_miss, hot_only)
 
     def _read(
         self, keys: Sequence[str], spans: Sequence[range], take: Take[T], stop_at_miss: bool, hot_only: bool
@@ -184,7 +191,7 @@ class RecallClient:
         rest = iter(range(len(spans)))
         if len(spans) == 1 or not self._known:  # plain S3 has those threads for a request a key
             blocks += itertools.chain.from_iterable(map(read, itertools.islice(rest, 1)))
-        if self._known:
+        if self._known and self._spreads:
             futures = [self._threads.submit(read, number) for number in rest]
             wait(futures)  # an error must not leave anybody who still writes into the buffers
             for number, future in enumerate(futures, len(spans) - len(futures)):
@@ -240,7 +247,8 @@ class RecallClient:
         ttl: float | str | None = None,
         if_absent: bool = False,
     ) -> list[Outcome]:
-        """Stores (key, bytes) pairs; buffers are read while it runs. The blocks are stored when it returns.
+        """Stores (key, bytes) pairs; buffers are read while it runs. The blocks are stored when it returns. Many bytes go over several
+        connections. Raises RecallError where a request failed as a whole; those beside it may have stored their blocks.
 
         `pin`: True, or seconds. `ttl`: seconds, or `"3600; sliding"`. `if_absent`: a key that is taken stays as it is
         (`PreconditionFailed`, 412).
@@ -248,16 +256,48 @@ class RecallClient:
         said = {"pin": pin, "ttl": ttl, "if_absent": if_absent or None}
         extra = {name: value for name, value in said.items() if value is not None}
         outcomes: list[Outcome] = []
-        for some in _bodies(blocks):
-            _check([key for key, _ in some])
-            table = _encoded({"objects": [{"key": key, "size": data.nbytes, **extra} for key, data in some]})
-            body = (_TABLE.pack(len(table)) + table, *(data for _, data in some))
-            reply = self._batch("put", body, _JSON, _json)
-            if reply is None:
-                outcomes += self._threads.map(lambda each: self._put_one(each[0], each[1], extra), some)
-            else:
-                outcomes += map(_outcome, reply["objects"])
+        under_way: deque[Future[list[Outcome]]] = deque()
+        begun: set[str] = set()
+
+        def finish(but: int) -> None:
+            while len(under_way) > but:
+                outcomes.extend(under_way.popleft().result())
+
+        def begin(some: Sequence[tuple[str, memoryview]]) -> None:
+            if not begun.isdisjoint(key for key, _ in some):  # of two blocks of one key the later one stays
+                finish(0)
+                begun.clear()
+            begun.update(key for key, _ in some)
+
+        held: Sequence[tuple[str, memoryview]] = ()  # the last is for this thread
+        try:
+            for some in _bodies(blocks, self._request_bytes()):
+                _check([key for key, _ in some])
+                if not self._known or not self._spreads:  # plain S3 has those threads for a request a key
+                    outcomes += self._put_some(some, extra)
+                    continue
+                if held:
+                    begin(held)
+                    under_way.append(self._threads.submit(self._put_some, held, extra))
+                    finish(self._size - 1)
+                held = some
+            if held:
+                begin(held)
+                last = self._put_some(held, extra)
+                finish(0)
+                outcomes += last
+        finally:
+            wait(under_way)  # an error must not leave anybody who still reads the buffers
         return outcomes
+
+    def _put_some(self, some: Sequence[tuple[str, memoryview]], extra: Mapping[str, Any]) -> list[Outcome]:
+        """Stores blocks by one request."""
+        table = _encoded({"objects": [{"key": key, "size": data.nbytes, **extra} for key, data in some]})
+        body = (_TABLE.pack(len(table)) + table, *(data for _, data in some))
+        reply = self._batch("put", body, _JSON, _json)
+        if reply is None:
+            return [future.result() for future in self._ended(lambda each: self._put_one(*each, extra), some)]
+        return list(map(_outcome, reply["objects"]))
 
     def delete(self, keys: Sequence[str]) -> list[Outcome]:
         """Deletes; a key that is not there is success."""
@@ -285,6 +325,9 @@ class RecallClient:
             yield outcomes
         finally:
             self.unpin([key for key, outcome in zip(keys, outcomes, strict=True) if outcome.ok])
+
+    def _request_bytes(self) -> int:
+        return SPREAD_BYTES if self._spreads else ALONE_BYTES
 
     # -- the gateway's calls ---------------------------------------------------------------------------------------
 
@@ -353,7 +396,8 @@ class RecallClient:
             )
 
     def _get_plain(self, keys: Sequence[str], first: int, take: Take[T], stop_at_miss: bool) -> list[T | None]:
-        def one(key: str, at: int) -> T | None:
+        def one(asked: tuple[int, str]) -> T | None:
+            at, key = asked
             with self._request("GET", key) as response:
                 if response.status == 404:
                     response.read()
@@ -365,10 +409,17 @@ class RecallClient:
         blocks: list[T | None] = []
         step = 32 if stop_at_miss else len(keys)  # a few together; those behind a miss were asked for in vain
         for at in range(0, len(keys), step):
-            blocks += self._threads.map(one, keys[at : at + step], range(first + at, first + len(keys)))
-            if stop_at_miss and None in blocks:
-                return blocks[: blocks.index(None) + 1]
+            for future in self._ended(one, enumerate(keys[at : at + step], first + at)):
+                blocks.append(future.result())
+                if stop_at_miss and blocks[-1] is None:
+                    return blocks  # errors behind a miss are nobody's
         return blocks
+
+    def _ended(self, one: Callable[[S], T], all_of: Iterable[S]) -> list[Future[T]]:
+        """What became of each, once nobody reads or writes a buffer any more, whatever failed."""
+        futures = [self._threads.submit(one, each) for each in all_of]
+        wait(futures)
+        return futures
 
     def _put_one(self, key: str, data: Buffer, extra: Mapping[str, Any]) -> Outcome:
         headers = {f"x-amz-meta-recall-{name}": _text(extra[name]) for name in ("pin", "ttl") if name in extra}
@@ -403,6 +454,11 @@ def _in_child() -> None:
 os.register_at_fork(after_in_child=_in_child)
 
 
+def _cores() -> int:
+    """Those that this process may use, where the system says so."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _check(keys: Sequence[str]) -> None:
     """An empty key would name the bucket itself: DELETE of it is another thing."""
     if "" in keys:
@@ -418,25 +474,25 @@ def _portions(keys: Sequence[str]) -> Iterator[list[str]]:
         yield list(keys[at : at + KEYS_MAX])
 
 
-def _spans(sizes: Sequence[int]) -> list[range]:
-    """Places of keys that are read in one request: up to KEYS_MAX, and as many as fill SPREAD_BYTES."""
+def _spans(sizes: Sequence[int], bytes_max: int) -> list[range]:
+    """Places of keys that are read in one request: up to KEYS_MAX, and as many as fill `bytes_max`."""
     spans: list[range] = []
     begin = size = 0
     for at, length in enumerate(sizes):
-        if at > begin and (size + length > SPREAD_BYTES or at - begin == KEYS_MAX):
+        if at > begin and (size + length > bytes_max or at - begin == KEYS_MAX):
             spans.append(range(begin, at))
             begin, size = at, 0
         size += length
     return [*spans, range(begin, len(sizes))] if sizes else []
 
 
-def _bodies(blocks: Iterable[tuple[str, Buffer]]) -> Iterator[list[tuple[str, memoryview]]]:
-    """Blocks in portions of at most PUT_BYTES_MAX (or one block) and KEYS_MAX."""
+def _bodies(blocks: Iterable[tuple[str, Buffer]], bytes_max: int) -> Iterator[list[tuple[str, memoryview]]]:
+    """Blocks in portions of at most `bytes_max` (or one block) and KEYS_MAX."""
     some: list[tuple[str, memoryview]] = []
     size = 0
     for key, data in blocks:
         view = flat(data)
-        if some and (size + view.nbytes > PUT_BYTES_MAX or len(some) == KEYS_MAX):
+        if some and (size + view.nbytes > bytes_max or len(some) == KEYS_MAX):
             yield some
             some, size = [], 0
         some.append((key, view))

@@ -31,6 +31,8 @@ SEND_BYTES: Final = 4 << 20
 
 def flat(buffer: Buffer) -> memoryview:
     """The bytes of a buffer as they lie, whatever their type and shape. Raises BufferError if they are not in one piece."""
+    if isinstance(buffer, memoryview) and buffer.format == "B" and buffer.ndim == 1 and buffer.c_contiguous:
+        return buffer  # a view of a view is lent: CPython 3.11 crashes where such a pair is garbage in a cycle, as of a traceback
     return PickleBuffer(buffer).raw()  # a cast of memoryview refuses half precision, byte orders and empty shapes
 
 
@@ -92,6 +94,7 @@ class Connections:
                         self._idle.append(connection)
                 if not again:
                     connection.close()
+                    response.close()  # a server that does not keep connections has left its end to the reply
 
     def _exchange(
         self, method: str, target: str, headers: Mapping[str, str], body: Sequence[memoryview]

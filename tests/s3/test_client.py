@@ -25,6 +25,7 @@ from recall_client import AsyncRecallClient, BufferTooSmall, Entry, NotSupported
 from recall_client import client as client_module
 from recall_client import local as local_module
 from recall_client.client import AGAIN_MAX
+from recall_client.connections import flat
 from recall_client.local import Lease, LocalError, LocalReader
 from recall_client.signing import Credentials
 
@@ -266,12 +267,27 @@ def test_blocks_come_from_and_go_to_any_memory_in_one_piece(client: RecallClient
     mapped.close()
 
 
+def test_a_view_of_bytes_is_no_view_of_a_view() -> None:
+    """A view that is lent to another crashes CPython 3.11 when both are garbage in a cycle, as of a traceback."""
+    view = memoryview(bytearray(10))[2:]
+    assert flat(view) is view
+    for odd in (view[::2], view.cast("H"), view.cast("B", (2, 4)), memoryview(b"ab").cast("c")):
+        if odd.c_contiguous:
+            assert flat(odd).format == "B"
+            assert flat(odd) == bytes(odd)
+        else:
+            with pytest.raises(BufferError):
+                flat(odd)
+
+
+@pytest.mark.parametrize("cores", ["many", "few"])
 @pytest.mark.parametrize("which", ["client", "plain"])
 def test_many_bytes_come_over_several_connections(
-    which: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    which: str, cores: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_module, "SPREAD_BYTES", 3 * len(SHORT))
     client: RecallClient = request.getfixturevalue(which)
+    client._spreads = cores == "many"
     keys = [f"spread/{n:02}" for n in range(40)]
     assert all(outcome.ok for outcome in client.put((key, key.encode() + SHORT) for key in keys))
     buffers = [bytearray(len(SHORT) + 9) for _ in keys]
@@ -294,6 +310,48 @@ def test_many_bytes_come_over_several_connections(
     assert read(["none", *keys[1:]]) == [None] * 40  # what is behind a miss is not there, nor too long
     buffers[30] = bytearray(len(SHORT) + 9)
     assert read(keys) == whole
+
+
+@pytest.mark.parametrize("cores", ["many", "few"])
+@pytest.mark.parametrize("which", ["client", "plain"])
+def test_many_bytes_go_over_several_connections(
+    which: str, cores: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "SPREAD_BYTES", 3 * len(SHORT))
+    client: RecallClient = request.getfixturevalue(which)
+    client._spreads = cores == "many"
+    client.lookup(["none"])
+    keys = [f"spread/put/{n:02}" for n in range(40)]
+    first, second = ({key: os.urandom(len(SHORT)) for key in keys} for _ in range(2))
+    blocks = [*first.items(), *second.items()]  # the same keys again: the later block stays
+    outcomes = client.put(iter(blocks))
+    assert (len(outcomes), all(outcome.ok for outcome in outcomes)) == (80, True)
+    if which == "client":  # the other server closes each
+        assert (len(client._connections._idle) > 1) == (cores == "many")
+    assert client.get(keys) == list(second.values())
+    again = client.put([*first.items(), ("spread/new", b"new"), *first.items()], if_absent=True)
+    assert [outcome.status for outcome in again] == [412] * 40 + [200] + [412] * 40
+    assert client.get([*keys, "spread/new"]) == [*second.values(), b"new"]
+
+
+def test_a_put_that_fails_leaves_nobody_reading_its_buffers(
+    client: RecallClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "SPREAD_BYTES", len(LONG))
+    client._spreads = True
+    client.lookup(["none"])
+    buffers = [bytearray(LONG) for _ in range(4)]
+
+    def blocks() -> Iterator[tuple[str, bytearray]]:
+        for number, buffer in enumerate(buffers):
+            yield f"failing/{number}", buffer
+        raise RuntimeError("no more of them")
+
+    with pytest.raises(RuntimeError, match="no more of them"):
+        client.put(blocks())
+    for buffer in buffers:
+        buffer.append(0)  # a buffer that is lent cannot change its size
+    assert client.get(["failing/0", "failing/1"]) == [LONG, LONG]
 
 
 @pytest.mark.parametrize("which", ["client", "plain"])

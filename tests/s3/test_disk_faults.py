@@ -257,9 +257,9 @@ def test_unreadable_flash_without_a_copy_is_never_wrong_bytes(failing: Failing, 
     with failing.faults.on(WRITE, errno.EIO, "/backing/"):
         assert failing.put("docs", f"only-{size}", body) == ("", 200)
         assert failing.put("kv-b", f"only-{size}", body) == ("", 200)
-        failing.drop_pages("standard")
-        failing.drop_pages("kv")
         with failing.faults.on(READ | SEND, errno.EIO, "/flash"):
+            failing.drop_pages("standard")  # only now: the keeper, whose copies fail, reads them again and again
+            failing.drop_pages("kv")
             with RawClient(failing.gateway.port, signer(failing.gateway)) as client:
                 reply = client.request("GET", f"/docs/only-{size}")
                 assert (reply.status, reply.body) == (500, b"")
