@@ -176,7 +176,7 @@ class TieredStore:
         epoch.acquire()
         span = pool.flash.span
         spans = tuple([span(extent, first, last) for extent, first, last in parts])
-        return Reading(record, start, stop, FileSpans(spans, stop - start, epoch.release, True), "hot")
+        return Reading(record, start, stop, FileSpans(spans, stop - start, epoch.release, seen=True), "hot")
 
     async def _open_waiting(
         self, pool: Pool, okey: bytes, options: ReadOptions, found: ObjectRecord | None = None

@@ -487,18 +487,18 @@ def _spans(sizes: Sequence[int], bytes_max: int) -> list[range]:
 
 
 def _bodies(blocks: Iterable[tuple[str, Buffer]], bytes_max: int) -> Iterator[list[tuple[str, memoryview]]]:
-    """Blocks in portions of at most `bytes_max` (or one block) and KEYS_MAX."""
-    some: list[tuple[str, memoryview]] = []
+    """Blocks in portions of at most `bytes_max` (or one block) and KEYS_MAX; two of one key never go together, so that the later stays."""
+    some: dict[str, memoryview] = {}
     size = 0
     for key, data in blocks:
         view = flat(data)
-        if some and (size + view.nbytes > bytes_max or len(some) == KEYS_MAX):
-            yield some
-            some, size = [], 0
-        some.append((key, view))
+        if some and (size + view.nbytes > bytes_max or len(some) == KEYS_MAX or key in some):
+            yield list(some.items())
+            some, size = {}, 0
+        some[key] = view
         size += view.nbytes
     if some:
-        yield some
+        yield list(some.items())
 
 
 def _text(value: object) -> str:

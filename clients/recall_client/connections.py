@@ -139,8 +139,7 @@ class Connections:
 
 
 class _Wire(HTTPConnection):
-    """To a gateway on the same machine bytes go without a pace: there is nothing between that could be congested. BBR, where that is
-    the machine's choice, measures it nevertheless, which costs the sender of 2 MiB 576 µs of CPU instead of 411."""
+    """To a gateway on the same machine bytes go without a pace: there is nothing between that could be congested."""
 
     def connect(self) -> None:
         super().connect()

@@ -28,9 +28,8 @@ _UNPACED: Final = b"reno"
 def prepare(transport: asyncio.BaseTransport, peer: str) -> None:
     """For a connection from `peer` that has come: replies leave at once; and where both ends are this machine, without a pace.
 
-    There is no road between them that could be congested. BBR, the choice of many machines, measures one nevertheless, finds it slow
-    whenever the peer had to wait for a processor, and holds the next reply back by timers: 2 MiB cost 4 to 20 % more CPU, 16 MiB
-    18 %. What leaves the machine goes as the machine's owner has chosen.
+    There is no road between them that could be congested, and to measure one, as BBR does, costs CPU (docs/decisions/0023). What leaves
+    the machine goes as the machine's owner has chosen.
     """
     sock = _borrowed(transport)
     if sock is None:

@@ -280,14 +280,18 @@ def test_a_view_of_bytes_is_no_view_of_a_view() -> None:
                 flat(odd)
 
 
-@pytest.mark.parametrize("cores", ["many", "few"])
-@pytest.mark.parametrize("which", ["client", "plain"])
-def test_many_bytes_come_over_several_connections(
-    which: str, cores: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture(params=["client, many cores", "client, few cores", "plain, many cores", "plain, few cores"])
+def spreading(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> RecallClient:
+    """One for which three short blocks are many bytes."""
     monkeypatch.setattr(client_module, "SPREAD_BYTES", 3 * len(SHORT))
-    client: RecallClient = request.getfixturevalue(which)
-    client._spreads = cores == "many"
+    which, cores = request.param.split(", ")
+    made: RecallClient = request.getfixturevalue(which)
+    made._spreads = cores == "many cores"
+    return made
+
+
+def test_many_bytes_come_over_several_connections(spreading: RecallClient) -> None:
+    client = spreading
     keys = [f"spread/{n:02}" for n in range(40)]
     assert all(outcome.ok for outcome in client.put((key, key.encode() + SHORT) for key in keys))
     buffers = [bytearray(len(SHORT) + 9) for _ in keys]
@@ -312,26 +316,22 @@ def test_many_bytes_come_over_several_connections(
     assert read(keys) == whole
 
 
-@pytest.mark.parametrize("cores", ["many", "few"])
-@pytest.mark.parametrize("which", ["client", "plain"])
-def test_many_bytes_go_over_several_connections(
-    which: str, cores: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(client_module, "SPREAD_BYTES", 3 * len(SHORT))
-    client: RecallClient = request.getfixturevalue(which)
-    client._spreads = cores == "many"
+def test_many_bytes_go_over_several_connections(spreading: RecallClient) -> None:
+    client = spreading
     client.lookup(["none"])
     keys = [f"spread/put/{n:02}" for n in range(40)]
     first, second = ({key: os.urandom(len(SHORT)) for key in keys} for _ in range(2))
     blocks = [*first.items(), *second.items()]  # the same keys again: the later block stays
     outcomes = client.put(iter(blocks))
     assert (len(outcomes), all(outcome.ok for outcome in outcomes)) == (80, True)
-    if which == "client":  # the other server closes each
-        assert (len(client._connections._idle) > 1) == (cores == "many")
+    if client._known:  # the other server closes each
+        assert (len(client._connections._idle) > 1) == client._spreads
     assert client.get(keys) == list(second.values())
     again = client.put([*first.items(), ("spread/new", b"new"), *first.items()], if_absent=True)
     assert [outcome.status for outcome in again] == [412] * 40 + [200] + [412] * 40
     assert client.get([*keys, "spread/new"]) == [*second.values(), b"new"]
+    assert len(client.put([("spread/twice", b"%d" % n) for n in range(20)])) == 20
+    assert client.get(["spread/twice"]) == [b"19"]
 
 
 def test_a_put_that_fails_leaves_nobody_reading_its_buffers(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tiering.backing.directory import BLOCK_BYTES, STALE_S, SWEEP_S, DirectoryBacking, _Upload
+from tiering.backing.directory import CHUNK_BYTES, STALE_S, SWEEP_S, DirectoryBacking, _Upload
 from tiering.backing.streams import BytesSource, closing
 from tiering.contract import Buffer
 from tiering.ports import BackingUnavailable, NotFound
@@ -101,7 +101,7 @@ def test_remains_are_looked_for_again_after_a_while(tmp_path: Path) -> None:
     run(tmp_path, check, wall_s=lambda: now_s[0])
 
 
-@pytest.mark.parametrize("size", [0, BLOCK_BYTES - 1, BLOCK_BYTES, BLOCK_BYTES + 1, 2 * BLOCK_BYTES])
+@pytest.mark.parametrize("size", [0, CHUNK_BYTES - 1, CHUNK_BYTES, CHUNK_BYTES + 1, 2 * CHUNK_BYTES])
 def test_a_put_of_whole_blocks_ends_where_its_source_does(tmp_path: Path, size: int) -> None:
     async def check(backing: DirectoryBacking) -> None:
         data = os.urandom(size)

@@ -35,9 +35,8 @@ from tiering.ports import BackingCorrupt, BackingError, BackingSource, BackingSt
 
 THREADS: Final = 8
 CHUNK_BYTES: Final = 1 << 20
+"""Read or written by one trip to a thread."""
 LIST_BATCH: Final = 256
-BLOCK_BYTES: Final = 1 << 20
-"""Written by one trip to a thread."""
 STALE_S: Final = 24 * 3600
 SWEEP_S: Final = 3600
 """Age at which an unfinished upload in `.incoming` is a crash's remains, for no put takes a day; and how often such are looked for."""
@@ -75,7 +74,7 @@ class DirectoryBacking:
         upload = _Upload()
         try:
             written = 0
-            async with closing(self._blocks.of(source, BLOCK_BYTES)) as blocks:
+            async with closing(self._blocks.of(source, CHUNK_BYTES)) as blocks:
                 async for block in blocks:
                     written += len(block)
                     await self._call(self._write, upload, key, block, written == source.size)
