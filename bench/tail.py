@@ -27,7 +27,7 @@ from bench.compare import circumstances, progress, say, write
 from bench.loader import Load, Plan
 from bench.measure import Measure, Sample
 from bench.peers.peer import MIB, content, read_keys
-from bench.peers.s3 import Running, S3Peer, bucket
+from bench.peers.s3 import PINNED, Running, S3Peer, bucket
 from bench.process import Resident, end_orderly, resident
 from bench.quantity import Spread, parse_size, size_text
 from bench.replay import tier_moves
@@ -84,7 +84,7 @@ class TailPeer(S3Peer):
     def fill_pinned(self, size: int) -> None:
         for number in range(keys_of(size)):
             path = f"/{bucket('standard')}/read-{size}-{number}"
-            self.ask("PUT", path, content(size), (("x-recall-pin", "true"),))
+            self.ask("PUT", path, content(size), PINNED)
 
     def resident(self) -> Resident:
         """Of the largest worker."""

@@ -251,8 +251,8 @@ class TieredStore:
     def look(self, bucket: str, keys: Sequence[str]) -> Sequence[ObjectInfo | None]:
         pool, owner = self._buckets.route(bucket)
         now_ms = self._clock.now_ms()
-        number = owner.number
-        records = pool.index.get_objects([layout.object_key(number, key) for key in keys])
+        begun = layout.bucket_prefix(owner.number)  # as `layout.object_key`, the half that is the same for all
+        records = pool.index.get_objects([begun + key.encode() for key in keys])
         return [
             None if record is None or record.marker or (record.expires_ms and pool.expired(record, now_ms)) else record
             for record in records

@@ -46,8 +46,8 @@ def _measure(gateway: Gateway, size: int, blocks: int, rounds: int) -> dict[str,
     found: dict[str, list[float]] = {"a lease a block": [], "one lease": [], "lmdb": []}
     random.shuffle(keys)
     with LocalReader(gateway.data_dir, BUCKET) as reader:
-        pool = reader._pool
-        prefix = reader._number.to_bytes(4, "big")
+        _, pool, number = reader._find()
+        prefix = number.to_bytes(4, "big")
 
         def alone(key: str) -> None:
             with reader.lease() as lease:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from bench.loader import Plan
-from bench.peers.peer import LOOKUP_BYTES, LOOKUP_KEYS, batch_keys, once_keys
-from bench.peers.s3 import Running, S3Peer, bucket
+from bench.peers.peer import LOOKUP_BYTES, LOOKUP_KEYS, PeerFailed, batch_keys, once_keys
+from bench.peers.s3 import PINNED, Running, S3Peer, bucket
 from bench.server import Gateway
 
 POOLS = ("kv", "standard")
@@ -73,7 +74,7 @@ class GatewayPeer(S3Peer):
     def start(self, sizes: Sequence[int], operations: Collection[str]) -> None:
         super().start(sizes, operations)
         if "LOOKUP" in operations:
-            self.fill("kv", "look", LOOKUP_KEYS, LOOKUP_BYTES)
+            self.fill("kv", "look", LOOKUP_KEYS, LOOKUP_BYTES, PINNED)
         if "COLD" in operations:
             for size in sizes:
                 self.fill("standard", f"cold-{size}", once_keys(size), size)
@@ -81,7 +82,11 @@ class GatewayPeer(S3Peer):
     def plan(self, operation: str, size: int) -> Plan:
         match operation:
             case "LOOKUP":
-                return self._many("lookup", _keys("look", LOOKUP_KEYS))
+                plan = self._many("lookup", _keys("look", LOOKUP_KEYS))
+                found = self.ask("POST", f"/{bucket('kv')}", plan.body, query="recall=lookup")
+                if json.loads(found)["run"] != LOOKUP_KEYS:
+                    raise PeerFailed(f"{self.name}: looked up: {found[:300]!r}")
+                return replace(plan, expect_bytes=len(found))
             case "BATCH":
                 count = batch_keys(size)
                 return self._many("get", _keys(f"read-{size}", count), (FRAME_HEAD_BYTES + size) * count)

@@ -40,6 +40,8 @@ ENDPOINTS: Final = "RECALL_BENCH_S3"
 FILLING: Final = 8
 """Requests at once while a peer is filled."""
 KEY, SECRET = "bench", "bench-secret-key"
+PINNED: Final = (("x-recall-pin", "true"),)
+"""Of what the gateway is to have all the time: PUTs measured beside are more than a pool holds, and would push it out."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,7 @@ class S3Peer:
         for pool in ("kv", "standard"):
             self.ask("PUT", f"/{bucket(pool)}", b"", (("x-recall-pool", pool),) if self.pooled else (), fine=(200, 409))
         for size in sizes:
-            # Pinned: PUTs measured beside are more than a pool holds, and would push them out.
-            self.fill("kv", f"read-{size}", read_keys(size), size, (("x-recall-pin", "true"),) if self.pooled else ())
+            self.fill("kv", f"read-{size}", read_keys(size), size, PINNED if self.pooled else ())
             if self.ask("GET", f"/{bucket('kv')}/read-{size}-0") != content(size):
                 raise PeerFailed(f"{self.name}: an object of {size} bytes reads back wrong")
 

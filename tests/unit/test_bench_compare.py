@@ -26,7 +26,7 @@ from bench.peers.gateway import GatewayPeer, gateway_settings
 from bench.peers.keyvalue import KeyValuePeer, MemcachedWire, RedisWire
 from bench.peers.nginx import NginxPeer
 from bench.peers.peer import Peer, content, once_keys, read_keys, write_keys
-from bench.peers.s3 import S3Peer, endpoints
+from bench.peers.s3 import S3Peer, bucket, endpoints
 from bench.process import children, command_line, cpu_by_role, cpu_s, named
 from bench.quantity import Spread, parse_size, percentiles, size_text
 from bench.server import split_endpoint
@@ -344,6 +344,39 @@ def test_a_peer_answers_every_operation_rightly(tmp_path: Path, name: str) -> No
             assert sample.cpu_us("worker") > 0
     finally:
         peer.stop()
+
+
+@needs_cc
+def test_what_is_looked_up_is_there_whatever_was_put_meanwhile_and_a_miss_is_a_wrong_answer(tmp_path: Path) -> None:
+    peer = GatewayPeer("recall", 64 << 20)
+    try:
+        peer.start([], ["LOOKUP"])
+        measure, plan = Measure(loader.build(), tmp_path), peer.plan("LOOKUP", 0)
+        peer.fill("kv", "more", 96, 1 << 20)
+        assert measure.sample(peer, plan, 1, 0.02).load.bad == 0
+        peer.ask("DELETE", f"/{bucket('kv')}/look-200", fine=(204,))
+        assert measure.sample(peer, plan, 1, 0.02).load.ok == 0
+    finally:
+        peer.stop()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "local --sizes 4k --blocks 4 --rounds 1",
+        "overload --seconds 0.2",
+        "pipeline --runs 1",
+        "put --together 2 --runs 1",
+        "rows --objects 200 --keys 16 --etag md5",
+    ],
+)
+def test_a_benchmark_of_one_layer_runs(command: str) -> None:
+    name, *arguments = command.split()
+    environ = os.environ | {"PYTHONPATH": os.pathsep.join(["clients", os.environ.get("PYTHONPATH", "")])}
+    program = [sys.executable, "-m", f"bench.micro.{name}", *arguments]
+    done = subprocess.run(program, capture_output=True, text=True, timeout=120, check=False, env=environ)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "\n" in done.stdout
 
 
 def load_of(ok: int, bad: int = 0, seconds: float = 1.0) -> Load:
