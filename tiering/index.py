@@ -154,7 +154,8 @@ class Index:
         try:
             with self._env.begin() as txn:
                 get, db = txn.get, self.objects_db
-                return [None if (data := get(okey, db=db)) is None else decode(data) for okey in okeys]
+                # By position, as `_begin`: by name a key costs a third more.
+                return [None if (data := get(okey, None, db)) is None else decode(data) for okey in okeys]
         except _RACES:
             with self.view() as view:
                 return [view.object(okey) for okey in okeys]

@@ -656,9 +656,9 @@ def _decoded(data: bytes, kind: type[T]) -> T:
 def _check_keys(keys: Sequence[str]) -> None:
     if not 1 <= len(keys) <= KEYS_MAX:
         raise S3Error("InvalidRequest", f"Between 1 and {KEYS_MAX} keys can be named in one request.")
+    if not all(keys):
+        raise S3Error("InvalidRequest", "A key is empty.")
     for key in keys:
-        if not key:
-            raise S3Error("InvalidRequest", "A key is empty.")
         check_key(key)
 
 
