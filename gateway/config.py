@@ -199,6 +199,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     drain_s: Annotated[float, Row("Process", v.parse_duration, "DURATION",
         "at SIGTERM, time for the requests in flight, and then again for the keeper, before they are killed",
         "both together stay below the 30 s that Kubernetes waits")] = 10.0
+    hang_s: Annotated[float, Row("Process", v.parse_duration, "DURATION",
+        "how long the loop of a child process may stand still before it is killed and started again; 0: for ever",
+        "a loop that is only busy, or waits for a slow drive, turns many times a second, or at least every few")] = 60.0
     log_level: Annotated[Literal["debug", "info", "warning", "error"],
         Row("Process", v.one_of("debug", "info", "warning", "error"), "LEVEL",
         "debug, info, warning or error")] = "info"

@@ -28,6 +28,7 @@ from gateway.identities import ROOT_CANONICAL_ID
 from gateway.lifecycle import LifecycleDuty
 from gateway.metrics import Metrics
 from gateway.notify import DeliveryDuty, PoolJournal, RouteDuty
+from gateway.pulse import Pulse
 from gateway.runner import KEEPER_STOP, Briefing, Ready
 from gateway.spool import Spool
 from gateway.worker import EPOCH_S, OPERATION_NAMES, SLOW_TURNS, SWITCH_S
@@ -65,10 +66,10 @@ _log = logging.getLogger("recall.keeper")
 def run(briefing: Briefing, ready: Ready) -> None:
     """Runs the duties until KEEPER_STOP. Raises what keeps it from starting."""
     sys.setswitchinterval(SWITCH_S)
-    uvloop.run(_keep(briefing.settings, briefing.environ, ready, briefing.first))
+    uvloop.run(_keep(briefing.settings, briefing.environ, ready, briefing.first, Pulse(briefing.pulse_fd)))
 
 
-async def _keep(settings: Settings, environ: Mapping[str, str], ready: Ready, first: bool) -> None:
+async def _keep(settings: Settings, environ: Mapping[str, str], ready: Ready, first: bool, pulse: Pulse) -> None:
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
     loop.add_signal_handler(KEEPER_STOP, stop.set)
@@ -107,7 +108,7 @@ async def _keep(settings: Settings, environ: Mapping[str, str], ready: Ready, fi
     spools, webhooks = receivers(settings, environ)
     duties += _notify_duties(settings, pools, store, metrics, spools, webhooks, wake)
     tasks = [loop.create_task(_repeat(duty, wake)) for duty in duties]
-    tasks.append(loop.create_task(_turn_epochs(pools)))
+    tasks.append(loop.create_task(_turn_epochs(pools, pulse)))
     tasks += [loop.create_task(_sync(pool)) for pool in pools.values() if not pool.index.synced]
     tasks.append(loop.create_task(_probe(cold, settings)))
     over = loop.create_task(engine.until_over(pools))
@@ -273,9 +274,10 @@ async def _probe(cold: ColdSide, settings: Settings) -> None:
         )
 
 
-async def _turn_epochs(pools: Mapping[str, Pool]) -> None:
+async def _turn_epochs(pools: Mapping[str, Pool], pulse: Pulse) -> None:
     for turn in itertools.count(1):
         await asyncio.sleep(EPOCH_S)
+        pulse.beat()
         try:
             for pool in pools.values():
                 pool.epochs.rotate()

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import faulthandler
 import logging
 import os
 import signal
@@ -35,6 +36,8 @@ _PR_SET_PDEATHSIG: Final = 1
 KEEPER_STOP: Final = signal.SIGUSR1
 """Ends the keeper, which heeds no SIGTERM: those who stop a gateway often tell all its processes at once (`timeout`, systemd by
 default), and writes that are under way then wait for the keeper."""
+STACKS: Final = signal.SIGUSR2
+"""Has a child write where each of its threads is, to its standard error, and go on."""
 _log = logging.getLogger("recall.runner")
 
 
@@ -43,7 +46,8 @@ class Briefing(msgspec.Struct, frozen=True):
 
     `first`: no worker has been started yet since the lock was taken, so a keeper may recover as if it were alone; one that
     is started again later is not. `secrets`: variables that the child's environment, which others can read, does not have.
-    `kept_fd`: a file in memory that the supervisor passes on to the child that is started in this one's place.
+    `kept_fd`: a file in memory that the supervisor passes on to the child that is started in this one's place. `pulse_fd`: where
+    the child shows that its loop turns (`gateway.pulse`).
     """
 
     settings: Settings
@@ -53,6 +57,7 @@ class Briefing(msgspec.Struct, frozen=True):
     tls: Pair | None = None
     secrets: Mapping[str, str] = {}
     kept_fd: int = -1
+    pulse_fd: int = -1
 
     @property
     def environ(self) -> dict[str, str]:
@@ -80,7 +85,7 @@ def main(arguments: Sequence[str] | None = None, roles: Roles | None = None) -> 
     parser = argparse.ArgumentParser(prog="gateway.runner")
     parser.add_argument("role", choices=("worker", "keeper"))
     parser.add_argument("--slot", type=int, default=0)
-    for name in ("parent", "briefing-fd", "ready-fd", "lock-fd", "kept-fd"):
+    for name in ("parent", "briefing-fd", "ready-fd", "lock-fd", "kept-fd", "pulse-fd"):
         parser.add_argument(f"--{name}", type=int, required=True)
     options = parser.parse_args(arguments)
     _die_with(options.parent)
@@ -92,15 +97,17 @@ def main(arguments: Sequence[str] | None = None, roles: Roles | None = None) -> 
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     # The lock stays open, unused: a data directory is in use for as long as any process of the gateway lives.
-    for descriptor in (options.lock_fd, options.ready_fd, options.kept_fd):
+    for descriptor in (options.lock_fd, options.ready_fd, options.kept_fd, options.pulse_fd):
         os.set_inheritable(descriptor, False)
+    # Written below Python, so also by one whose loop stands still: the supervisor asks for it before it kills such a child.
+    faulthandler.register(STACKS)
     name = f"worker-{options.slot}" if options.role == "worker" else "keeper"
     log.start(name, "info")
     report = _Reporter(options.ready_fd)
     try:
         with open(options.briefing_fd, "rb") as stream:
             briefing = msgspec.json.decode(stream.read(), type=Briefing)
-        briefing = msgspec.structs.replace(briefing, kept_fd=options.kept_fd)
+        briefing = msgspec.structs.replace(briefing, kept_fd=options.kept_fd, pulse_fd=options.pulse_fd)
         log.start(name, briefing.settings.log_level)
         actual = roles or _ours()
         if options.role == "worker":

@@ -1,8 +1,8 @@
 """The supervisor: the addresses of a gateway and the children that serve them.
 
 Promise: the address is known and held before any child starts; the keeper is ready (it recovers the pools) before the first
-worker starts; a child that dies is started again with back-off; SIGTERM or SIGINT drains, workers first, since a write in
-flight may wait for the keeper; no child outlives the supervisor.
+worker starts; a child that dies is started again with back-off, and so is one whose loop stands still; SIGTERM or SIGINT drains,
+workers first, since a write in flight may wait for the keeper; no child outlives the supervisor.
 
 Owns the bound addresses and the child processes; writes the run files of its `DataDir`. Does not know what children do.
 Kind: shell; one thread, which only waits in `_Watch.wait`.
@@ -26,11 +26,11 @@ from typing import Final
 
 import msgspec
 
-from gateway import keys, tls
+from gateway import keys, pulse, tls
 from gateway.config import BACKING_SECRETS, NOTIFY_TOKEN_PREFIX, Settings
 from gateway.credentials import SECRET_VARIABLES, Credentials
 from gateway.datadir import DataDir, StartError
-from gateway.runner import KEEPER_STOP, Briefing, Report
+from gateway.runner import KEEPER_STOP, STACKS, Briefing, Report
 from gateway.tls import Pair, TlsError
 from gateway.value import Address
 from s3api.sealing import NO_KEYS, KeyRing
@@ -41,6 +41,9 @@ RESTART_WAIT_MAX_S: Final = 5.0
 RESTART_RESET_S: Final = 10.0
 """A child that lived this long starts again without delay: it was no crash loop."""
 KILL_WAIT_S: Final = 5.0
+LOOKS: Final = 12
+"""How often in `hang_s` a child's pulse is looked at. It hangs when that many looks in a row saw the same beat: time alone says
+nothing where the whole machine was stopped."""
 SAME_SIGNAL_S: Final = 0.5
 """Stop signals that come so soon after one another are one: `timeout` and some shells tell a process and then its whole group."""
 REPORT_BYTES_MAX: Final = 65_536
@@ -96,6 +99,9 @@ class _Child:
         self.report_fd = -1
         self.report = b""
         self.kept_fd = -1  # what one process of the slot leaves to the next: in memory, and never looked into here
+        self.pulse_fd = -1
+        self.beats = 0  # as they were last seen,
+        self.still = 0  # in so many looks
         self.ready = False
         self.tls: Pair | None = None  # the certificate it was told of
         self.starts = 0
@@ -132,6 +138,7 @@ class Supervisor:
         self._keeper = _Child("keeper", ("keeper",))
         self._workers = [_Child(f"worker-{slot}", ("worker", "--slot", str(slot))) for slot in range(settings.workers)]
         self._watch = _Watch()
+        self._look_at_s = 0.0
         self._ended = False
         """A child has ended unasked, perhaps because the device refused: what an index on it is worth is for an audit."""
 
@@ -161,8 +168,9 @@ class Supervisor:
             for held in self._held:
                 held.close()
             for child in (self._keeper, *self._workers):
-                if child.kept_fd >= 0:
-                    os.close(child.kept_fd)
+                for descriptor in (child.kept_fd, child.pulse_fd):
+                    if descriptor >= 0:
+                        os.close(descriptor)
         return 0
 
     # first start
@@ -207,8 +215,8 @@ class Supervisor:
     # running
 
     def _tend(self) -> None:
-        """Until a stop signal: starts dead children again when their time has come, and reads the certificate again when
-        SIGHUP asks for it."""
+        """Until a stop signal: starts dead children again when their time has come, kills those that hang, and reads the
+        certificate again when SIGHUP asks for it."""
         while not self._watch.stop_signal:
             if self._watch.hung_up:
                 self._watch.hung_up = False
@@ -219,7 +227,27 @@ class Supervisor:
                 if child.restart_at_s <= now_s:
                     self._spawn_again(child)
             waits = [child.restart_at_s - now_s for child in dead if child.process is None]
+            if self._settings.hang_s:
+                waits.append(self._look(now_s) - now_s)
             self._watch.wait(min(waits, default=_WAIT_MAX_S), self._on_report, self._on_exit)
+
+    def _look(self, now_s: float) -> float:
+        """Looks at the children's pulses if it is time to, and kills those that hang; answers when to look again."""
+        if now_s < self._look_at_s:
+            return self._look_at_s
+        self._look_at_s = now_s + self._settings.hang_s / LOOKS
+        for child in (self._keeper, *self._workers):
+            beats = pulse.beats(child.pulse_fd) if child.ready else 0
+            if not child.ready or beats != child.beats or _is_stopped(child.pid):
+                child.beats, child.still = beats, 0
+                continue
+            child.still += 1
+            if child.still == LOOKS:
+                _log.error("its loop stands still: killed when it has said where", extra={"child": child.name})
+                self._signal([child], STACKS)
+            elif child.still > LOOKS:
+                self._signal([child], signal.SIGKILL)
+        return self._look_at_s
 
     def _renew_certificate(self) -> None:
         """What cannot be used is said and changes nothing."""
@@ -296,11 +324,14 @@ class Supervisor:
                 os.lseek(briefing_fd, 0, os.SEEK_SET)
                 if child.kept_fd < 0:
                     child.kept_fd = os.memfd_create("recall-kept")
+                if child.pulse_fd < 0:
+                    child.pulse_fd = pulse.make()
                 descriptors = {
                     "briefing-fd": briefing_fd,
                     "ready-fd": ready_fd,
                     "lock-fd": self._data_dir.lock_fd,
                     "kept-fd": child.kept_fd,
+                    "pulse-fd": child.pulse_fd,
                 }
                 command = [sys.executable, "-m", self._module, *child.arguments, "--parent", str(os.getpid())]
                 for name, descriptor in descriptors.items():
@@ -470,6 +501,15 @@ class _Watch:
         self._selector.close()
         self._read.close()
         self._write.close()
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether somebody has stopped the process on purpose (SIGSTOP, a debugger)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as stat:
+            return stat.read().rpartition(b") ")[2][:1] in b"Tt"
+    except OSError:  # no such file system, or no such process any more
+        return False
 
 
 def _decoded(report: bytes) -> Report:

@@ -32,6 +32,7 @@ from gateway.http.protocol import listen
 from gateway.http.tls import Gate
 from gateway.identities import ROOT_CANONICAL_ID, Identities
 from gateway.metrics import Metrics
+from gateway.pulse import Pulse
 from gateway.runner import Briefing, Ready
 from gateway.tls import Pair, TlsError
 from s3api.config import ApiConfig
@@ -142,7 +143,7 @@ async def _serve(briefing: Briefing, slot: int, ready: Ready) -> None:
             )
         )
     turning = [
-        loop.create_task(_turn(store, connections, metrics, known)),
+        loop.create_task(_turn(store, connections, metrics, known, Pulse(briefing.pulse_fd))),
         loop.create_task(_deliver(access_log, settings.access_log_s)),
     ]
     # What exists now lives as long as the process: collections need not look at it again.
@@ -171,7 +172,9 @@ async def _serve(briefing: Briefing, slot: int, ready: Ready) -> None:
     bell.close()
 
 
-async def _turn(store: TieredStore, connections: Connections, metrics: Metrics, known: Identities) -> None:
+async def _turn(
+    store: TieredStore, connections: Connections, metrics: Metrics, known: Identities, pulse: Pulse
+) -> None:
     """What a worker does by the clock: epochs, the reads of sliding TTLs, its gauges, and a look at who is who."""
     turns = itertools.count(1)
     cells = metrics.cells
@@ -183,6 +186,7 @@ async def _turn(store: TieredStore, connections: Connections, metrics: Metrics, 
     held_times = engine.held_times(store.pools, metrics)
     while True:
         await asyncio.sleep(EPOCH_S)
+        pulse.beat()
         try:
             for pool in store.pools.values():
                 pool.epochs.rotate()

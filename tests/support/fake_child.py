@@ -2,7 +2,8 @@
 
 They are started as the real ones are and write what happens to them to `<data-dir>/events`. `RECALL_TEST_FAKE` makes them
 misbehave: `worker-refuses`, `keeper-refuses`, `keeper-mute` (never ready), `worker-deaf` (ignores SIGTERM), `worker-slow` (takes
-a moment to stop), `worker-dies` (once the gateway is ready), `worker-refuses-again` (when it is started a second time).
+a moment to stop), `worker-dies` (once the gateway is ready), `worker-refuses-again` (when it is started a second time),
+`worker-hangs`, `keeper-hangs` (has no pulse when it is started the first time).
 
 Owns one listening socket. Does not know the engine. Kind: shell (test support).
 """
@@ -18,6 +19,7 @@ import time
 from pathlib import Path
 
 from gateway.config import Settings
+from gateway.pulse import Pulse
 from gateway.runner import KEEPER_STOP, Briefing, Ready, Roles, main
 
 _MODE = os.environ.get("RECALL_TEST_FAKE", "")
@@ -46,6 +48,18 @@ def _listen(host: str, port: int, body: bytes) -> None:
     threading.Thread(target=_answer, args=(listener, body), daemon=True).start()
 
 
+def _live(briefing: Briefing) -> None:
+    """A pulse like that of a loop that turns."""
+
+    def beating() -> None:
+        pulse = Pulse(briefing.pulse_fd)
+        while True:
+            time.sleep(0.01)
+            pulse.beat()
+
+    threading.Thread(target=beating, daemon=True).start()
+
+
 def worker(briefing: Briefing, slot: int, ready: Ready) -> None:
     """Serves `worker-<slot> <access key>` until SIGTERM."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
@@ -56,6 +70,8 @@ def worker(briefing: Briefing, slot: int, ready: Ready) -> None:
     _listen(settings.listen.host, settings.listen.port, body.encode())
     for bound in settings.bucket_listeners:
         _listen(bound.address.host, bound.address.port, f"bucket {bound.bucket}".encode())
+    if _MODE != "worker-hangs" or not briefing.first:
+        _live(briefing)
     _event(settings, f"worker-{slot} ready")
     ready(settings.listen.port)
     if _MODE == "worker-dies":
@@ -78,6 +94,8 @@ def keeper(briefing: Briefing, ready: Ready) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, {KEEPER_STOP})
     if _MODE == "keeper-refuses":
         raise ValueError("the fake keeper refuses")
+    if _MODE != "keeper-hangs" or not briefing.first:
+        _live(briefing)
     if _MODE != "keeper-mute":
         _event(settings, "keeper ready, first" if briefing.first else "keeper ready, again")
         ready(None)

@@ -10,6 +10,7 @@ import resource
 import signal
 import socket
 import stat
+import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,7 +26,7 @@ from gateway.log import ONCE_KEYS_MAX, ONCE_S, Line, Once
 from gateway.supervisor import hold, url
 from gateway.value import Address
 from tests.support.descriptors import descriptors, opened
-from tests.support.gateway import Gateway, GatewayFailed, _runs, wait_for
+from tests.support.gateway import ROOT, Gateway, GatewayFailed, _runs, wait_for
 from tiering import whole
 
 FAKE = "tests.support.fake_gateway"
@@ -170,6 +171,50 @@ def test_restarts_back_off() -> None:
         wait_for(lambda: gateway.log.count("restart_in_s") >= 4, "four restarts")
         waits = [line.partition("restart_in_s=")[2] for line in gateway.log.splitlines() if "restart_in_s" in line]
         assert waits[:4] == ["0.1", "0.2", "0.4", "0.8"]
+
+
+@pytest.mark.parametrize("name", ["worker-0", "keeper"])
+def test_a_child_whose_loop_stands_still_says_where_and_is_started_again(name: str) -> None:
+    role = name.partition("-")[0]
+    with fake(f"{role}-hangs", settings={"hang_s": "0.3"}) as gateway:
+        gateway.wait_restarted(name, gateway.pids()[name])
+        wait_for(lambda: f'child={name} why="signal SIGKILL"' in gateway.log, "it is said what became of it")
+        assert f'msg="its loop stands still: killed when it has said where" child={name}' in gateway.log
+        assert f'fake_child.py", line {_line_of(role)} in {role}' in gateway.log
+        assert fetch(gateway.endpoint) == "worker-0 recalltest"
+
+
+def _line_of(role: str) -> int:
+    """Where the fake child waits for its end."""
+    lines = (ROOT / "tests/support/fake_child.py").read_text().splitlines()
+    waits = {"worker": "signal.sigwait({signal.SIGTERM})", "keeper": "signal.sigwait({KEEPER_STOP})"}
+    return next(number for number, line in enumerate(lines, 1) if line.strip() == waits[role])
+
+
+def test_a_child_that_somebody_has_stopped_is_not_taken_for_one_that_hangs() -> None:
+    with fake(settings={"hang_s": "0.3"}) as gateway:
+        worker = gateway.pids()["worker-0"]
+        os.kill(worker, signal.SIGSTOP)
+        time.sleep(1.2)
+        os.kill(worker, signal.SIGCONT)
+        time.sleep(0.6)
+        assert gateway.pids()["worker-0"] == worker
+        assert "stands still" not in gateway.log
+
+
+def test_without_a_limit_nothing_is_taken_for_hanging() -> None:
+    with fake("worker-hangs", settings={"hang_s": "0"}) as gateway:
+        worker = gateway.pids()["worker-0"]
+        time.sleep(0.6)
+        assert gateway.pids()["worker-0"] == worker
+
+
+def test_the_loops_of_a_gateway_turn_while_it_has_nothing_to_do() -> None:
+    with Gateway(settings={"hang_s": "1"}) as gateway:
+        before = gateway.pids()
+        time.sleep(3)
+        assert gateway.pids() == before
+        assert "stands still" not in gateway.log
 
 
 @pytest.mark.parametrize("more", [0, 2, 4])
