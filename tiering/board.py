@@ -77,12 +77,18 @@ class Board:
 
     def claim(self, slot: int, landing: int, generation: int) -> Claim | None:
         """Takes `generation` for a landing in `slot`; the claim of whoever has it. Under `lock`."""
+        held = self.claimed(generation, slot)
+        if held is None:
+            self.post(slot, landing, 0, LANDING)
+            self._words[slot] = generation
+        return held
+
+    def claimed(self, generation: int, own: int = -1) -> Claim | None:
+        """The claim of whoever lands `generation`, in another slot than `own`."""
         for held in self._slots_of(generation):
             owner, _, pid, state = self._read(held)
-            if state == LANDING and held != slot and device.runs(pid):
+            if state == LANDING and held != own and device.runs(pid):
                 return Claim(held, owner)
-        self.post(slot, landing, 0, LANDING)
-        self._words[slot] = generation
         return None
 
     def release(self, slot: int) -> None:

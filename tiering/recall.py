@@ -174,9 +174,11 @@ class Recalls:
         return landing.failed is None
 
     async def ended(self, okey: bytes, generation: int) -> None:
-        """Returns when no recall of it is under way in this process."""
+        """Returns when no recall of it is under way, in this process or another."""
         while (landing := self._landings.get((okey, generation))) is not None:
             await landing.changed()
+        while self._board.claimed(generation) is not None:  # noqa: ASYNC110  another process rings no bell here
+            await asyncio.sleep(_POLL_S)
 
     def land(self, okey: bytes, record: ObjectRecord) -> _Landing | None:
         """Starts or joins the object's recall; None when it only passes through: too large, or too many already."""

@@ -1171,6 +1171,36 @@ def test_object_that_is_sent_back_while_it_is_recalled_does_not_return(tmp_path:
     run(body())
 
 
+def test_object_that_is_sent_back_while_another_process_recalls_it_does_not_return(tmp_path: Path) -> None:
+    # The order was carried out before the other's landing was committed: the object stayed, and the caller was told that the backing
+    # store does not answer.
+    async def body() -> None:
+        async with engine(tmp_path) as e:
+            data = pattern(20_000, 1)
+            await steps.put(e.store, "k", data)
+            record = await make_cold(e, "k")
+            e.start_keeper()
+            served, slot = e.served["p"], 5
+            board = other_board(e)
+            assert board.claim(slot, 111, record.generation) is None
+            sending = asyncio.create_task(e.store.change("b", "k", ObjectChange(tier="cold")))
+            place = FlashBody(served, record.size)
+            await steps.settled(place.begin())
+            await steps.settled(place.write(data))
+            await asyncio.sleep(0.05)
+            assert not sending.done()
+            await served.committer.submit(
+                lambda batch: mutations.recalled(batch, okey_of(e, "k"), record.generation, place.extents, 0)
+            )
+            place.settle()
+            board.post(slot, 111, record.size, boards.DONE)
+            board.release(slot)
+            assert (await sending).residency == Residency.COLD_ONLY
+            board.close()
+
+    run(body())
+
+
 def test_cold_object_that_goes_while_it_is_read_is_given_whole(tmp_path: Path) -> None:
     # Deleted while it landed: what has come and passed its checksum needs no record to be given to who asked before.
     async def body() -> None:
