@@ -47,7 +47,8 @@ class Briefing(msgspec.Struct, frozen=True):
     `first`: no worker has been started yet since the lock was taken, so a keeper may recover as if it were alone; one that
     is started again later is not. `secrets`: variables that the child's environment, which others can read, does not have.
     `kept_fd`: a file in memory that the supervisor passes on to the child that is started in this one's place. `pulse_fd`: where
-    the child shows that its loop turns (`gateway.pulse`).
+    the child shows that its loop turns (`gateway.pulse`). `listening_fds`: the sockets of a worker that is the only one, in the order of
+    its addresses; several bind sockets of their own.
     """
 
     settings: Settings
@@ -58,6 +59,7 @@ class Briefing(msgspec.Struct, frozen=True):
     secrets: Mapping[str, str] = {}
     kept_fd: int = -1
     pulse_fd: int = -1
+    listening_fds: tuple[int, ...] = ()
 
     @property
     def environ(self) -> dict[str, str]:
@@ -108,6 +110,8 @@ def main(arguments: Sequence[str] | None = None, roles: Roles | None = None) -> 
         with open(options.briefing_fd, "rb") as stream:
             briefing = msgspec.json.decode(stream.read(), type=Briefing)
         briefing = msgspec.structs.replace(briefing, kept_fd=options.kept_fd, pulse_fd=options.pulse_fd)
+        for descriptor in briefing.listening_fds:
+            os.set_inheritable(descriptor, False)
         log.start(name, briefing.settings.log_level)
         actual = roles or _ours()
         if options.role == "worker":

@@ -30,6 +30,7 @@ from gateway import keys, pulse, tls
 from gateway.config import BACKING_SECRETS, NOTIFY_TOKEN_PREFIX, Settings
 from gateway.credentials import SECRET_VARIABLES, Credentials
 from gateway.datadir import DataDir, StartError
+from gateway.http.tcp import quiet
 from gateway.runner import KEEPER_STOP, STACKS, Briefing, Report
 from gateway.tls import Pair, TlsError
 from gateway.value import Address
@@ -59,7 +60,7 @@ _log = logging.getLogger("recall.supervisor")
 def hold(address: Address) -> tuple[socket.socket, Address]:
     """Binds an address without listening, so that it stays ours while workers come and go; port 0 becomes a real one.
 
-    Workers bind it again with SO_REUSEPORT; a socket that does not listen gets no connections. Raises StartError.
+    Several workers bind it again with SO_REUSEPORT; a socket that does not listen gets no connections. Raises StartError.
     """
     try:
         family, _, _, _, place = socket.getaddrinfo(
@@ -72,6 +73,8 @@ def hold(address: Address) -> tuple[socket.socket, Address]:
             probe.bind(place)
         held = socket.socket(family, socket.SOCK_STREAM)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:  # as a loop does with the sockets of its own
+            held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         held.bind(place)
     except OSError as error:
         advice = "; choose another address with --listen" if error.errno == errno.EADDRINUSE else ""
@@ -303,6 +306,9 @@ class Supervisor:
         self._put_off(child, said)
 
     def _put_off(self, child: _Child, why: str) -> None:
+        if child.restart_wait_s == RESTART_WAIT_MAX_S and child in self._workers:
+            for held in self._held:
+                quiet(held)  # it dies again and again: whoever waits for it would wait for nothing
         child.restart_at_s = time.monotonic() + child.restart_wait_s
         _log.error("ended", extra={"child": child.name, "why": why, "restart_in_s": child.restart_wait_s})
         child.restart_wait_s = min(child.restart_wait_s * 2, RESTART_WAIT_MAX_S)
@@ -310,7 +316,19 @@ class Supervisor:
     def _spawn(self, child: _Child) -> None:
         child.tls = self._pair if child in self._workers else None  # the keeper serves nobody
         environment, secret = _parted(os.environ)
-        told = Briefing(self._settings, self._credentials, child.starts == 0, self._ring, child.tls, secret)
+        # The only worker gets the sockets themselves, and they outlive it: who connects while it is started again waits, where with
+        # others there the system chooses one of those. Clients may take one refusal for the end of the server.
+        alone = child in self._workers and len(self._workers) == 1
+        listening = tuple(held.fileno() for held in self._held) if alone else ()
+        told = Briefing(
+            self._settings,
+            self._credentials,
+            child.starts == 0,
+            self._ring,
+            child.tls,
+            secret,
+            listening_fds=listening,
+        )
         briefing = msgspec.json.encode(told)
         with contextlib.ExitStack() as passed:  # what is the child's, and ours only until it has it
             briefing_fd = os.memfd_create("recall-briefing")  # a pipe could fill up and block us
@@ -339,7 +357,7 @@ class Supervisor:
                 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})  # until the child ignores it
                 try:
                     child.process = subprocess.Popen(
-                        command, stdin=subprocess.DEVNULL, env=environment, pass_fds=tuple(descriptors.values())
+                        command, stdin=subprocess.DEVNULL, env=environment, pass_fds=(*descriptors.values(), *listening)
                     )
                 finally:
                     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})

@@ -13,6 +13,7 @@ import itertools
 import logging
 import os
 import signal
+import socket
 import sys
 import time
 from pathlib import Path
@@ -110,7 +111,8 @@ async def _serve(briefing: Briefing, slot: int, ready: Ready) -> None:
         lambda host: engine.admin_facts(settings, pools, time.monotonic() - started_s, host),
         time.time,
     )
-    for address, bucket in places:
+    lent = [socket.socket(fileno=descriptor) for descriptor in briefing.listening_fds]
+    for (address, bucket), sock in itertools.zip_longest(places, lent):
         pipeline = Pipeline(
             store,
             msgspec.structs.replace(config, every_host_bucket=bucket),
@@ -138,6 +140,7 @@ async def _serve(briefing: Briefing, slot: int, ready: Ready) -> None:
                 address.port,
                 connections.limits,
                 reuse_port=True,
+                sock=sock,
                 ssl_context=gate,
                 connections=connections,
             )

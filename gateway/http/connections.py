@@ -585,16 +585,19 @@ def _less(counts: Counter[str], name: str) -> int:
 
 
 class Listener:
-    """One listening socket and its connections."""
+    """One listening socket and its connections. `lent`: the socket, where another process has it too."""
 
-    def __init__(self, server: asyncio.Server, connections: Connections) -> None:
+    def __init__(self, server: asyncio.Server, connections: Connections, lent: socket.socket | None) -> None:
         self.connections = connections
+        self._lent = lent
         sockets: Sequence[socket.socket] = cast(Any, server).sockets  # asyncio's are a tuple, uvloop's a list
         self.port: int = sockets[0].getsockname()[1]
         self._server = server
 
     def stop_accepting(self) -> None:
         """New connections are refused by the kernel from now on. Idempotent."""
+        if self._lent is not None:
+            tcp.quiet(self._lent)
         self._server.close()
 
     async def drain(self, seconds: float) -> int:
@@ -634,4 +637,4 @@ async def serve(
             ssl_handshake_timeout=handshake_s,
         )
     connections.start()
-    return Listener(server, connections)
+    return Listener(server, connections, sock)

@@ -9,6 +9,7 @@ Owns nothing. Does not know HTTP. Kind: shell (one system call each). Spec: tcp(
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import sys
 from typing import Final
@@ -43,6 +44,12 @@ def prepare(transport: asyncio.BaseTransport, peer: str) -> None:
         pass
     finally:
         sock.detach()
+
+
+def quiet(listening: socket.socket) -> None:
+    """Has the kernel refuse connections from now on, whoever else has the socket. It can listen again."""
+    with contextlib.suppress(OSError):  # it did not listen
+        listening.shutdown(socket.SHUT_RDWR)
 
 
 def silent_s(transport: asyncio.BaseTransport) -> float:

@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+from itertools import zip_longest
 from pathlib import Path
 
 from gateway.config import Settings
@@ -40,10 +41,12 @@ def _answer(listener: socket.socket, body: bytes) -> None:
             )
 
 
-def _listen(host: str, port: int, body: bytes) -> None:
-    listener = socket.socket()
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    listener.bind((host, port))
+def _listen(host: str, port: int, body: bytes, lent: int | None) -> None:
+    """On the socket that was `lent`, or on one of its own."""
+    listener = socket.socket(fileno=lent)
+    if lent is None:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        listener.bind((host, port))
     listener.listen()
     threading.Thread(target=_answer, args=(listener, body), daemon=True).start()
 
@@ -67,9 +70,11 @@ def worker(briefing: Briefing, slot: int, ready: Ready) -> None:
         raise OSError("the fake worker refuses")
     settings, credentials = briefing.settings, briefing.credentials
     body = f"worker-{slot} {credentials.access_key}"
-    _listen(settings.listen.host, settings.listen.port, body.encode())
-    for bound in settings.bucket_listeners:
-        _listen(bound.address.host, bound.address.port, f"bucket {bound.bucket}".encode())
+    places = [(settings.listen, body)] + [
+        (bound.address, f"bucket {bound.bucket}") for bound in settings.bucket_listeners
+    ]
+    for (address, said), lent in zip_longest(places, briefing.listening_fds):
+        _listen(address.host, address.port, said.encode(), lent)
     if _MODE != "worker-hangs" or not briefing.first:
         _live(briefing)
     _event(settings, f"worker-{slot} ready")

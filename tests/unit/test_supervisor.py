@@ -173,6 +173,43 @@ def test_restarts_back_off() -> None:
         assert waits[:4] == ["0.1", "0.2", "0.4", "0.8"]
 
 
+def test_who_comes_while_the_only_worker_is_started_again_waits() -> None:
+    """A client that is refused once may take the server for gone, for good."""
+    with Gateway(settings={"bucket_listeners": "127.0.0.1:0=b-b"}) as gateway:
+        bound = (gateway.data_dir / "run/b-b.endpoint").read_text().strip()
+        for _ in range(2):  # the socket outlives each
+            gateway.kill("worker-0")
+            for endpoint in (gateway.endpoint, bound):
+                assert fetch(f"{endpoint}/minio/health/live") == ""
+
+
+def test_nobody_waits_for_a_worker_that_dies_again_and_again() -> None:
+    with fake("worker-dies") as gateway:
+        port = int(gateway.endpoint.rpartition(":")[2])
+        wait_for(lambda: _is_refused(port), "connections are refused")
+        assert "restart_in_s=5" in gateway.log
+        starts = gateway.log.count("msg=ready child=worker-0")
+        wait_for(lambda: gateway.log.count("msg=ready child=worker-0") > starts, "the next one listens all the same")
+
+
+def test_connections_are_refused_while_the_only_worker_drains(data_dir: Path) -> None:
+    with Gateway(data_dir=data_dir) as gateway:
+        port = int(gateway.endpoint.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as slow:
+            slow.sendall(b"PUT /b/k HTTP/1.1\r\nHost: h\r\nContent-Length: 5\r\n\r\n1")
+            time.sleep(0.3)  # it is read by then: a connection without a request would be closed
+            os.kill(gateway.pids()["supervisor"], signal.SIGTERM)
+            wait_for(lambda: _is_refused(port), "connections are refused", 5)
+
+
+def _is_refused(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), 5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
 @pytest.mark.parametrize("name", ["worker-0", "keeper"])
 def test_a_child_whose_loop_stands_still_says_where_and_is_started_again(name: str) -> None:
     role = name.partition("-")[0]
