@@ -71,6 +71,7 @@ def hold(address: Address) -> tuple[socket.socket, Address]:
             # Only a socket without it tells whether the port is free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(place)
+            place = probe.getsockname()  # asked for by number, a port is kept also by who does not listen any more
         held = socket.socket(family, socket.SOCK_STREAM)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:  # as a loop does with the sockets of its own

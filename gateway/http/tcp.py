@@ -46,10 +46,19 @@ def prepare(transport: asyncio.BaseTransport, peer: str) -> None:
         sock.detach()
 
 
+def lend_ear(bound: socket.socket) -> None:
+    """Before a socket listens that others have too: of the connections that come, what is left for a minute after their end keeps nobody
+    from binding the address again."""
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+
+
 def quiet(listening: socket.socket) -> None:
-    """Has the kernel refuse connections from now on, whoever else has the socket. It can listen again."""
+    """Has the kernel refuse connections from now on, whoever else has the socket. It keeps the address, and can listen again."""
     with contextlib.suppress(OSError):  # it did not listen
         listening.shutdown(socket.SHUT_RDWR)
+    listening.setsockopt(
+        socket.SOL_SOCKET, socket.SO_REUSEADDR, 0
+    )  # with it another could take the address of who does not listen
 
 
 def silent_s(transport: asyncio.BaseTransport) -> float:

@@ -183,6 +183,27 @@ def test_who_comes_while_the_only_worker_is_started_again_waits() -> None:
                 assert fetch(f"{endpoint}/minio/health/live") == ""
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_gateway_starts_again_at_a_port_whose_connections_it_has_just_closed(workers: int) -> None:
+    with Gateway(workers=workers) as first:
+        port = int(first.endpoint.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(b"GET /minio/health/live HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+            while connection.recv(4096):
+                pass
+        first.stop()
+        with Gateway(workers=workers, listen=f"127.0.0.1:{port}") as second:
+            assert fetch(f"{second.endpoint}/minio/health/live") == ""
+
+
+def test_the_port_of_a_worker_that_dies_again_and_again_is_no_other_gateways() -> None:
+    with fake("worker-dies") as gateway:
+        address = gateway.endpoint.removeprefix("http://")
+        wait_for(lambda: _is_refused(int(address.rpartition(":")[2])), "connections are refused")
+        with pytest.raises(GatewayFailed, match="already in use"), fake(listen=address):
+            pass
+
+
 def test_nobody_waits_for_a_worker_that_dies_again_and_again() -> None:
     with fake("worker-dies") as gateway:
         port = int(gateway.endpoint.rpartition(":")[2])
