@@ -196,7 +196,6 @@ _MESSAGES: Final[dict[type[contract.StoreError], str]] = {
     contract.NotRenamable: "Objects of a bucket with versions cannot be renamed.",
     contract.UnknownPool: "x-recall-pool names a pool this gateway does not have.",
     contract.SizeMismatch: "The size of the completed object does not match x-amz-mp-object-size.",
-    contract.ColdUnavailable: "This takes the backing store, which does not answer now. Please try again.",
     contract.Corrupt: "No copy of this object's bytes passes its checksum.",
 }
 
@@ -251,4 +250,9 @@ def from_store(error: contract.StoreError) -> S3Error:
             fields[element] = facts[fact]
     if "retry_s" in facts:
         fields["retry_s"] = max(1, int(facts["retry_s"]))
-    return S3Error(code, _MESSAGES.get(kind, ""), headers, **fields)
+    message = (
+        f"{error.message.capitalize()}. Please try again."
+        if kind is contract.ColdUnavailable
+        else _MESSAGES.get(kind, "")
+    )
+    return S3Error(code, message, headers, **fields)

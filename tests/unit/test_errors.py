@@ -79,3 +79,14 @@ def test_a_store_error_of_a_derived_kind_answers_as_its_parent() -> None:
 def test_an_unknown_code_is_our_mistake() -> None:
     with pytest.raises(KeyError):
         S3Error("NoSuchCode")
+
+
+def test_what_needed_the_backing_store_says_what_became_of_it() -> None:
+    # Whatever it was, the client was told that the store does not answer.
+    assert from_store(contract.ColdUnavailable("the object could not be made cold now")).message == (
+        "The object could not be made cold now. Please try again."
+    )
+    assert (
+        from_store(contract.ColdUnavailable("a part is missing", retry_s=5)).message
+        == "A part is missing. Please try again."
+    )
