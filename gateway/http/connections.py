@@ -623,7 +623,7 @@ async def serve(
     limits = connections.limits
     handshake_s = limits.head_s if ssl_context is not None else None
     if sock is not None:
-        tcp.lend_ear(sock)
+        tcp.prepare_listening(sock)
         server = await loop.create_server(
             protocol, sock=sock, backlog=limits.backlog, ssl=ssl_context, ssl_handshake_timeout=handshake_s
         )

@@ -1,5 +1,5 @@
 """What the kernel knows of a connection that is not being read, how long its last bytes have waited, whether the peer is there and how
-much it has taken; how much it may hold for one, and how it sends.
+much it has taken; how much it may hold for one, how it sends, and whether it takes more of them.
 
 Promise: nothing is read; where the kernel does not say or do it (no TCP, a closed socket), nobody has waited, nobody has left, and what
 it holds is its own affair.
@@ -46,8 +46,8 @@ def prepare(transport: asyncio.BaseTransport, peer: str) -> None:
         sock.detach()
 
 
-def lend_ear(bound: socket.socket) -> None:
-    """Before a socket listens that others have too: of the connections that come, what is left for a minute after their end keeps nobody
+def prepare_listening(bound: socket.socket) -> None:
+    """For a socket that others have too, before it listens: what is left of its connections for a minute after their end keeps nobody
     from binding the address again."""
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
@@ -56,9 +56,8 @@ def quiet(listening: socket.socket) -> None:
     """Has the kernel refuse connections from now on, whoever else has the socket. It keeps the address, and can listen again."""
     with contextlib.suppress(OSError):  # it did not listen
         listening.shutdown(socket.SHUT_RDWR)
-    listening.setsockopt(
-        socket.SOL_SOCKET, socket.SO_REUSEADDR, 0
-    )  # with it another could take the address of who does not listen
+    # With it, another could bind the address of one that does not listen.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
 
 
 def silent_s(transport: asyncio.BaseTransport) -> float:
