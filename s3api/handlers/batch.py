@@ -173,8 +173,7 @@ async def batch_lookup(call: Call) -> Response:
 
 
 def _found(info: ObjectInfo, now_ms: int) -> Found:
-    size = info.size if info.encryption is None else content_bytes(info)
-    found = Found(size, "cold" if info.residency is _COLD_ONLY else "hot", info.etag)
+    found = Found(content_bytes(info), "cold" if info.residency is _COLD_ONLY else "hot", info.etag)
     if info.expires_ms:
         found.ttl_ms = max(0, info.expires_ms - now_ms)
     if info.pin_until_ms > now_ms:

@@ -196,20 +196,14 @@ def test_a_gateway_starts_again_at_a_port_whose_connections_it_has_just_closed(w
             assert fetch(f"{second.endpoint}/minio/health/live") == ""
 
 
-def test_the_port_of_a_worker_that_dies_again_and_again_is_no_other_gateways() -> None:
+def test_nobody_waits_for_a_worker_that_dies_again_and_again_and_its_port_is_kept() -> None:
     with fake("worker-dies") as gateway:
         address = gateway.endpoint.removeprefix("http://")
         wait_for(lambda: _is_refused(int(address.rpartition(":")[2])), "connections are refused")
-        with pytest.raises(GatewayFailed, match="already in use"), fake(listen=address):
-            pass
-
-
-def test_nobody_waits_for_a_worker_that_dies_again_and_again() -> None:
-    with fake("worker-dies") as gateway:
-        port = int(gateway.endpoint.rpartition(":")[2])
-        wait_for(lambda: _is_refused(port), "connections are refused")
         assert "restart_in_s=5" in gateway.log
         starts = gateway.log.count("msg=ready child=worker-0")
+        with pytest.raises(GatewayFailed, match="already in use"), fake(listen=address):
+            pass
         wait_for(lambda: gateway.log.count("msg=ready child=worker-0") > starts, "the next one listens all the same")
 
 
@@ -267,10 +261,13 @@ def test_without_a_limit_nothing_is_taken_for_hanging() -> None:
         assert gateway.pids()["worker-0"] == worker
 
 
-def test_the_loops_of_a_gateway_turn_while_it_has_nothing_to_do() -> None:
+def test_the_loops_of_a_gateway_turn_while_it_has_nothing_to_do_and_say_where_they_are() -> None:
     with Gateway(settings={"hang_s": "1"}) as gateway:
         before = gateway.pids()
+        for name in ("worker-0", "keeper"):
+            os.kill(before[name], signal.SIGUSR2)
         time.sleep(3)
+        assert gateway.log.count('gateway/runner.py", line') >= 2
         assert gateway.pids() == before
         assert "stands still" not in gateway.log
 
