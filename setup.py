@@ -33,6 +33,7 @@ HOT = (
     "s3api/params.py",
     "s3api/payload.py",
     "s3api/pipeline.py",
+    "s3api/precedent.py",
     "s3api/preconditions.py",
     "s3api/sigv4.py",
     "s3api/target.py",

@@ -69,31 +69,103 @@ class RequestBody(Protocol):
         """What `whole` lent is not looked at any more: what is waited for now needs no buffer. Without it that ends with the response."""
 
 
+class Hole:
+    """A header's value that differs from head to head: where it lies in the header lines."""
+
+    __slots__ = ("name", "start", "stop")
+
+    def __init__(self, name: bytes, start: int, stop: int) -> None:
+        self.name = name
+        self.start = start
+        self.stop = stop
+
+
+class Shape:
+    """Header lines that one request after another has, but for their holes; and what else a transport read of them.
+
+    `precedent` is the application's own: what it keeps for the next request of this shape.
+    """
+
+    __slots__ = ("fixed", "headers", "holes", "length", "lines", "precedent")
+
+    def __init__(self, lines: bytes, headers: Headers, length: int, holes: list[Hole]) -> None:
+        self.lines = lines  # as they were last
+        self.headers = headers
+        self.length = length  # of the body
+        self.holes = holes  # in the order of the lines
+        self.precedent: Any = None
+        self.fixed: list[bytes] = []  # the pieces between the holes
+        at = 0
+        for hole in holes:
+            self.fixed.append(lines[at : hole.start])
+            at = hole.stop
+        self.fixed.append(lines[at:])
+
+    def fill(self, head: bytes, start: int) -> Headers:
+        """The headers of a head of this shape, whose lines begin at `start`."""
+        headers = self.headers.copy()
+        for hole in self.holes:
+            headers[hole.name] = head[start + hole.start : start + hole.stop]
+        return headers
+
+
 class Request:
     """One parsed request head and its body."""
 
-    __slots__ = ("body", "headers", "method", "path", "peer", "query", "started_s", "state", "tls")
+    __slots__ = (
+        "_headers",
+        "at",
+        "body",
+        "head",
+        "method",
+        "path",
+        "peer",
+        "query",
+        "shape",
+        "started_s",
+        "state",
+        "tls",
+    )
 
     def __init__(
         self,
         method: str,
         path: bytes,
         query: bytes,
-        headers: Headers,
+        headers: Headers | None,
         body: RequestBody,
         peer: str = "",
         tls: str = "",
         started_s: float = 0.0,
+        shape: Shape | None = None,
+        head: bytes = b"",
+        at: int = 0,
     ) -> None:
         self.method = method  # upper case
         self.path = path  # as sent, percent-encoded; scheme and authority of an absolute-form target removed
         self.query = query  # as sent, without `?`
-        self.headers = headers
+        self._headers = headers  # None: as `shape` reads them when they are asked for
+        self.shape = shape
+        self.head = head  # with a shape: the bytes as they came,
+        self.at = at  # of which the header lines begin here
         self.body = body
         self.peer = peer  # address without port
         self.tls = tls  # its version, as 1.3; empty over plain TCP
         self.started_s = started_s  # monotonic
         self.state: Any = None  # the application's own, from handle() to finished()
+
+    @property
+    def headers(self) -> Headers:
+        """By lower-case name."""
+        headers = self._headers
+        if headers is None:
+            assert self.shape is not None
+            headers = self._headers = self.shape.fill(self.head, self.at)
+        return headers
+
+    @headers.setter
+    def headers(self, headers: Headers) -> None:
+        self._headers = headers
 
     @property
     def secure(self) -> bool:

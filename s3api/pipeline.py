@@ -27,11 +27,12 @@ from s3api.form import FormPayload, boundary_of, headers_of
 from s3api.handlers import sts
 from s3api.handlers.tagging import read_tagging
 from s3api.identity import Identity
-from s3api.message import BodyError, Request, Response
+from s3api.message import BodyError, Request, Response, Shape
 from s3api.moment import http_date
 from s3api.operations import Operation, resolve
-from s3api.params import parse_query
+from s3api.params import NO_QUERY, parse_query
 from s3api.payload import open_payload
+from s3api.precedent import Precedent
 from s3api.session import Sessions
 from s3api.settings import REQUESTER_PAYS
 from s3api.sigv4 import EMPTY_SHA256, SIGNATURE, UNSIGNED, SigV4, Verified
@@ -262,6 +263,11 @@ class Pipeline:
                 self._access_log(request, response, trace, sent_bytes, seconds)
 
     def _start(self, request: Request, trace: Trace) -> Answer:
+        shape = request.shape
+        if shape is not None and isinstance(shape.precedent, Precedent):
+            answer = self._again(request, trace, shape.precedent)
+            if answer is not None:
+                return answer
         headers = request.headers
         target = self._targets.parse(request.path, headers.get(b"host", b""))
         trace.target = target
@@ -296,7 +302,52 @@ class Pipeline:
         judging = self._authorise(call, operation, trace)
         if judging is not None:
             return self._answer_after(judging, call, operation, verified, trace)
+        if shape is not None and verified is not None and request.method in _READS and call.key and not request.query:
+            self._set_precedent(call, operation, verified, shape)
         return self._answer(call, operation, verified, trace)
+
+    def _again(self, request: Request, trace: Trace, precedent: Precedent) -> Answer | None:
+        """The answer to a request like one that was judged before; None where this one must be judged itself."""
+        found = precedent.operations.get(request.method)
+        if found is None or request.query or precedent.owner is not self:
+            return None
+        place = precedent.place(request.path)
+        if place is None:
+            return None
+        now_ms = self._clock.now_ms()
+        signature = precedent.signature
+        if signature is None or not signature.holds(
+            request.method, request.path, request.head, request.at, now_ms // 1000
+        ):
+            return None
+        bucket, key = place
+        name, identity = bucket.name, precedent.identity
+        try:
+            if self._identities(precedent.access_key) is not identity or self._store.bucket(name) is not bucket:
+                return None
+        except NoSuchBucket:
+            return None
+        operation, handler = found
+        request.headers = precedent.headers
+        trace.target = Target("object", name, key)
+        trace.operation = operation.name
+        trace.identity = identity
+        trace.bucket = bucket
+        call = self._call(request, trace, operation, name, key, NO_QUERY, identity, _UNREAD, now_ms)
+        call.bucket_info = bucket
+        return handler(call)
+
+    def _set_precedent(self, call: Call, operation: Operation, verified: Verified, shape: Shape) -> None:
+        """Keeps what was judged of a read for the next request of its shape, where nothing else would have to be judged of that."""
+        bucket, identity, handler = call.bucket_info, call.identity, self._handlers.get(operation.name)
+        if bucket is None or handler is None or operation.body != "none" or verified.payload not in _UNCHUNKED:
+            return
+        if not self._access.is_plain(identity, operation.action, bucket):
+            return
+        precedent = shape.precedent
+        if not isinstance(precedent, Precedent) or not precedent.is_of(self, identity, verified.key):
+            precedent = shape.precedent = Precedent(self, identity, verified, self._sigv4, call.request, shape)
+        precedent.learn(call.request, bucket, call.key, operation, handler)
 
     def _call(
         self,

@@ -183,7 +183,7 @@ def _fault(credential: bytes, parts: list[bytes], services: frozenset[bytes]) ->
     return ""
 
 
-class _Credential:
+class Credential:
     """The part of an authorisation that repeats from request to request: credential and signed header names.
 
     And what the last good request made of them: the next one mostly differs in its path and signature alone.
@@ -249,9 +249,18 @@ class SigV4:
         self._skew_s = skew_s
         self._expires_max_s = expires_max_s
         self._services = frozenset(service.encode() for service in services)
-        self._credentials: dict[bytes, _Credential] = {}
+        self._credentials: dict[bytes, Credential] = {}
         self._keys: dict[bytes, SigningKey] = {}
         self._times: dict[bytes, int] = {}
+
+    @property
+    def skew_s(self) -> int:
+        """How far a request's time may be from ours."""
+        return self._skew_s
+
+    def credential(self, headers: Headers) -> Credential:
+        """What a request whose header was verified names: credential and signed headers. Raises S3Error."""
+        return parse_authorization(headers[b"authorization"], self._services)[0]
 
     def verify(
         self,
@@ -296,7 +305,7 @@ class SigV4:
         credential = self._credentials.get(head)
         known = credential is not None
         if credential is None:
-            credential, signature = _parse_authorization(authorization, self._services)
+            credential, signature = parse_authorization(authorization, self._services)
         timestamp = headers.get(b"x-amz-date")
         if timestamp is None:
             timestamp = _timestamp_of_date(headers.get(b"date", b""))
@@ -338,15 +347,15 @@ class SigV4:
             values = None
         tail = credential.tail
         if values is None or values != credential.values or content != credential.content:
-            tail = _canonical_tail(headers, credential.signed, content)
+            tail = canonical_tail(headers, credential.signed, content)
         primed = credential.primed
         if timestamp != credential.timestamp or credential.key is not key:
-            primed = key.after(_to_sign(timestamp, credential.scope))
+            primed = key.after(text_to_sign(timestamp, credential.scope))
         spelled = method.encode("latin-1", "replace")
         canonical = b"\n".join((spelled, canonical_path(path), canonical_query(query), tail))
         digest = _sha256(canonical).hexdigest().encode()
         if not hmac.compare_digest(key.sign_after(primed, digest).encode(), signature):
-            text = _to_sign(timestamp, credential.scope) + digest
+            text = text_to_sign(timestamp, credential.scope) + digest
             raise _mismatch(credential.access_key, text, canonical, signature)
         credential.names, credential.values, credential.content, credential.tail = names, values, content, tail
         credential.key, credential.timestamp, credential.primed = key, timestamp, primed
@@ -383,7 +392,7 @@ class SigV4:
         if sent_s is None:
             raise _bad_query("X-Amz-Date must be in the ISO8601 Long Format \"yyyyMMdd'T'HHmmss'Z'\"")
         expires_s = self._expires(given[b"X-Amz-Expires"])
-        credential = _Credential(given[b"X-Amz-Credential"], given[b"X-Amz-SignedHeaders"], _BAD_QUERY, self._services)
+        credential = Credential(given[b"X-Amz-Credential"], given[b"X-Amz-SignedHeaders"], _BAD_QUERY, self._services)
         if session is None:
             _no_token(given.get(b"X-Amz-Security-Token"))
         key = self._key(credential, session)
@@ -439,7 +448,7 @@ class SigV4:
             )
         return expires_s
 
-    def _key(self, credential: _Credential, session: tuple[str, str] | None) -> SigningKey:
+    def _key(self, credential: Credential, session: tuple[str, str] | None) -> SigningKey:
         if session is None:
             secret = self._secret_of(credential.access_key)
         elif session[0] == credential.access_key:
@@ -507,11 +516,11 @@ def canonical_request(
         method.encode("latin-1", "replace"),
         canonical_path(path),
         coded_query,
-        _canonical_tail(headers, signed, content),
+        canonical_tail(headers, signed, content),
     )
 
 
-def _canonical_tail(headers: Mapping[bytes, bytes], signed: tuple[bytes, ...], content: bytes) -> bytes:
+def canonical_tail(headers: Mapping[bytes, bytes], signed: tuple[bytes, ...], content: bytes) -> bytes:
     """The canonical request after its query. A signed header the request lacks counts as empty, and so as a mismatch."""
     lines = b"\n".join([name + b":" + headers.get(name, b"") for name in signed])
     # The search for one byte first: most values have no space, and each search for two costs four times as much.
@@ -520,16 +529,16 @@ def _canonical_tail(headers: Mapping[bytes, bytes], signed: tuple[bytes, ...], c
     return b"%b\n\n%b\n%b" % (lines, b";".join(signed), content)
 
 
-def _to_sign(timestamp: bytes, scope: bytes) -> bytes:
+def text_to_sign(timestamp: bytes, scope: bytes) -> bytes:
     """The text to sign up to the hash of the canonical request."""
     return b"AWS4-HMAC-SHA256\n%b\n%b\n" % (timestamp, scope)
 
 
 def _string_to_sign(timestamp: bytes, scope: bytes, canonical: bytes) -> bytes:
-    return _to_sign(timestamp, scope) + _sha256(canonical).hexdigest().encode()
+    return text_to_sign(timestamp, scope) + _sha256(canonical).hexdigest().encode()
 
 
-def _parse_authorization(value: bytes, services: frozenset[bytes]) -> tuple[_Credential, bytes]:
+def parse_authorization(value: bytes, services: frozenset[bytes]) -> tuple[Credential, bytes]:
     """Algorithm, Credential, SignedHeaders and Signature, in any order, with or without spaces after the commas."""
     algorithm, space, rest = value.strip().partition(b" ")
     if algorithm != ALGORITHM:
@@ -555,7 +564,7 @@ def _parse_authorization(value: bytes, services: frozenset[bytes]) -> tuple[_Cre
     for needed in (b"Credential", b"SignedHeaders", b"Signature"):
         if needed not in fields:
             raise _malformed(f"missing {needed.decode()}.")
-    credential = _Credential(fields[b"Credential"], fields[b"SignedHeaders"], _MALFORMED, services)
+    credential = Credential(fields[b"Credential"], fields[b"SignedHeaders"], _MALFORMED, services)
     return credential, fields[b"Signature"]
 
 
@@ -717,6 +726,6 @@ _S3: Final = frozenset({b"s3"})
 
 def chunk_signer(headers: Headers, *, secret_key: str) -> ChunkSigner:
     """The chunk signatures that follow headers made by `sign_headers`."""
-    credential, signature = _parse_authorization(headers[b"authorization"], _S3)
+    credential, signature = parse_authorization(headers[b"authorization"], _S3)
     key = SigningKey(secret_key, credential.date, credential.region, credential.service)
     return ChunkSigner(key, headers[b"x-amz-date"], credential.scope, signature.decode())

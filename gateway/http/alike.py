@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from s3api.message import Headers
+from s3api.message import Headers, Hole, Shape
 
 _SHAPES_MAX: Final = 64
 _BYTES_MAX: Final = 2 << 10
@@ -20,51 +20,6 @@ _FIXED: Final = frozenset((b"host", b"connection", b"content-length", b"transfer
 _PLAIN: Final = bytes(range(0x21, 0x7F))
 _VALUE: Final = b" " + _PLAIN
 _IN_TARGET: Final = _PLAIN.replace(b"#", b"")
-
-
-class Hole:
-    """A value that differs from head to head: where it lies in the header lines."""
-
-    __slots__ = ("name", "start", "stop")
-
-    def __init__(self, name: bytes, start: int, stop: int) -> None:
-        self.name = name
-        self.start = start
-        self.stop = stop
-
-
-class Shape:
-    """Header lines as they were last, their holes in order, and what else was read of them."""
-
-    __slots__ = ("fixed", "headers", "holes", "length", "lines")
-
-    def __init__(self, lines: bytes, headers: Headers, length: int, holes: list[Hole]) -> None:
-        self.lines = lines
-        self.headers = headers
-        self.length = length  # of the body
-        self.holes = holes
-        self.fixed: list[bytes] = []  # the pieces between the holes
-        at = 0
-        for hole in holes:
-            self.fixed.append(lines[at : hole.start])
-            at = hole.stop
-        self.fixed.append(lines[at:])
-
-    def fill(self, head: bytes, start: int) -> Headers | None:
-        """The headers of the lines of the same length that begin at `start`, None where they are not alike."""
-        headers = self.headers.copy()
-        at = start
-        place = 0
-        for hole in self.holes:
-            first = start + hole.start
-            last = start + hole.stop
-            value = head[first:last]
-            if head[at:first] != self.fixed[place] or not is_value(value):
-                return None
-            headers[hole.name] = value
-            at = last
-            place += 1
-        return headers if head[at:] == self.fixed[place] else None
 
 
 class Shapes:
@@ -91,6 +46,21 @@ class Shapes:
         if len(self._shapes) >= _SHAPES_MAX:
             self._shapes.clear()
         self._shapes[size] = Shape(lines, dict(headers), length, holes or [])
+
+
+def is_like(shape: Shape, head: bytes, start: int) -> bool:
+    """Whether the header lines that begin at `start`, as many bytes as the shape's, are of that shape."""
+    at = start
+    place = 0
+    for hole in shape.holes:
+        first = start + hole.start
+        if head[at:first] != shape.fixed[place]:
+            return False
+        at = start + hole.stop
+        if not is_value(head[first:at]):
+            return False
+        place += 1
+    return head[at:] == shape.fixed[place]
 
 
 def is_value(value: bytes) -> bool:

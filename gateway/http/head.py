@@ -15,8 +15,8 @@ from typing import Final
 
 import httptools
 
-from gateway.http.alike import Shapes, is_target
-from s3api.message import PLAIN_HEADERS, Headers
+from gateway.http.alike import Shapes, is_like, is_target
+from s3api.message import PLAIN_HEADERS, Headers, Shape
 
 CHUNKED: Final = -1
 """`HeadParser.length` of a body in chunked transfer coding."""
@@ -42,6 +42,7 @@ class HeadParser:
     __slots__ = (
         "_alone",
         "_complete",
+        "_fields",
         "_header_count_max",
         "_heads",
         "_host_checked",
@@ -50,13 +51,15 @@ class HeadParser:
         "_repeated",
         "_shapes",
         "_target",
+        "at",
         "expect",
-        "headers",
+        "head",
         "keep_alive",
         "length",
         "method",
         "path",
         "query",
+        "shape",
         "version_1_0",
     )
 
@@ -64,7 +67,10 @@ class HeadParser:
         self.method = ""
         self.path = b""
         self.query = b""
-        self.headers: Headers = {}
+        self.shape: Shape | None = None  # that the head is of: its headers are not read yet,
+        self.head = b""  # but lie in these bytes
+        self.at = 0  # from here on
+        self._fields: Headers = {}  # the headers of a head without a shape
         self.length = 0  # body bytes, or CHUNKED
         self.keep_alive = False
         self.version_1_0 = False
@@ -80,13 +86,18 @@ class HeadParser:
         self._shapes = Shapes()
         self._parser = httptools.HttpRequestParser(self)
 
+    @property
+    def headers(self) -> Headers:
+        """By lower-case name."""
+        return self._fields if self.shape is None else self.shape.fill(self.head, self.at)
+
     def on_url(self, url: bytes) -> None:
         self._target = url
         self._heads += 1
 
     def on_header(self, name: bytes, value: bytes) -> None:
         name = _NAMES.get(name) or name.lower()
-        headers = self.headers
+        headers = self._fields
         if name in headers:
             if name in _SINGLE:
                 self._repeated = True
@@ -123,11 +134,12 @@ class HeadParser:
         target = raw[start : end - 11]
         if method is None or raw[end - 11 : end] != b" HTTP/1.1\r\n" or not is_target(target):
             return False
-        headers = shape.fill(raw, end)
-        if headers is None:
+        if not is_like(shape, raw, end):
             return False
+        self.shape = shape
+        self.head = raw
+        self.at = end
         self.method = method
-        self.headers = headers
         self.path, _, self.query = target.partition(b"?")
         self.length = shape.length
         self.keep_alive = True
@@ -138,7 +150,8 @@ class HeadParser:
         # The shortest header line has four bytes: most heads need no count.
         if len(head) > 4 * self._header_count_max and head.count(b"\n") - 2 > self._header_count_max:
             return 431
-        self.headers = {}
+        self.shape = None
+        self._fields = {}
         self._heads = 0
         self._repeated = self._complete = self._alone = False
         try:
@@ -162,14 +175,14 @@ class HeadParser:
 
     def _learn(self, head: bytes | bytearray) -> None:
         """Remembers a good head after which the connection stays, for those like it."""
-        if not self.expect and not self.version_1_0 and self._target[:1] == b"/" and b"connection" not in self.headers:
+        if not self.expect and not self.version_1_0 and self._target[:1] == b"/" and b"connection" not in self._fields:
             after_line = head.find(b"\r") + 2
-            self._shapes.learn(bytes(head[after_line:]), self.headers, self.length)
+            self._shapes.learn(bytes(head[after_line:]), self._fields, self.length)
 
     def _judge(self, head: bytes | bytearray) -> int:
         wire_method = self._parser.get_method()
         target = self._target
-        headers = self.headers
+        headers = self._fields
         method = _METHODS.get(wire_method)
         if method is None:
             if wire_method in _METHODS_REFUSED:
@@ -216,14 +229,14 @@ class HeadParser:
             return b""
         cut = min((at for at in (rest.find(b"/"), rest.find(b"?")) if at >= 0), default=len(rest))
         authority = rest[:cut]
-        if not authority or b"@" in authority or (b"host" not in self.headers and not self.version_1_0):
+        if not authority or b"@" in authority or (b"host" not in self._fields and not self.version_1_0):
             return b""
-        self.headers[b"host"] = authority
+        self._fields[b"host"] = authority
         path = rest[cut:]
         return path if path[:1] == b"/" else b"/" + path
 
     def _framing(self) -> int:
-        headers = self.headers
+        headers = self._fields
         self.length = 0
         self.expect = False
         if b"transfer-encoding" in headers:

@@ -449,11 +449,14 @@ class HttpProtocol(asyncio.BufferedProtocol):
             method,
             parser.path,
             parser.query,
-            parser.headers,
+            None if parser.shape is not None else parser.headers,
             _NO_BODY,
             self._peer,
             self._tls,
             now_s,
+            parser.shape,
+            parser.head,
+            parser.at,
         )
         if parser.length:
             length = None if parser.length == CHUNKED else parser.length
