@@ -38,15 +38,19 @@ HOT = (
     "s3api/sigv4.py",
     "s3api/target.py",
     "s3api/xml.py",
+    "tiering/buckets.py",
     "tiering/checksum.py",
     "tiering/committer.py",
     "tiering/conditions.py",
+    "tiering/epochs.py",
     "tiering/flash.py",
+    "tiering/heat.py",
     "tiering/index.py",
     "tiering/listing.py",
     "tiering/mutations.py",
     "tiering/pool.py",
     "tiering/space.py",
+    "tiering/store.py",
     "tiering/writeback.py",
     "tiering/writer.py",
 )
@@ -62,5 +66,7 @@ if os.environ.get("RECALL_COMPILE"):
     extensions = mypycify(list(HOT), opt_level="2", debug_level="0", separate=groups)
     if sys.byteorder == "little":  # as MD5's words are; elsewhere hashlib does it
         extensions.append(Extension("s3api._md5", ["s3api/_md5.c"], extra_compile_args=["-O3"]))
+    extensions.append(Extension("s3api._sha256", ["s3api/_sha256.c"], extra_compile_args=["-O3"]))
+    extensions.append(Extension("tiering._resident", ["tiering/_resident.c"], extra_compile_args=["-O3"]))
 
 setup(ext_modules=extensions)

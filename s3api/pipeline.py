@@ -30,7 +30,7 @@ from s3api.identity import Identity
 from s3api.message import BodyError, Request, Response, Shape
 from s3api.moment import http_date
 from s3api.operations import Operation, resolve
-from s3api.params import NO_QUERY, parse_query
+from s3api.params import parse_query
 from s3api.payload import open_payload
 from s3api.precedent import Precedent
 from s3api.session import Sessions
@@ -302,52 +302,57 @@ class Pipeline:
         judging = self._authorise(call, operation, trace)
         if judging is not None:
             return self._answer_after(judging, call, operation, verified, trace)
-        if shape is not None and verified is not None and request.method in _READS and call.key and not request.query:
+        if shape is not None and verified is not None:
             self._set_precedent(call, operation, verified, shape)
         return self._answer(call, operation, verified, trace)
 
     def _again(self, request: Request, trace: Trace, precedent: Precedent) -> Answer | None:
         """The answer to a request like one that was judged before; None where this one must be judged itself."""
-        found = precedent.operations.get(request.method)
-        if found is None or request.query or precedent.owner is not self:
+        signature = precedent.signature
+        asked, place = precedent.asked(request), precedent.place(request.path)
+        if signature is None or asked is None or place is None or precedent.owner is not self:
             return None
-        place = precedent.place(request.path)
-        if place is None:
+        bucket, operation = place.bucket, asked.operation
+        key = place.key(request.path)
+        if key is None or bool(key) != (operation.scope == "object"):
             return None
         now_ms = self._clock.now_ms()
-        signature = precedent.signature
-        if signature is None or not signature.holds(
-            request.method, request.path, request.head, request.at, now_ms // 1000
-        ):
+        verified = signature.verify(
+            request.method,
+            request.path,
+            asked.coded_query,
+            request.head,
+            request.at,
+            now_ms // 1000,
+            precedent.access_key,
+        )
+        if verified is None:
             return None
-        bucket, key = place
         name, identity = bucket.name, precedent.identity
         try:
             if self._identities(precedent.access_key) is not identity or self._store.bucket(name) is not bucket:
                 return None
         except NoSuchBucket:
             return None
-        operation, handler = found
-        request.headers = precedent.headers
-        trace.target = Target("object", name, key)
+        if precedent.headers is not None and not operation.by_key:  # a policy may ask how old a signature is
+            request.headers = precedent.headers
+        trace.target = Target(operation.scope, name, key)
         trace.operation = operation.name
         trace.identity = identity
         trace.bucket = bucket
-        call = self._call(request, trace, operation, name, key, NO_QUERY, identity, _UNREAD, now_ms)
+        call = self._call(request, trace, operation, name, key, asked.query, identity, _UNREAD, now_ms)
         call.bucket_info = bucket
-        return handler(call)
+        return self._answer(call, operation, verified, trace)
 
     def _set_precedent(self, call: Call, operation: Operation, verified: Verified, shape: Shape) -> None:
-        """Keeps what was judged of a read for the next request of its shape, where nothing else would have to be judged of that."""
-        bucket, identity, handler = call.bucket_info, call.identity, self._handlers.get(operation.name)
-        if bucket is None or handler is None or operation.body != "none" or verified.payload not in _UNCHUNKED:
-            return
-        if not self._access.is_plain(identity, operation.action, bucket):
+        """Keeps what was judged of a request for the next one of its shape, where nothing more would have to be judged of that."""
+        bucket, identity = call.bucket_info, call.identity
+        if bucket is None or not (operation.by_key or self._access.is_plain(identity, operation.action, bucket)):
             return
         precedent = shape.precedent
         if not isinstance(precedent, Precedent) or not precedent.is_of(self, identity, verified.key):
             precedent = shape.precedent = Precedent(self, identity, verified, self._sigv4, call.request, shape)
-        precedent.learn(call.request, bucket, call.key, operation, handler)
+        precedent.learn(call.request, bucket, call.key, operation, call.query)
 
     def _call(
         self,

@@ -26,6 +26,20 @@ from tiering.contract import Buffer, Corrupt, DeviceFailed
 from tiering.layout import Extent
 from tiering.writeback import Writeback
 
+try:
+    from tiering._resident import read_resident  # type: ignore[import-not-found]
+except ImportError:
+
+    def read_resident(fd: int, offset: int, length: int) -> bytes | None:
+        """`length` bytes of a file from `offset` on; None where not all of them are in memory, or the file system cannot tell."""
+        data = bytearray(length)
+        try:
+            found = os.preadv(fd, (data,), offset, os.RWF_NOWAIT)
+        except OSError:
+            return None
+        return bytes(data) if found == length else None
+
+
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mmap.restype = ctypes.c_void_p
 _libc.mmap.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long)
@@ -34,10 +48,8 @@ _libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
 _MAP_FAILED: Final = ctypes.c_void_p(-1).value
 _PAGE: Final = mmap.PAGESIZE
 
-# By these names in `read_now`: every short object goes through it.
-_preadv = os.preadv
-_NOWAIT: Final = os.RWF_NOWAIT
 _crc64 = checksums.crc64nvme
+"""By this name in `read_now`: every short object goes through it."""
 
 READ_CHUNK: Final = 1 << 20
 RESIDENT_S: Final = 0.2
@@ -136,12 +148,8 @@ class Flash:
     def read_now(self, extent: Extent) -> bytes | None:
         """All of a short extent if it is in memory and passes its checksum; None when the long way must be taken."""
         region, offset, length, checksum = extent
-        data = bytearray(length)
-        try:
-            found = _preadv(self.fd, (data,), region * self.region_bytes + offset, _NOWAIT)
-        except OSError:  # BlockingIOError: not in memory; others: this file system cannot tell
-            return None
-        return bytes(data) if found == length and _crc64(data) == checksum else None
+        data: bytes | None = read_resident(self.fd, region * self.region_bytes + offset, length)
+        return data if data is not None and _crc64(data) == checksum else None
 
     def span(self, extent: Extent, start: int, stop: int) -> tuple[int, int, int]:
         """(file descriptor, file offset, length) of bytes `start:stop` of an extent."""

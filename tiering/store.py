@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-import os
 from collections.abc import Awaitable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
@@ -20,6 +19,7 @@ from typing import Any, Final, Literal
 from tiering import conditions, events, layout, listing, mutations, uploads, versions
 from tiering.buckets import Buckets
 from tiering.checksum import Summer
+from tiering.chunks import body_chunks
 from tiering.cold import ColdSide
 from tiering.contract import (
     DELETE,
@@ -644,20 +644,3 @@ def _needs_checksum(info: ObjectInfo, options: CopyOptions) -> bool:
     """Whether the copy asks for a checksum that its source does not have."""
     wanted = options.checksum_algorithm
     return wanted is not None and (info.checksum is None or info.checksum.algorithm != wanted)
-
-
-async def body_chunks(reading: Reading, threads: ThreadPoolExecutor, chunk_bytes: int = 1 << 20) -> Any:
-    """The bytes of an opened object, whatever its body is."""
-    body = reading.body
-    if isinstance(body, bytes):
-        yield body
-    elif isinstance(body, FileSpans):
-        loop = asyncio.get_running_loop()
-        for fd, offset, length in body.spans:
-            for at in range(offset, offset + length, chunk_bytes):
-                size = min(chunk_bytes, offset + length - at)
-                yield await loop.run_in_executor(threads, os.pread, fd, size, at)
-    elif body is not None:
-        async with aclosing(body) as chunks:  # type: ignore[type-var]
-            async for chunk in chunks:
-                yield chunk

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import inspect
 import random
+import zlib
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -18,13 +21,13 @@ from s3api.handlers import HANDLERS
 from s3api.identity import Identity
 from s3api.message import Request, Response
 from s3api.pipeline import Pipeline
-from s3api.sigv4 import sign_headers
+from s3api.sigv4 import UNSIGNED, SigV4, Verified, sign_headers
 from tests.support.clock import NEW_YEAR_MS, ManualClock
 from tests.unit.test_pipeline import Body
 from tiering.contract import BucketChange, BucketInfo, PutOptions, PutResult
 from tiering.memory import MemoryStore
 
-ROOT = Identity("root", "topsecret", "owner", "root", root=True)
+ROOT = Identity("root", "topsecret", "owner", "root", root=True, account_id="123456789012")
 USER = Identity("user", "sosecret", "owner2", "user")
 NOON_S = 12 * 3600
 NOW_S = NEW_YEAR_MS // 1000 + NOON_S
@@ -42,15 +45,29 @@ class Asked:
     host: bytes = b"h:9000"
     who: Identity = ROOT
     headers: dict[bytes, bytes] = field(default_factory=dict)
-    unsigned: dict[bytes, bytes] = field(default_factory=dict)
+    body: bytes = b""
+    payload: str = UNSIGNED
 
     def head(self) -> bytes:
         named = {b"host": self.host, **self.headers}
+        if self.method in ("PUT", "POST"):
+            named[b"content-length"] = b"%d" % len(self.body)
         secret = {"access_key": self.who.access_key, "secret_key": self.who.secret_key}
-        sent = sign_headers(self.method, self.path, self.query, named, now_s=self.at_s, **secret)
+        sent = sign_headers(self.method, self.path, self.query, named, now_s=self.at_s, payload=self.payload, **secret)
         target = self.path + (b"?" + self.query if self.query else b"")
-        lines = [b"%b: %b\r\n" % pair for pair in (sent | self.unsigned).items()]
+        lines = [b"%b: %b\r\n" % pair for pair in sent.items()]
         return b"%b %b HTTP/1.1\r\n%b\r\n" % (self.method.encode(), target, b"".join(lines))
+
+
+class Verifier(SigV4):
+    """Counts the requests that were verified the long way."""
+
+    __slots__ = ("asked",)
+    asked: int
+
+    def verify(self, *arguments: Any, **options: Any) -> Verified | None:
+        self.asked += 1
+        return super().verify(*arguments, **options)
 
 
 class Both:
@@ -68,6 +85,8 @@ class Both:
             )
             for _ in range(2)
         )
+        self.verifier = self.pipeline._sigv4 = Verifier(self.pipeline._secret)
+        self.verifier.asked = 0
         for name in ("b", "c"):
             asyncio.run(self.store.create_bucket(BucketInfo(name=name, created_ms=0, pool="", owner=ROOT.owner)))
         for key in ("k", "a@b", "deep/er"):
@@ -78,15 +97,17 @@ class Both:
         writer.write(b"content")
         await writer.commit(PutResult(etag="0" * 32))
 
-    def send(self, head: bytes) -> tuple[tuple[Any, ...], bool]:
+    def send(self, head: bytes, body: bytes = b"") -> tuple[tuple[Any, ...], bool]:
         """What it was answered, and whether by precedent; after it was seen that the other pipeline says the same."""
-        one, by_precedent = self._answer(self.pipeline, self.parser, head)
-        two, _ = self._answer(self.other, HeadParser(100), head)
+        asked = self.verifier.asked
+        one = self._answer(self.pipeline, self.parser, head, body)
+        two = self._answer(self.other, HeadParser(100), head, body)
         assert one == two, head
-        return one, by_precedent
+        return one, self.verifier.asked == asked
 
     def __call__(self, **asked: Any) -> tuple[int, bool]:
-        answer, precedent = self.send(Asked(**asked).head())
+        wanted = Asked(**asked)
+        answer, precedent = self.send(wanted.head(), wanted.body)
         return answer[0], precedent
 
     def warm(self, **asked: Any) -> None:
@@ -95,26 +116,19 @@ class Both:
             for key in (b"/b/k", b"/b/deep/er"):
                 self(**{"path": key, "at_s": at_s, **asked})
 
-    def _answer(self, pipeline: Pipeline, parser: HeadParser, head: bytes) -> tuple[tuple[Any, ...], bool]:
+    def _answer(self, pipeline: Pipeline, parser: HeadParser, head: bytes, body: bytes) -> tuple[Any, ...]:
         assert parser.parse(head) == 0, head
         fields = None if parser.shape is not None else parser.headers
         place = (parser.shape, parser.head, parser.at)
-        request = Request(parser.method, parser.path, parser.query, fields, Body(), "127.0.0.1", "", 0.0, *place)
-        precedent = None if parser.shape is None else parser.shape.precedent
+        request = Request(parser.method, parser.path, parser.query, fields, Body(body), "127.0.0.1", "", 0.0, *place)
         result = pipeline.handle(request)
         response = asyncio.run(result) if inspect.iscoroutine(result) else result
         assert isinstance(response, Response)
-        lines = [
-            line
-            for line in response.headers.split(b"\r\n")
-            if not line.startswith((b"x-amz-request-id", b"x-amz-id-2"))
-        ]
-        body = response.body
-        if isinstance(body, bytes):
-            body = body.partition(b"<RequestId>")[0]
-        return (response.status, lines, body if isinstance(body, bytes) else body.length, response.length), (
-            precedent is not None and request.headers is precedent.headers
-        )
+        own = (b"x-amz-request-id", b"x-amz-id-2")
+        lines = [line for line in response.headers.split(b"\r\n") if not line.startswith(own)]
+        sent = response.body
+        content = sent.partition(b"<RequestId>")[0] if isinstance(sent, bytes) else sent.length
+        return response.status, lines, content, response.length
 
 
 def test_the_next_request_of_a_shape_is_answered_by_precedent() -> None:
@@ -182,18 +196,58 @@ def test_a_precedent_ends_with_the_caller_the_key_or_the_bucket() -> None:
     assert both(path=b"/gone/k") == (404, False)
 
 
-@pytest.mark.parametrize("name", [b"x-amz-security-token", b"x-amz-expected-bucket-owner"])
-def test_what_is_judged_each_time_has_no_precedent(name: bytes) -> None:
+def test_what_is_judged_each_time_has_no_precedent() -> None:
     both = Both()
     for _ in range(4):
-        both.warm(headers={name: b"owner"})
-    assert both(headers={name: b"owner"})[1] is False
+        both.warm(headers={b"x-amz-expected-bucket-owner": ROOT.account_id.encode()})
+        assert both(headers={b"x-amz-security-token": b"token"})[0] == 400
+    assert both(headers={b"x-amz-expected-bucket-owner": ROOT.account_id.encode()}) == (200, False)
+    assert both(headers={b"x-amz-expected-bucket-owner": b"210987654321"}) == (403, False)
 
 
-def test_what_means_something_does_not_vary() -> None:
+def test_a_range_that_varies_is_the_one_that_was_asked_for() -> None:
     both = Both()
-    for number in range(8):
-        assert both(headers={b"range": b"bytes=%d-6" % (number % 7)}) == (206, False)
+    answers = [both.send(Asked(headers={b"range": b"bytes=%d-6" % (at % 7)}).head()) for at in range(14)]
+    assert [(answer[0], answer[2]) for answer, _ in answers] == [(206, 7 - at % 7) for at in range(14)]
+    assert all(precedent for _, precedent in answers[4:])
+
+
+def test_writes_have_precedents_of_their_own() -> None:
+    both = Both()
+
+    def put(content: bytes, **asked: Any) -> tuple[int, bool]:
+        crc = {b"x-amz-checksum-crc32": base64.b64encode(zlib.crc32(content).to_bytes(4, "big"))}
+        return both(method="PUT", body=content, payload=sha256(content).hexdigest(), headers=crc, **asked)
+
+    answers = [put(b"content %d" % number, path=b"/b/%d" % number) for number in range(8)]
+    assert answers[4:] == [(200, True)] * 4
+    assert put(b"content 8", path=b"/none/k") == (404, False)
+    wrong = Asked(method="PUT", body=b"content 9", payload=sha256(b"content 9").hexdigest())
+    wrong.headers = {b"x-amz-checksum-crc32": b"AAAAAA=="}
+    answer, precedent = both.send(wrong.head(), wrong.body)
+    assert (answer[0], precedent) == (400, True)
+    assert b"<Code>BadDigest</Code>" in answer[2]
+    wrong.headers = {b"x-amz-checksum-crc32": base64.b64encode(zlib.crc32(b"Content 9").to_bytes(4, "big"))}
+    answer, precedent = both.send(wrong.head(), b"Content 9")
+    assert (answer[0], precedent) == (400, True)
+    assert b"<Code>XAmzContentSHA256Mismatch</Code>" in answer[2]
+    assert put(b"another 9") == (200, True)
+
+
+def test_the_batch_api_has_precedents() -> None:
+    both = Both()
+    for number in range(6):
+        body = msgspec.json.encode({"keys": ["k", f"none{number}"]})
+        answer, precedent = both.send(
+            Asked(
+                method="POST", path=b"/b", query=b"recall=lookup", body=body, payload=sha256(body).hexdigest()
+            ).head(),
+            body,
+        )
+        assert answer[0] == 200
+        assert precedent == (number > 2)
+    assert both(method="POST", path=b"/b", query=b"recall=unknown", body=body)[0] >= 400
+    assert both(method="POST", path=b"/b/k", query=b"recall=lookup", body=body)[0] >= 400
 
 
 def test_a_header_that_varies_may_be_signed() -> None:
