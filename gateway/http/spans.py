@@ -27,6 +27,7 @@ _COPY_BYTES: Final = 128 << 10
 _COPY_TURN_BYTES: Final = 1 << 20
 """Copied without going back to the loop: a peer that reads as fast as we encrypt would keep everybody else waiting."""
 
+_PROBE: Final = memoryview(bytearray(1))
 _NOT_NOW: Final = frozenset((errno.EAGAIN, errno.EWOULDBLOCK))
 
 
@@ -40,6 +41,13 @@ def read_resident(fd: int, view: memoryview, offset: int) -> int:
         if error.errno in (errno.EOPNOTSUPP, errno.EINVAL):
             return os.preadv(fd, [view], offset)  # a file system without the flag: tmpfs on older kernels, overlays
         raise
+
+
+def _is_resident(fd: int, offset: int, length: int) -> bool:
+    """Samples the last and the first byte, as the kernel caches and drops runs of pages."""
+    return bool(read_resident(fd, _PROBE, offset + length - 1)) and (
+        length <= 4096 or bool(read_resident(fd, _PROBE, offset))
+    )
 
 
 def _read_all(fd: int, offset: int, length: int) -> bytes:
@@ -58,9 +66,9 @@ class SpanSender:
         "_done",
         "_head",
         "_loop",
-        "_probe",
         "_seen",
         "_sock",
+        "_span",
         "_spans",
         "_stopped",
         "_warm_stop",
@@ -81,13 +89,13 @@ class SpanSender:
         self.blocked = False  # waiting for the peer
         self._loop = loop
         self._sock = sock
-        self._head = memoryview(head)
-        self._spans = list(reversed(body.spans))
-        self._at = 0  # bytes of the last span already sent
+        self._head = head
+        self._spans = body.spans
+        self._span = 0  # the one that is being sent
+        self._at = 0  # bytes of it already sent
         self._done = done
-        self._probe = memoryview(bytearray(1))
         self._seen = body.seen  # until the peer or a thread had to be waited for
-        self._warm_stop = 0  # of the last span: read by the thread up to here, not probed again
+        self._warm_stop = 0  # of this span: read by the thread up to here, not probed again
         self._watching = False
         self._stopped = False
 
@@ -132,12 +140,11 @@ class SpanSender:
             sent = sock.send(self._head, socket.MSG_MORE)
             self._head = self._head[sent:]
         out = sock.fileno()
-        spans = self._spans
         turn_bytes = 0
-        while spans:
-            fd, offset, length = spans[-1]
+        while self._span < len(self._spans):
+            fd, offset, length = self._spans[self._span]
             if self._at == length:
-                spans.pop()
+                self._span += 1
                 self._at = self._warm_stop = 0
                 continue
             offset += self._at
@@ -147,7 +154,7 @@ class SpanSender:
                 return False
             if self._at < self._warm_stop:
                 window = min(window, self._warm_stop - self._at)  # what is behind it was not read
-            elif not self._resident(fd, offset, window):
+            elif not self._seen and not _is_resident(fd, offset, window):
                 self._warm_stop = self._at + window
                 self._warm(fd, offset, window)
                 return False
@@ -158,13 +165,6 @@ class SpanSender:
             self.sent_bytes += sent
             turn_bytes += sent
         return True
-
-    def _resident(self, fd: int, offset: int, length: int) -> bool:
-        """Samples the first and the last byte, as the kernel caches and drops runs of pages; of what was just seen, the last."""
-        probe = self._probe
-        return bool(read_resident(fd, probe, offset + length - 1)) and (
-            self._seen or length <= 4096 or bool(read_resident(fd, probe, offset))
-        )
 
     def _warm(self, fd: int, offset: int, length: int) -> None:
         self._seen = False
