@@ -367,6 +367,7 @@ def test_what_is_looked_up_is_there_whatever_was_put_meanwhile_and_a_miss_is_a_w
         "overload --seconds 0.2",
         "pipeline --runs 1",
         "put --together 2 --runs 1",
+        "read --runs 1",
         "rows --objects 200 --keys 16 --etag md5",
     ],
 )
