@@ -309,7 +309,8 @@ class Pipeline:
     def _again(self, request: Request, trace: Trace, precedent: Precedent) -> Answer | None:
         """The answer to a request like one that was judged before; None where this one must be judged itself."""
         signature = precedent.signature
-        asked, place = precedent.asked(request), precedent.place(request.path)
+        asked = precedent.asked(request)
+        place = None if asked is None else asked.place(request.path)
         if signature is None or asked is None or place is None or precedent.owner is not self:
             return None
         bucket, operation = place.bucket, asked.operation

@@ -46,7 +46,7 @@ _STANDING_QUERY: Final = b"recall="
 _SIGNATURE: Final = b"Signature="
 _SIGNATURE_BYTES: Final = 64
 _KEPT_MAX: Final = 64
-"""Buckets, and operations, of one precedent."""
+"""Buckets of one operation, and queries of one precedent."""
 _SLASH: Final = 0x2F
 
 
@@ -121,7 +121,7 @@ class Repeated:
     ) -> Verified | None:
         """What `SigV4.verify` says of the head of that shape whose lines begin at `at`; None where it has to be asked.
 
-        `path` and `coded_query`: in canonical form. `access_key`: of the signature that held.
+        `path`: as sent; `coded_query`: in canonical form. `access_key`: of the signature that held.
         """
         mark = at + self._signature_start
         if head[at + self._start : mark] != self._prefix:
@@ -132,7 +132,7 @@ class Repeated:
                 return None
         if abs(now_s - self._sent_s) > self._skew_s:
             return None
-        pieces = [method.encode(), b"\n", path, b"\n", coded_query, b"\n"]
+        pieces = [method.encode(), b"\n", canonical_path(path), b"\n", coded_query, b"\n"]
         place = 0
         for start, stop in self._varying:
             value = head[at + start : at + stop]
@@ -162,17 +162,6 @@ class Repeated:
         return True
 
 
-class Asked:
-    """An operation, with the query it was asked for by."""
-
-    __slots__ = ("coded_query", "operation", "query")
-
-    def __init__(self, operation: Operation, query: Mapping[str, str], coded_query: bytes) -> None:
-        self.operation = operation
-        self.query = query
-        self.coded_query = coded_query
-
-
 class Place:
     """A bucket, and how many characters of a path name it."""
 
@@ -184,7 +173,7 @@ class Place:
 
     def key(self, path: bytes) -> str | None:
         """The key that a path names, "" for none; None where it has to be asked what it names."""
-        if canonical_path(path) is not path or len(path) - self._characters > KEY_BYTES_MAX:
+        if len(path) - self._characters > KEY_BYTES_MAX:
             return None
         try:
             return decode_path(path)[self._characters :]
@@ -192,10 +181,35 @@ class Place:
             return None
 
 
+class Asked:
+    """An operation, with the query it was asked for by, and the buckets of which it was judged."""
+
+    __slots__ = ("_places", "coded_query", "operation", "query")
+
+    def __init__(self, operation: Operation, query: Mapping[str, str], coded_query: bytes) -> None:
+        self.operation = operation
+        self.query = query
+        self.coded_query = coded_query
+        self._places: dict[bytes, Place] = {}  # by how a path begins
+
+    def learn(self, path: bytes, bucket: BucketInfo, key: str) -> None:
+        """Takes in the path of a request that was judged."""
+        begins = _beginning(path, bucket.name, key)
+        if begins:
+            if len(self._places) >= _KEPT_MAX:
+                self._places.clear()
+            self._places[begins] = Place(bucket, len(begins))
+
+    def place(self, path: bytes) -> Place | None:
+        """Of which bucket a path is, if the operation was judged of it."""
+        end = path.find(_SLASH, 1) + 1
+        return self._places.get(path[:end] if end else path) or self._places.get(b"/")
+
+
 class Precedent:
     """What was judged of the requests of one shape: who calls, what they ask for, and of which buckets."""
 
-    __slots__ = ("_asked", "_places", "_queries", "access_key", "headers", "identity", "owner", "signature")
+    __slots__ = ("_asked", "_queries", "access_key", "headers", "identity", "owner", "signature")
 
     def __init__(
         self, owner: object, identity: Identity, verified: Verified, verifier: SigV4, request: Request, shape: Shape
@@ -211,9 +225,8 @@ class Precedent:
             with contextlib.suppress(LookupError):
                 credential = verifier.credential(request.headers)
                 self.signature = Repeated(credential, verified, request, shape, verifier.skew_s)
-        self._asked: dict[str, Asked] = {}  # by method
+        self._asked: dict[str, Asked] = {}  # without a query, by method
         self._queries: dict[bytes, Asked] = {}
-        self._places: dict[bytes, Place] = {}  # by how a path begins
 
     def is_of(self, owner: object, identity: Identity, key: SigningKey) -> bool:
         """Whether it was `owner` who judged, and this caller with this key who was judged."""
@@ -230,17 +243,16 @@ class Precedent:
             return  # a log tells what stood in each head
         if request.query and _STANDING_QUERY not in request.query:
             return
-        begins = _beginning(request.path, bucket.name, key)
-        if begins:
-            if max(len(self._queries), len(self._places)) >= _KEPT_MAX:
-                self._queries.clear()
-                self._places.clear()
+        asked = self.asked(request)
+        if asked is None or asked.operation is not operation:
             asked = Asked(operation, query, canonical_query(request.query))
-            if request.query:
-                self._queries[request.query] = asked
-            else:
+            if not request.query:
                 self._asked[request.method] = asked
-            self._places[begins] = Place(bucket, len(begins))
+            else:
+                if len(self._queries) >= _KEPT_MAX:
+                    self._queries.clear()
+                self._queries[request.query] = asked
+        asked.learn(request.path, bucket, key)
 
     def asked(self, request: Request) -> Asked | None:
         """What a request of the shape asks for, if that was judged."""
@@ -248,11 +260,6 @@ class Precedent:
             return self._asked.get(request.method)
         asked = self._queries.get(request.query)
         return asked if asked is not None and asked.operation.method == request.method else None
-
-    def place(self, path: bytes) -> Place | None:
-        """Of which bucket, if one of its requests was judged."""
-        end = path.find(_SLASH, 1) + 1
-        return self._places.get(path[:end] if end else path) or self._places.get(b"/")
 
 
 def _beginning(path: bytes, bucket: str, key: str) -> bytes:
