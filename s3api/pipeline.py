@@ -32,7 +32,7 @@ from s3api.moment import http_date
 from s3api.operations import Operation, resolve
 from s3api.params import parse_query
 from s3api.payload import open_payload
-from s3api.precedent import Precedent
+from s3api.precedent import STANDING_QUERIES, Precedent
 from s3api.session import Sessions
 from s3api.settings import REQUESTER_PAYS
 from s3api.sigv4 import EMPTY_SHA256, SIGNATURE, UNSIGNED, SigV4, Verified
@@ -302,7 +302,7 @@ class Pipeline:
         judging = self._authorise(call, operation, trace)
         if judging is not None:
             return self._answer_after(judging, call, operation, verified, trace)
-        if shape is not None and verified is not None:
+        if shape is not None and verified is not None and request.query in STANDING_QUERIES:
             self._set_precedent(call, operation, verified, shape)
         return self._answer(call, operation, verified, trace)
 
@@ -335,8 +335,8 @@ class Pipeline:
                 return None
         except NoSuchBucket:
             return None
-        if precedent.headers is not None and not operation.by_key:  # a policy may ask how old a signature is
-            request.headers = precedent.headers
+        if signature.headers is not None:
+            request.headers = signature.headers
         trace.target = Target(operation.scope, name, key)
         trace.operation = operation.name
         trace.identity = identity

@@ -18,7 +18,7 @@ from typing import Final
 from s3api.errors import S3Error
 from s3api.identity import Identity
 from s3api.message import Headers, Request, Shape
-from s3api.operations import Operation
+from s3api.operations import TABLE, Operation
 from s3api.sigv4 import (
     Credential,
     SigningKey,
@@ -37,16 +37,18 @@ from tiering.contract import KEY_BYTES_MAX, BucketInfo
 _AUTHORIZATION: Final = b"authorization"
 _CONTENT: Final = b"x-amz-content-sha256"
 _DATE: Final = b"x-amz-date"
-_SILENT: Final = frozenset({_AUTHORIZATION, _DATE, b"amz-sdk-invocation-id", b"amz-sdk-request"})
-"""What means nothing but who signed and when: nobody looks at it once that is known."""
+_SILENT: Final = frozenset({_AUTHORIZATION, b"amz-sdk-invocation-id", b"amz-sdk-request"})
+"""Of what means nothing but who signed, nobody looks at more than whether it is there and how it begins."""
 _JUDGED: Final = frozenset({b"x-amz-security-token", b"x-amz-expected-bucket-owner"})
 """What is judged with each request, and no precedent can stand for."""
-_STANDING_QUERY: Final = b"recall="
-"""In the queries that are the same from request to request, those of the batch API; others name a part or a version."""
+STANDING_QUERIES: Final = frozenset(
+    {b"", *(f"recall={row.values['recall']}".encode() for row in TABLE if "recall" in row.values)}
+)
+"""Those that are the same from request to request; others name a part or a version."""
 _SIGNATURE: Final = b"Signature="
 _SIGNATURE_BYTES: Final = 64
 _KEPT_MAX: Final = 64
-"""Buckets of one operation, and queries of one precedent."""
+"""Buckets of one operation."""
 _SLASH: Final = 0x2F
 
 
@@ -71,6 +73,7 @@ class Repeated:
         "_stop",
         "_timestamp",
         "_varying",
+        "headers",
         "key",
     )
 
@@ -78,6 +81,9 @@ class Repeated:
         """Of a request that was verified. Raises LookupError where others of its shape cannot be checked so."""
         lines, headers = request.head[request.at :], request.headers
         holes = {hole.name: hole for hole in shape.holes}
+        self.headers: Headers | None = None  # that will do for the request that was verified last
+        if _SILENT.issuperset(holes.keys() - {_DATE}):
+            self.headers = headers
         self.key = verified.key
         self._skew_s = skew_s
         self._scope = credential.scope
@@ -159,6 +165,8 @@ class Repeated:
             return False
         self._timestamp, self._sent_s = timestamp, sent_s
         self._begins = text_to_sign(timestamp, self._scope)
+        if self.headers is not None:
+            self.headers = {**self.headers, _DATE: timestamp}
         return True
 
 
@@ -209,7 +217,7 @@ class Asked:
 class Precedent:
     """What was judged of the requests of one shape: who calls, what they ask for, and of which buckets."""
 
-    __slots__ = ("_asked", "_queries", "access_key", "headers", "identity", "owner", "signature")
+    __slots__ = ("_asked", "_queries", "access_key", "identity", "owner", "signature")
 
     def __init__(
         self, owner: object, identity: Identity, verified: Verified, verifier: SigV4, request: Request, shape: Shape
@@ -217,9 +225,6 @@ class Precedent:
         self.owner = owner  # who judged
         self.identity = identity
         self.access_key = identity.access_key
-        self.headers: Headers | None = None  # that will do for every request of the shape
-        if all(hole.name in _SILENT for hole in shape.holes):
-            self.headers = request.headers
         self.signature: Repeated | None = None  # the shape allows of no precedent
         if _JUDGED.isdisjoint(request.headers):
             with contextlib.suppress(LookupError):
@@ -237,20 +242,19 @@ class Precedent:
     def learn(
         self, request: Request, bucket: BucketInfo, key: str, operation: Operation, query: Mapping[str, str]
     ) -> None:
-        """Takes in one request that was judged, of which nothing would be judged for another key of that bucket."""
+        """Takes in one request that was judged, of which nothing would be judged for another key of that bucket.
+
+        Its query is one of `STANDING_QUERIES`.
+        """
         documents = bucket.documents
         if self.signature is None or "requestPayment" in documents or "logging" in documents:
             return  # a log tells what stood in each head
-        if request.query and _STANDING_QUERY not in request.query:
-            return
         asked = self.asked(request)
         if asked is None or asked.operation is not operation:
             asked = Asked(operation, query, canonical_query(request.query))
             if not request.query:
                 self._asked[request.method] = asked
             else:
-                if len(self._queries) >= _KEPT_MAX:
-                    self._queries.clear()
                 self._queries[request.query] = asked
         asked.learn(request.path, bucket, key)
 

@@ -218,6 +218,10 @@ class HeadParser:
             options = [option.strip(b" \t") for option in (connection or b"").lower().split(b",")]
             self.keep_alive = b"close" not in options and (not self.version_1_0 or b"keep-alive" in options)
             self._remembers_nothing = self.keep_alive and not self.version_1_0
+        if (
+            b"proxy-connection" in headers
+        ):  # which means nothing (RFC 9112 appendix C.2.2), but to llhttp what Connection does
+            self._remembers_nothing = False
         return self._framing()
 
     def _origin_form(self, target: bytes) -> bytes:

@@ -158,7 +158,7 @@ def cuts(data: bytes, steps: bytes) -> list[bytes]:
 _HTTP_WORDS = (
     b"GET ", b"PUT ", b"PRI * HTTP/2.0\r\n\r\n", b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", b"Host: h\r\n", b"http://h/x",
     b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"Connection: close\r\n", b"Connection: upgrade\r\n",
-    b"Upgrade: h2c\r\n", b"Expect: 100-continue\r\n", b"\r\n\r\n", b"0\r\n\r\n", b"ffffffffffffffff\r\n", b" folded\r\n",
+    b"Proxy-Connection: close\r\n", b"Upgrade: h2c\r\n", b"Expect: 100-continue\r\n", b"\r\n\r\n", b"0\r\n\r\n", b"ffffffffffffffff\r\n", b" folded\r\n",
 )  # fmt: skip
 
 

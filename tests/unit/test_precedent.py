@@ -276,6 +276,44 @@ def test_what_was_judged_of_one_operation_is_not_of_another() -> None:
     assert both(path=b"/c/k", **same) == (403, False)
 
 
+def test_headers_of_a_query_are_not_those_of_the_next_request() -> None:
+    """A URL's maker may put headers into it, which then count; also in one that is signed by header, if its own name is escaped."""
+    both = Both()
+    for number in range(4):
+        both(query=b"X%2DAmz-Signature=1&x-amz-checksum-mode=ENABLED", at_s=NOW_S - number)
+    for _ in range(3):
+        answer, _ = both.send(Asked().head())
+        assert not any(line.startswith(b"x-amz-checksum") for line in answer[1])
+    for number in range(4):
+        query = b"recall=lookup&X%2DAmz-Signature=1&x-amz-acl=public-read"
+        both(method="POST", path=b"/b", query=query, body=b'{"keys":["k"]}', at_s=NOW_S - number)
+
+
+def test_a_policy_that_asks_how_old_a_signature_is_sees_this_one() -> None:
+    both = Both()
+    asyncio.run(both.put("c", "k"))
+    old = DENY.replace(":::b/", ":::c/").replace(
+        '"Resource"', '"Condition":{"NumericGreaterThan":{"s3:signatureAge":"60000"}},"Resource"'
+    )
+    asyncio.run(both.store.change_bucket("c", BucketChange(documents={"policy": old})))
+    copy: dict[str, Any] = {"method": "PUT", "path": b"/b/z", "headers": {b"x-amz-copy-source": b"/c/k"}}
+    for number in range(4):
+        assert both(at_s=NOW_S - number, **copy)[0] == 200
+    assert both(at_s=NOW_S - 800, **copy) == (403, True)
+    both.clock.advance(100)
+    assert both(at_s=NOW_S + 100, **copy) == (200, True)
+
+
+def test_what_differs_from_query_to_query_is_not_kept() -> None:
+    both = Both()
+    body = b'{"keys":["k"]}'
+    for number in range(8):
+        query = b"recall=lookup&z=%d" % number
+        both(method="POST", path=b"/b", query=query, body=body)
+        assert both(method="POST", path=b"/b", query=query, body=body)[1] is False
+        assert both(query=b"versionId=null&xrecall=lookup")[1] is False
+
+
 def test_the_bucket_may_be_the_host() -> None:
     both = Both(ApiConfig(domains=("s3.test",)))
     host = b"b.s3.test"

@@ -177,6 +177,15 @@ def test_parse_alone_is_true_only_for_one_whole_bodyless_head() -> None:
         assert parser.parse_alone(get)
 
 
+@pytest.mark.parametrize("line", [b"Proxy-Connection: close", b"proxy-connection: Keep-Alive, Close", b"Upgrade: h2c"])
+def test_no_line_of_a_head_harms_the_next_one(line: bytes) -> None:
+    """llhttp takes Proxy-Connection for Connection, and after `close` nothing more."""
+    parser = HeadParser(8)
+    parser.parse_alone(b"GET /a HTTP/1.1\r\nHost: h\r\n" + line + b"\r\n\r\n")
+    assert parser.keep_alive
+    assert parser.parse(b"PUT /a HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\n\r\n") == 0
+
+
 def test_a_second_head_without_version_does_not_harm_the_first() -> None:
     parser = HeadParser(8)
     head = b"GET /a?b HTTP/1.1\r\nHost: h\r\n\r\n"
