@@ -15,7 +15,7 @@ COMPILED := $(VENV)/compiled
 # Without the safe path the folder that a process stands in comes before all others: the sources, where that is here.
 AS_COMPILED := PYTHONSAFEPATH=1 PYTHONPATH='$(CURDIR)/$(COMPILED):$(CURDIR)'
 PACKAGES := gateway s3api tiering
-COMPILED_TESTS := tests/wire tests/conformance tests/s3 tests/unit/test_flash.py tests/unit/test_md5.py tests/unit/test_signing_key.py
+COMPILED_TESTS := tests/wire tests/conformance tests/s3 tests/unit/test_crc64.py tests/unit/test_flash.py tests/unit/test_md5.py tests/unit/test_signing_key.py
 SOURCES := $(PACKAGES) clients tests bench
 # Files of tests are dealt to two processes: most of them wait for a device or a gateway. JOBS=0 is one, for a debugger.
 JOBS ?= 2

@@ -67,6 +67,7 @@ if os.environ.get("RECALL_COMPILE"):
     if sys.byteorder == "little":  # as MD5's words are; elsewhere hashlib does it
         extensions.append(Extension("s3api._md5", ["s3api/_md5.c"], extra_compile_args=["-O3"]))
     extensions.append(Extension("s3api._sha256", ["s3api/_sha256.c"], extra_compile_args=["-O3"]))
+    extensions.append(Extension("tiering._crc64", ["tiering/_crc64.c"], extra_compile_args=["-O3"]))
     extensions.append(Extension("tiering._resident", ["tiering/_resident.c"], extra_compile_args=["-O3"]))
 
 setup(ext_modules=extensions)

@@ -13,11 +13,12 @@ from typing import Any, Final
 from awscrt import checksums
 
 from tiering.contract import Buffer, Checksum
+from tiering.crc64 import crc64nvme
 
 _CRCS: Final[dict[str, tuple[Any, int]]] = {
     "CRC32": (checksums.crc32, 4),
     "CRC32C": (checksums.crc32c, 4),
-    "CRC64NVME": (checksums.crc64nvme, 8),
+    "CRC64NVME": (crc64nvme, 8),
 }
 
 

@@ -13,11 +13,11 @@ from contextlib import aclosing
 from typing import Any
 
 import msgspec
-from awscrt.checksums import crc64nvme
 
 from tiering import coldstream
 from tiering.backing.coldobject import ColdSource, Content, read_head, read_layout, read_object, read_range
 from tiering.contract import Buffer, ColdUnavailable, Corrupt, ObjectInfo, Residency
+from tiering.crc64 import crc64nvme
 from tiering.layout import BucketRecord, ColdPiece, ObjectRecord
 from tiering.ports import Backing, BackingCorrupt, BackingUnavailable, NotFound
 

@@ -29,9 +29,9 @@ from typing import Any, Final
 
 import msgspec
 import zstandard
-from awscrt.checksums import combine_crc64nvme, crc64nvme
 
 from tiering.contract import Buffer
+from tiering.crc64 import combine_crc64nvme, crc64nvme
 from tiering.ports import BackingCorrupt
 
 FORMAT_VERSION: Final = 1

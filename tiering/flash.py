@@ -19,10 +19,9 @@ import time
 from pathlib import Path
 from typing import Final
 
-from awscrt import checksums
-
 from tiering import device
 from tiering.contract import Buffer, Corrupt, DeviceFailed
+from tiering.crc64 import crc64nvme
 from tiering.layout import Extent
 from tiering.writeback import Writeback
 
@@ -48,19 +47,12 @@ _libc.mincore.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
 _MAP_FAILED: Final = ctypes.c_void_p(-1).value
 _PAGE: Final = mmap.PAGESIZE
 
-_crc64 = checksums.crc64nvme
-"""By this name in `read_now`: every short object goes through it."""
 
 READ_CHUNK: Final = 1 << 20
 RESIDENT_S: Final = 0.2
 """How long an answer of mincore is believed: it walks every page (20 µs for 2 MiB), and a page just read stays a while."""
 RESIDENT_MAX: Final = 8192
 """Answers remembered."""
-
-
-def crc64(data: Buffer, previous: int = 0) -> int:
-    """CRC64NVME of `data`, continuing `previous`."""
-    return int(checksums.crc64nvme(data, previous))
 
 
 class Flash:
@@ -149,7 +141,7 @@ class Flash:
         """All of a short extent if it is in memory and passes its checksum; None when the long way must be taken."""
         region, offset, length, checksum = extent
         data: bytes | None = read_resident(self.fd, region * self.region_bytes + offset, length)
-        return data if data is not None and _crc64(data) == checksum else None
+        return data if data is not None and crc64nvme(data) == checksum else None
 
     def span(self, extent: Extent, start: int, stop: int) -> tuple[int, int, int]:
         """(file descriptor, file offset, length) of bytes `start:stop` of an extent."""
@@ -185,7 +177,7 @@ class Flash:
         found = 0
         for at in range(0, extent.length, READ_CHUNK):
             try:
-                found = crc64(self.read(extent, at, min(extent.length, at + READ_CHUNK)), found)
+                found = crc64nvme(self.read(extent, at, min(extent.length, at + READ_CHUNK)), found)
             except Corrupt:
                 return False
         return found == extent.crc64
@@ -214,7 +206,7 @@ class Flash:
                 if error.errno != errno.EIO:
                     raise
                 return False
-            found = crc64(data, found)
+            found = crc64nvme(data, found)
             for gap in _NOT_RESIDENT.finditer(before):
                 start, length = first + gap.start() * _PAGE, (gap.end() - gap.start()) * _PAGE
                 os.posix_fadvise(self.fd, start, length, os.POSIX_FADV_DONTNEED)

@@ -15,11 +15,11 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Generic, Literal, NamedTuple, TypeVar
 
 import msgspec
-from awscrt import checksums
 
 from tiering import conditions
 from tiering import contract as c
 from tiering.checksum import Summer
+from tiering.crc64 import crc64nvme
 
 _CHUNK_BYTES = 1 << 20
 T = TypeVar("T")
@@ -47,7 +47,7 @@ class _Writer(Generic[T]):
     def write(self, data: c.Buffer) -> None:
         assert len(self._data) + len(data) <= self._room, "more bytes than were announced"
         self._data += data
-        self.crc64 = checksums.crc64nvme(bytes(data), self.crc64)
+        self.crc64 = crc64nvme(bytes(data), self.crc64)
 
     async def commit(self, result: c.PutResult) -> T:
         return self._finish(bytes(self._data), self.crc64, result)
@@ -327,7 +327,7 @@ class MemoryStore:
         """A new generation with the bytes of both; no checksum but its CRC64NVME is known of it."""
         old = self._find(bucket, key)
         whole, now_ms = old.data + data, self._clock.now_ms()
-        crc64 = checksums.crc64nvme(whole)
+        crc64 = crc64nvme(whole)
         info = msgspec.structs.replace(
             old.info,
             generation=self._next(),
@@ -520,7 +520,7 @@ class MemoryStore:
             bucket,
             key,
             data,
-            checksums.crc64nvme(data),
+            crc64nvme(data),
             pending.info.options,
             etag=options.etag,
             checksum=options.checksum,

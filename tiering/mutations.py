@@ -17,7 +17,6 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 import msgspec
-from awscrt import checksums
 
 from tiering import conditions, journal, layout, versions
 from tiering.contract import (
@@ -45,6 +44,7 @@ from tiering.contract import (
     SizeMismatch,
     Ttl,
 )
+from tiering.crc64 import combine_crc64nvme
 from tiering.index import Batch, View
 from tiering.layout import BucketRecord, ColdPiece, Extent, ObjectRecord, PartRecord, UploadRecord
 from tiering.pool import Pool
@@ -169,7 +169,7 @@ def append_object(
         return put_object(batch, pool, bucket, okey, added, None, now_ms, options.origin)
     if old.residency == Residency.COLD_ONLY and old.size:
         return None
-    crc64 = int(checksums.combine_crc64nvme(old.crc64, added.crc64, added.size))
+    crc64 = combine_crc64nvme(old.crc64, added.crc64, added.size)
     size = old.size + added.size
     kept = old.checksum is not None and (old.checksum.algorithm, old.checksum.kind) == ("CRC64NVME", "FULL_OBJECT")
     new: ObjectRecord = msgspec.structs.replace(
@@ -692,7 +692,7 @@ def _combined_crc64(parts: Sequence[PartRecord]) -> int:
     """The CRC64NVME of the parts' bytes, one after the other. Costs about a microsecond a part."""
     found = 0
     for part in parts:
-        found = int(checksums.combine_crc64nvme(found, part.crc64, part.size))
+        found = combine_crc64nvme(found, part.crc64, part.size)
     return found
 
 

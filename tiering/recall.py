@@ -24,7 +24,7 @@ from tiering.board import Board, Claim
 from tiering.cold import ColdSide
 from tiering.coldstream import FRAME_BYTES
 from tiering.contract import Buffer, Busy, ColdUnavailable, Corrupt, Reading, Residency, StoreError
-from tiering.flash import crc64
+from tiering.crc64 import crc64nvme
 from tiering.layout import Extent, ObjectRecord
 from tiering.pool import Pool
 from tiering.ports import Meter
@@ -256,10 +256,10 @@ class Recalls:
                     raise Corrupt("the cold copy is not this object's")
                 if landing.come + len(chunk) < record.size:
                     await self._pass(landing, body, chunk, found)
-                    found = crc64(chunk, found)
+                    found = crc64nvme(chunk, found)
                 else:
                     last = chunk  # stays back until the whole is checked
-        if landing.come + len(last) != record.size or crc64(last, found) != record.crc64:
+        if landing.come + len(last) != record.size or crc64nvme(last, found) != record.crc64:
             raise Corrupt("the cold copy is not this object's")
         await self._pass(landing, body, last, found)
         if landing.writing is not None:
@@ -368,7 +368,7 @@ class Recalls:
                 if summed:
                     found, unsummed = before, piece
                 else:
-                    found, unsummed = crc64(piece, found), b""
+                    found, unsummed = crc64nvme(piece, found), b""
                 if len(piece) > stop - at:
                     piece = memoryview(piece)[: stop - at]
             else:
@@ -382,7 +382,7 @@ class Recalls:
                     await landing.changed()
                     continue
                 piece = read
-                found, unsummed, summed = crc64(piece, crc64(unsummed, found)), b"", False
+                found, unsummed, summed = crc64nvme(piece, crc64nvme(unsummed, found)), b"", False
             # What came before may be of a landing that has failed since: another one brought what is read on flash now.
             if whole and not summed and at + len(piece) == stop and found != record.crc64:
                 raise Corrupt("what had landed is not this object's")
@@ -393,13 +393,13 @@ class Recalls:
             if isinstance(landing.failed, ColdUnavailable) or (isinstance(landing.failed, Corrupt) and not apart):
                 raise landing.failed
             last: Buffer = b""
-            found = crc64(unsummed, found)
+            found = crc64nvme(unsummed, found)
             async with aclosing(self._through(okey, record, at, stop)) as rest:
                 async for chunk in rest:
                     if len(last):
                         yield last
                     last = bytes(chunk)
-                    found = crc64(last, found)
+                    found = crc64nvme(last, found)
             # The frames were checked as they came; what had landed before was not, and only the whole tells.
             if whole and found != record.crc64:
                 raise Corrupt("what had landed is not this object's")

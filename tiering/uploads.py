@@ -14,8 +14,6 @@ import functools
 from collections.abc import Awaitable, Sequence
 from typing import Final
 
-from awscrt import checksums
-
 from tiering import layout, mutations
 from tiering.contract import (
     PARTS_MAX,
@@ -35,6 +33,7 @@ from tiering.contract import (
     PutResult,
     UploadInfo,
 )
+from tiering.crc64 import crc64nvme
 from tiering.index import Batch
 from tiering.layout import BucketRecord, ObjectRecord, PartRecord, UploadRecord
 from tiering.listing import common_prefix
@@ -191,7 +190,7 @@ class StreamedWriter:
             waiting = self._part.write(head)
             if waiting is not None:
                 await waiting
-            self.crc64 = int(checksums.crc64nvme(head, self.crc64))
+            self.crc64 = crc64nvme(head, self.crc64)
             self._room -= len(head)
             self._left -= len(head)
             view = view[len(head) :]

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 from tiering.contract import Buffer, PutResult, SizeMismatch
-from tiering.flash import crc64
+from tiering.crc64 import crc64nvme
 from tiering.layout import Extent
 from tiering.pool import Pool
 from tiering.space import Piece
@@ -119,8 +119,8 @@ class FlashBody:
         if piece is None:
             return
         self._pool.flash.write(piece.region, self._at, data)
-        self.crc64 = crc64(data, self.crc64)
-        self._piece_crc = crc64(data, self._piece_crc) if self.extents else self.crc64
+        self.crc64 = crc64nvme(data, self.crc64)
+        self._piece_crc = crc64nvme(data, self._piece_crc) if self.extents else self.crc64
         self._at += length
         self._room -= length
         self.written += length

@@ -56,9 +56,9 @@ from tiering.contract import (
     Ttl,
     WrongOffset,
 )
+from tiering.crc64 import crc64nvme
 from tiering.duties.demote import DemoteDuty, OrderDuty
 from tiering.duties.evict import EvictDuty
-from tiering.flash import crc64
 from tiering.index import Batch
 from tiering.layout import ObjectRecord, Order
 from tiering.pool import Pool, PoolConfig, open_pool
@@ -803,7 +803,7 @@ def test_part_replaced_before_completion_gives_the_right_crc64(tmp_path: Path) -
             claims = [PartClaim(1, steps.md5(second))]
             info = await e.store.complete_upload("b", "k", upload.upload_id, claims, CompleteOptions(etag="x-1"))
             await replacing
-            assert info.crc64 == crc64(second)
+            assert info.crc64 == crc64nvme(second)
             await e.settle()
             record = record_of(e, "k")
             assert record is not None

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tiering import flash as module
-from tiering.flash import Flash, crc64
+from tiering.crc64 import crc64nvme
+from tiering.flash import Flash
 from tiering.layout import Extent
 
 REGION_BYTES = 1 << 16
@@ -28,9 +29,9 @@ def flash(tmp_path: Path) -> Iterator[Flash]:
 def test_what_is_in_memory_and_whole_is_read(flash: Flash, length: int) -> None:
     data = random.Random(length).randbytes(length)
     flash.write(2, 77, data)
-    assert flash.read_now(Extent(2, 77, length, crc64(data))) == data
-    assert flash.read_now(Extent(2, 77, length, crc64(data) ^ 1)) is None
-    assert flash.read_now(Extent(2, 78, length, crc64(data))) is None
+    assert flash.read_now(Extent(2, 77, length, crc64nvme(data))) == data
+    assert flash.read_now(Extent(2, 77, length, crc64nvme(data) ^ 1)) is None
+    assert flash.read_now(Extent(2, 78, length, crc64nvme(data))) is None
 
 
 def test_what_does_not_lie_there_is_not_read(flash: Flash) -> None:
@@ -43,7 +44,7 @@ def test_what_does_not_lie_there_is_not_read(flash: Flash) -> None:
 
 def test_what_is_not_in_memory_is_not_waited_for(flash: Flash) -> None:
     data = random.Random(1).randbytes(REGION_BYTES)
-    extent = Extent(1, 0, REGION_BYTES, crc64(data))
+    extent = Extent(1, 0, REGION_BYTES, crc64nvme(data))
     flash.write(1, 0, data)
     os.fsync(flash.fd)
     os.posix_fadvise(flash.fd, REGION_BYTES, REGION_BYTES, os.POSIX_FADV_DONTNEED)

@@ -22,9 +22,9 @@ from tiering.backing.streams import closing
 from tiering.buckets import Buckets
 from tiering.cold import ColdSide, apply_note
 from tiering.contract import NoSuchBucket, Residency
+from tiering.crc64 import crc64nvme
 from tiering.duties.demote import Demoter
 from tiering.duties.scrub import SEEK_BYTES, STEP_BYTES, Pace, ScrubRates, Tell, Walk, damage_of, log_damage
-from tiering.flash import crc64
 from tiering.index import Batch
 from tiering.layout import ColdPiece, Damage, ObjectRecord, PartRecord
 from tiering.pool import Pool
@@ -248,7 +248,7 @@ class ColdScrubDuty:
         async with closing(read_object(self._cold.backing, name, reader)) as chunks:
             async for chunk in chunks:
                 size += len(chunk)
-                checksum = crc64(chunk, checksum)
+                checksum = crc64nvme(chunk, checksum)
                 if size > STEP_BYTES and not self._unpaced:  # a long one must not be read in one rush
                     await self._sleep(min(len(chunk) / self._pace.per_s, PAUSE_S_MAX))
         self.walk.read(size)

@@ -19,8 +19,8 @@ from typing import Final
 
 from tiering import events, journal, layout, mutations
 from tiering.contract import Corrupt, Residency
+from tiering.crc64 import crc64nvme
 from tiering.duties.demote import Demoter, raise_first
-from tiering.flash import crc64
 from tiering.index import Batch, View
 from tiering.layout import Extent, ObjectRecord, PartRecord
 from tiering.policy import TwoQueues, span_of
@@ -191,7 +191,7 @@ class EvictDuty:
             return Resident(size, 0, held=False)
         lost_if_dropped = layout.is_dirty(record) and self._demoter is None
         held = lost_if_dropped or layout.hold_until_ms(record) > now_ms
-        return Resident(size, self._pool.heat.heat(record.generation), held, crc64(occupant.key))
+        return Resident(size, self._pool.heat.heat(record.generation), held, crc64nvme(occupant.key))
 
     def _expired(self, occupant: _Occupant, now_ms: int) -> bool:
         record = occupant.record
@@ -281,7 +281,7 @@ def _readable(pool: Pool, extent: Extent) -> bytes | None:
         data = pool.flash.read(extent)
     except Corrupt:
         return None
-    return data if crc64(data) == extent.crc64 else None
+    return data if crc64nvme(data) == extent.crc64 else None
 
 
 def _queue(view: View, count: int | None) -> dict[int, int]:

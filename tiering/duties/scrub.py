@@ -25,7 +25,7 @@ from tiering import events, layout, mutations
 from tiering.buckets import Buckets
 from tiering.cold import ColdSide
 from tiering.contract import Busy, ColdUnavailable, Corrupt, Residency, SizeMismatch
-from tiering.flash import crc64
+from tiering.crc64 import crc64nvme
 from tiering.index import Batch, View
 from tiering.layout import Damage, Extent, ObjectRecord, PartRecord, ScrubRecord
 from tiering.pool import Pool
@@ -324,7 +324,7 @@ class ScrubDuty:
         try:
             async with aclosing(self._cold.read(record, names, 0, record.size)) as chunks:  # type: ignore[type-var]
                 async for chunk in chunks:
-                    found = crc64(chunk, found)
+                    found = crc64nvme(chunk, found)
                     waiting = body.write(chunk) if body is not None else None
                     if waiting is not None:
                         await waiting
