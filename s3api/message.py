@@ -86,12 +86,13 @@ class Shape:
     `precedent` is the application's own: what it keeps for the next request of this shape.
     """
 
-    __slots__ = ("fixed", "headers", "holes", "length", "lines", "precedent")
+    __slots__ = ("expect", "fixed", "headers", "holes", "length", "lines", "precedent")
 
-    def __init__(self, lines: bytes, headers: Headers, length: int, holes: list[Hole]) -> None:
+    def __init__(self, lines: bytes, headers: Headers, length: int, expect: bool, holes: list[Hole]) -> None:
         self.lines = lines  # as they were last
         self.headers = headers
-        self.length = length  # of the body
+        self.length = length  # of the body,
+        self.expect = expect  # which is sent when 100 has come
         self.holes = holes  # in the order of the lines
         self.precedent: Any = None
         self.fixed: list[bytes] = []  # the pieces between the holes

@@ -34,7 +34,7 @@ class Shapes:
         """The shape of so many bytes of header lines, the empty one included."""
         return self._shapes.get(size)
 
-    def learn(self, lines: bytes, headers: Headers, length: int) -> None:
+    def learn(self, lines: bytes, headers: Headers, length: int, expect: bool) -> None:
         """Remembers lines that were read: `headers` is what they say."""
         size = len(lines)
         if size > _BYTES_MAX:
@@ -45,7 +45,7 @@ class Shapes:
             return  # a header was repeated
         if len(self._shapes) >= _SHAPES_MAX:
             self._shapes.clear()
-        self._shapes[size] = Shape(lines, dict(headers), length, holes or [])
+        self._shapes[size] = Shape(lines, dict(headers), length, expect, holes or [])
 
 
 def is_like(shape: Shape, head: bytes, start: int) -> bool:

@@ -142,8 +142,9 @@ class HeadParser:
         self.method = method
         self.path, _, self.query = target.partition(b"?")
         self.length = shape.length
+        self.expect = shape.expect
         self.keep_alive = True
-        self.version_1_0 = self.expect = False
+        self.version_1_0 = False
         return True
 
     def _read(self, head: bytes | bytearray) -> int:
@@ -175,9 +176,9 @@ class HeadParser:
 
     def _learn(self, head: bytes | bytearray) -> None:
         """Remembers a good head after which the connection stays, for those like it."""
-        if not self.expect and not self.version_1_0 and self._target[:1] == b"/" and b"connection" not in self._fields:
+        if not self.version_1_0 and self._target[:1] == b"/" and b"connection" not in self._fields:
             after_line = head.find(b"\r") + 2
-            self._shapes.learn(bytes(head[after_line:]), self._fields, self.length)
+            self._shapes.learn(bytes(head[after_line:]), self._fields, self.length, self.expect)
 
     def _judge(self, head: bytes | bytearray) -> int:
         wire_method = self._parser.get_method()

@@ -219,17 +219,18 @@ def test_writes_have_precedents_of_their_own() -> None:
 
     def put(content: bytes, **asked: Any) -> tuple[int, bool]:
         crc = {b"x-amz-checksum-crc32": base64.b64encode(zlib.crc32(content).to_bytes(4, "big"))}
+        crc[b"expect"] = b"100-continue"  # as boto3 sends
         return both(method="PUT", body=content, payload=sha256(content).hexdigest(), headers=crc, **asked)
 
     answers = [put(b"content %d" % number, path=b"/b/%d" % number) for number in range(8)]
     assert answers[4:] == [(200, True)] * 4
     assert put(b"content 8", path=b"/none/k") == (404, False)
     wrong = Asked(method="PUT", body=b"content 9", payload=sha256(b"content 9").hexdigest())
-    wrong.headers = {b"x-amz-checksum-crc32": b"AAAAAA=="}
+    wrong.headers = {b"x-amz-checksum-crc32": b"AAAAAA==", b"expect": b"100-continue"}
     answer, precedent = both.send(wrong.head(), wrong.body)
     assert (answer[0], precedent) == (400, True)
     assert b"<Code>BadDigest</Code>" in answer[2]
-    wrong.headers = {b"x-amz-checksum-crc32": base64.b64encode(zlib.crc32(b"Content 9").to_bytes(4, "big"))}
+    wrong.headers[b"x-amz-checksum-crc32"] = base64.b64encode(zlib.crc32(b"Content 9").to_bytes(4, "big"))
     answer, precedent = both.send(wrong.head(), b"Content 9")
     assert (answer[0], precedent) == (400, True)
     assert b"<Code>XAmzContentSHA256Mismatch</Code>" in answer[2]
