@@ -33,8 +33,9 @@ from bench.process import cpu_by_role, end_orderly, resident
 from bench.quantity import Spread
 from bench.server import Gateway
 from gateway import config, engine
-from tiering import flash, mutations
+from tiering import mutations
 from tiering.contract import BucketInfo, PutOptions
+from tiering.crc64 import crc64nvme
 from tiering.duties.evict import EvictDuty
 from tiering.layout import BucketRecord, Extent, object_key
 from tiering.orders import Orders
@@ -117,7 +118,7 @@ class Stage:
         """Some objects in one transaction: what the writers of a worker do for each, without their tasks and buffers, which
         is four times as fast."""
         data = content(SIZE)
-        crc64 = flash.crc64(data)
+        crc64 = crc64nvme(data)
         etag = mutations.opaque_etag(crc64)
         batch = pool.index.batch()
         for first in range(numbers.start, numbers.stop, A_REGION):

@@ -32,7 +32,7 @@ from s3api.pipeline import Pipeline
 from s3api.sigv4 import STREAMING_UNSIGNED_TRAILER, UNSIGNED, sign_headers
 from tiering.contract import BucketInfo
 from tiering.orders import Orders
-from tiering.pool import PoolConfig, open_pool, recover
+from tiering.pool import Pool, PoolConfig, open_pool, recover
 from tiering.store import TieredStore
 
 KEYS = 256
@@ -79,8 +79,8 @@ def _form(name: str, content: bytes) -> tuple[bytes, str, Headers]:
     return content, hashlib.sha256(content).hexdigest(), claim
 
 
-async def _measure(folder: Path, size: int, together: int, form: str, runs: int) -> list[float]:
-    clock = SystemClock()
+def cache_pool(folder: Path, clock: SystemClock) -> Pool:
+    """An empty pool as `kv` is, in `folder`."""
     config = PoolConfig(
         name="kv",
         path=folder / "kv",
@@ -92,6 +92,12 @@ async def _measure(folder: Path, size: int, together: int, form: str, runs: int)
     )
     pool = open_pool(config, 1, clock)
     recover(pool)
+    return pool
+
+
+async def _measure(folder: Path, size: int, together: int, form: str, runs: int) -> list[float]:
+    clock = SystemClock()
+    pool = cache_pool(folder, clock)
     store = TieredStore({"kv": pool}, folder, None, Orders(lambda: None), clock, 1)
     await store.create_bucket(BucketInfo(name="kv-cache", created_ms=1, pool="kv"))
     root = Identity("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "owner", "root", root=True)

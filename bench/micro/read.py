@@ -19,6 +19,7 @@ from typing import Any
 
 import uvloop
 
+from bench.micro.put import cache_pool
 from gateway import engine
 from gateway.admin.routes import AdminRoutes
 from gateway.credentials import Credentials
@@ -34,13 +35,11 @@ from s3api.pipeline import Pipeline
 from s3api.sigv4 import UNSIGNED, sign_headers
 from tiering.contract import BucketInfo, Buffer, PutOptions, PutResult
 from tiering.orders import Orders
-from tiering.pool import PoolConfig, open_pool, recover
 from tiering.store import TieredStore
 
 KEYS = 256
 READS = 4096
 OPERATIONS = ("GET", "HEAD", "404")
-CAPACITY_BYTES = 1 << 30
 ROOT = Identity("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY", "owner", "root", root=True)
 
 
@@ -89,17 +88,7 @@ def _heads(operation: str) -> list[bytes]:
 
 async def _measure(folder: Path, operation: str, size: int, runs: int) -> list[float]:
     clock = engine.SystemClock()
-    config = PoolConfig(
-        name="kv",
-        path=folder / "kv",
-        capacity_bytes=CAPACITY_BYTES,
-        durability="relaxed",
-        opaque_etag=True,
-        demote="never",
-        bucket_patterns=("kv-*",),
-    )
-    pool = open_pool(config, 1, clock)
-    recover(pool)
+    pool = cache_pool(folder, clock)
     metrics = Metrics(folder, "worker-0", OPERATION_NAMES, ("kv",))
     store = TieredStore({"kv": pool}, folder, None, Orders(lambda: None), clock, 1, engine.meter(metrics))
     await store.create_bucket(BucketInfo(name="kv-cache", created_ms=1, pool="kv"))

@@ -23,9 +23,10 @@ import msgspec
 
 from bench.block import block_key
 from bench.growth import parse_objects
-from tiering import coldstream, flash, layout, mutations
+from tiering import coldstream, layout, mutations
 from tiering.cold import object_meta
 from tiering.contract import BucketInfo, Clock, PutOptions
+from tiering.crc64 import crc64nvme
 from tiering.index import Batch
 from tiering.layout import BucketRecord, ColdPiece, Extent
 from tiering.pool import Pool, PoolConfig, open_pool
@@ -70,7 +71,7 @@ class Rows:
         self.pool: Pool = open_pool(config, 1, clock)
         self.path, self.objects, self.key_bytes, self.cache = path, objects, key_bytes, cache
         data = bytes(SIZE)
-        self.crc64 = flash.crc64(data)
+        self.crc64 = crc64nvme(data)
         self.etag = hashlib.md5(data).hexdigest() if md5 else mutations.opaque_etag(self.crc64)
         info = BucketInfo(name="bench-rows", created_ms=clock.now_ms(), pool="p")
         record = BucketRecord(**{name: getattr(info, name) for name in BucketInfo.__struct_fields__}, number=0)
