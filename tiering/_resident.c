@@ -9,7 +9,7 @@
 #include <Python.h>
 #include <sys/uio.h>
 
-static PyObject *read_resident(PyObject *Py_UNUSED(module), PyObject *const *values, Py_ssize_t count) {
+static PyObject *resident_bytes(PyObject *Py_UNUSED(module), PyObject *const *values, Py_ssize_t count) {
     if (count != 3) return PyErr_Format(PyExc_TypeError, "takes a descriptor, an offset and a length");
     long fd = PyLong_AsLong(values[0]);
     long long offset = PyLong_AsLongLong(values[1]);
@@ -24,7 +24,7 @@ static PyObject *read_resident(PyObject *Py_UNUSED(module), PyObject *const *val
 }
 
 static PyMethodDef functions[] = {
-    {"read_resident", (PyCFunction)(void (*)(void))read_resident, METH_FASTCALL,
+    {"resident_bytes", (PyCFunction)(void (*)(void))resident_bytes, METH_FASTCALL,
      "`length` bytes of a file from `offset` on; None where not all of them are in memory, or the file system cannot tell."},
     {NULL, NULL, 0, NULL},
 };

@@ -26,10 +26,10 @@ from tiering.layout import Extent
 from tiering.writeback import Writeback
 
 try:
-    from tiering._resident import read_resident  # type: ignore[import-not-found]
+    from tiering._resident import resident_bytes  # type: ignore[import-not-found]
 except ImportError:
 
-    def read_resident(fd: int, offset: int, length: int) -> bytes | None:
+    def resident_bytes(fd: int, offset: int, length: int) -> bytes | None:
         """`length` bytes of a file from `offset` on; None where not all of them are in memory, or the file system cannot tell."""
         data = bytearray(length)
         try:
@@ -140,7 +140,7 @@ class Flash:
     def read_now(self, extent: Extent) -> bytes | None:
         """All of a short extent if it is in memory and passes its checksum; None when the long way must be taken."""
         region, offset, length, checksum = extent
-        data: bytes | None = read_resident(self.fd, region * self.region_bytes + offset, length)
+        data: bytes | None = resident_bytes(self.fd, region * self.region_bytes + offset, length)
         return data if data is not None and crc64nvme(data) == checksum else None
 
     def span(self, extent: Extent, start: int, stop: int) -> tuple[int, int, int]:

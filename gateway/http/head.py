@@ -219,9 +219,8 @@ class HeadParser:
             options = [option.strip(b" \t") for option in (connection or b"").lower().split(b",")]
             self.keep_alive = b"close" not in options and (not self.version_1_0 or b"keep-alive" in options)
             self._remembers_nothing = self.keep_alive and not self.version_1_0
-        if (
-            b"proxy-connection" in headers
-        ):  # which means nothing (RFC 9112 appendix C.2.2), but to llhttp what Connection does
+        # It means nothing (RFC 9112 appendix C.2.2), but to llhttp what Connection does: after `close` it reads nothing more.
+        if b"proxy-connection" in headers:
             self._remembers_nothing = False
         return self._framing()
 

@@ -1,6 +1,7 @@
 """Sending `FileSpans`: sendfile on plain TCP without a task, copies under TLS.
 
-Promise: the loop does not wait for the device: what is not in the page cache is read by a thread first. Head and body
+Promise: the loop does not wait for the device: what is not in the page cache is read by a thread first. What its maker has seen
+there a moment ago is believed to be there still, until the peer or a thread had to be waited for. Head and body
 leave without a pause between them. `release` is the caller's: it is called when `done` was, or after `stop`.
 **Owns** the progress of one body and the writability watch on the connection's second descriptor.
 **Does not know** requests, keep-alive, S3.

@@ -15,7 +15,7 @@ from tiering.flash import Flash
 from tiering.layout import Extent
 
 REGION_BYTES = 1 << 16
-compiled = pytest.mark.skipif(not hasattr(module.read_resident, "__self__"), reason="not compiled here")
+compiled = pytest.mark.skipif(not hasattr(module.resident_bytes, "__self__"), reason="not compiled here")
 
 
 @pytest.fixture
@@ -59,6 +59,6 @@ def test_what_is_not_in_memory_is_not_waited_for(flash: Flash) -> None:
 def test_what_cannot_be_read_is_refused() -> None:
     for bad in ((), (0, 0), ("0", 0, 1), (0, None, 1), (0, 0, "1"), (0, 0, 1, 2)):
         with pytest.raises(TypeError):
-            module.read_resident(*bad)
+            module.resident_bytes(*bad)
     with pytest.raises(SystemError):
-        module.read_resident(0, 0, -1)
+        module.resident_bytes(0, 0, -1)

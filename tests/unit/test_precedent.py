@@ -315,6 +315,29 @@ def test_what_differs_from_query_to_query_is_not_kept() -> None:
         assert both(query=b"versionId=null&xrecall=lookup")[1] is False
 
 
+def test_a_header_that_varies_may_be_unsigned() -> None:
+    """As boto3 adds them, after the signature."""
+    both = Both()
+
+    def traced(number: int) -> tuple[Any, bool]:
+        head = Asked(at_s=NOW_S - number % 3).head()
+        added = b"\r\namz-sdk-invocation-id: %032d\r\namz-sdk-request: attempt=1\r\n\r\n" % number
+        return both.send(head.replace(b"\r\n\r\n", added))
+
+    assert [traced(number)[1] for number in range(10)][4:] == [True] * 6
+
+
+def test_what_a_precedent_keeps_is_bounded() -> None:
+    both = Both()
+    for number in range(100):
+        bucket = f"bucket-{number:03d}"
+        asyncio.run(both.store.create_bucket(BucketInfo(name=bucket, created_ms=0, pool="", owner=ROOT.owner)))
+        for _ in range(2):
+            both(path=b"/%b/k" % bucket.encode(), at_s=NOW_S - number % 2)
+    assert both(path=b"/bucket-099/k") == (404, True)
+    assert both(path=b"/bucket-000/k") == (404, False)
+
+
 def test_the_bucket_may_be_the_host() -> None:
     both = Both(ApiConfig(domains=("s3.test",)))
     host = b"b.s3.test"
